@@ -1,0 +1,85 @@
+//! The watermark as last stored durably, and the proof of it.
+
+pub mod file;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lsn::{Lsn, Position};
+use crate::progress::Progress;
+
+/// What is stored: how far everything is settled, and on which server and slot that is true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// `IDENTIFY_SYSTEM`'s `systemid`.
+    pub system_identifier: u64,
+    /// The timeline on which it was taken.
+    pub timeline: u32,
+    /// The replication slot.
+    pub slot: String,
+    /// Everything before it is settled; `START_REPLICATION` begins here.
+    #[serde(with = "as_text")]
+    pub flushed: Lsn,
+    /// The last settled change; it may lie in a transaction that ends after `flushed`.
+    #[serde(with = "as_optional_text")]
+    pub position: Option<Position>,
+}
+
+impl Checkpoint {
+    /// The progress it stands for.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress { flushed: self.flushed, position: self.position }
+    }
+
+    /// The same binding, further on.
+    #[must_use]
+    pub fn at(&self, progress: Progress) -> Self {
+        Self { flushed: progress.flushed, position: progress.position, ..self.clone() }
+    }
+}
+
+/// An LSN at or below a checkpoint that is on disk. Only a store makes one, so that telling PostgreSQL
+/// about anything else does not compile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DurableLsn(Lsn);
+
+impl DurableLsn {
+    /// The LSN.
+    #[must_use]
+    pub fn lsn(self) -> Lsn {
+        self.0
+    }
+}
+
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<T: std::fmt::Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(d: D) -> Result<T, D::Error>
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+mod as_optional_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<T: std::fmt::Display, S: Serializer>(value: &Option<T>, s: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(ToString::to_string).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(d: D) -> Result<Option<T>, D::Error>
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+        D: Deserializer<'de>,
+    {
+        Option::<String>::deserialize(d)?.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}

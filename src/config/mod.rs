@@ -1,0 +1,125 @@
+//! What the user configured: parsed as written, then resolved into settings that need no more checks.
+//!
+//! File < environment (`PGSLUICE__SECTION__KEY`) < flags. Everything that can be wrong without asking a
+//! server is found here, before any connection is made.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::postgres::conninfo::Conninfo;
+use crate::progress::Limits;
+use crate::rabbit::uri::BrokerUri;
+use crate::route::select::Selection;
+use crate::route::template::Template;
+
+/// Everything that `pgsluice run` needs, validated.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Names the slot, the publication and the producer (`app_id`, the prefix of `message_id`).
+    pub name: String,
+    /// PostgreSQL.
+    pub source: SourceSettings,
+    /// Where the changes of plain tables go.
+    pub changes: ChangesSettings,
+    /// The outbox table, if there is one.
+    pub outbox: Option<OutboxSettings>,
+    /// RabbitMQ.
+    pub rabbitmq: RabbitSettings,
+    /// Where progress is stored.
+    pub checkpoint: CheckpointSettings,
+    /// How long a stop waits for what is in flight.
+    pub shutdown_timeout: Duration,
+    /// Give up when a peer can't be reached at start, instead of trying for ever.
+    pub fail_fast: bool,
+}
+
+/// `[source]`
+#[derive(Debug, Clone)]
+pub struct SourceSettings {
+    /// How to connect.
+    pub conninfo: Conninfo,
+    /// Which tables' changes become events, apart from the outbox.
+    pub tables: Selection,
+    /// The replication slot; `name` unless set.
+    pub slot: String,
+    /// The publication; `name` unless set.
+    pub publication: String,
+    /// Upper bound for the time between two status updates; the server's `wal_sender_timeout` may ask for less.
+    pub report_every: Duration,
+}
+
+/// `[changes]`: the events of plain tables.
+#[derive(Debug, Clone)]
+pub struct ChangesSettings {
+    /// `{name}.changes` unless set. Variables: `{name}`, `{schema}`, `{table}`, `{op}`.
+    pub exchange: Template,
+    /// `{schema}.{table}.{op}` unless set; same variables.
+    pub routing_key: Template,
+}
+
+/// `[outbox]`: rows inserted into this table are events that the application wrote.
+#[derive(Debug, Clone)]
+pub struct OutboxSettings {
+    /// The table's schema, unquoted.
+    pub schema: String,
+    /// The table's name, unquoted.
+    pub table: String,
+    /// Variables: `{name}`, `{schema}`, `{table}` and every column of the outbox table.
+    pub exchange: Template,
+    /// `{aggregatetype}.{type}` unless set; same variables.
+    pub routing_key: Template,
+    /// Which column holds what.
+    pub columns: OutboxColumns,
+}
+
+/// The outbox table's column names; Debezium's unless set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxColumns {
+    /// `id`: becomes `message_id`.
+    pub id: String,
+    /// `aggregatetype`: becomes the header `aggregate_type`.
+    pub aggregate_type: String,
+    /// `aggregateid`: becomes the header `aggregate_id`.
+    pub aggregate_id: String,
+    /// `type`: becomes the property `type`.
+    pub event_type: String,
+    /// `payload`: becomes the body, as it was written.
+    pub payload: String,
+}
+
+/// `[rabbitmq]`
+#[derive(Debug, Clone)]
+pub struct RabbitSettings {
+    /// How to connect: hosts in turn, credentials, virtual host, TLS.
+    pub uri: BrokerUri,
+    /// Declare the exchanges (true), or only expect them (false).
+    pub declare: bool,
+    /// Type of the exchanges that are declared: `topic` unless set.
+    pub exchange_type: String,
+    /// How much may be published and not yet settled.
+    pub in_flight: Limits,
+    /// No confirm for so long: the connection counts as dead.
+    pub confirm_timeout: Duration,
+    /// Larger bodies are refused before they are sent; unset, the broker's default by its version.
+    pub max_message_bytes: Option<usize>,
+    /// What to do with an event that no queue takes.
+    pub unroutable: Unroutable,
+}
+
+/// `[rabbitmq.unroutable] policy`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unroutable {
+    /// Publish it again, with backoff, until a queue takes it. Loses nothing; later events wait.
+    Wait,
+    /// Count it and go on.
+    Discard,
+}
+
+/// `[checkpoint]`
+#[derive(Debug, Clone)]
+pub struct CheckpointSettings {
+    /// The folder that holds the checkpoint file; created when missing.
+    pub path: PathBuf,
+    /// Store at most so often while there is progress.
+    pub interval: Duration,
+}

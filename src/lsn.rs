@@ -1,0 +1,100 @@
+//! A position in the write-ahead log, as PostgreSQL writes it: `16/B374D848`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A byte position in the WAL. Only ever received from the server, never computed: PostgreSQL does
+/// not check a flush position that is too high, and skips what lies below it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// `0/0`, PostgreSQL's `InvalidXLogRecPtr`.
+    pub const ZERO: Self = Self(0);
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
+    }
+}
+
+impl fmt::Debug for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is no LSN.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an LSN (two hexadecimal numbers of up to 8 digits, as in `16/B374D848`)")]
+pub struct ParseLsnError(String);
+
+impl FromStr for Lsn {
+    type Err = ParseLsnError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let half = |digits: &str| {
+            let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+        };
+        text.split_once('/')
+            .and_then(|(high, low)| Some(Self(half(high)? << 32 | half(low)?)))
+            .ok_or_else(|| ParseLsnError(text.to_owned()))
+    }
+}
+
+/// The place of one change in the stream: total, and the same at every re-delivery.
+///
+/// Written `16/B374D848:3`. A bare LSN is no key, because several changes can share one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Position {
+    /// Where the transaction's commit record starts (`final_lsn` of Begin).
+    pub commit_lsn: Lsn,
+    /// The change's number within its transaction, from 0, counted before any filter.
+    pub ordinal: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.commit_lsn, self.ordinal)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ParseLsnError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = text
+            .split_once(':')
+            .and_then(|(lsn, ordinal)| Some(Self { commit_lsn: lsn.parse().ok()?, ordinal: ordinal.parse().ok()? }));
+        parsed.ok_or_else(|| ParseLsnError(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_lsn_reads_what_it_writes() {
+        for text in ["0/0", "16/B374D848", "FFFFFFFF/FFFFFFFF"] {
+            assert_eq!(text.parse::<Lsn>().map(|lsn| lsn.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_lsn_is_refused() {
+        for text in ["", "/", "1", "1/", "/1", "+1/0", "1/123456789", "x/0", "1/0/0", " 1/0"] {
+            assert!(text.parse::<Lsn>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn positions_order_by_commit_then_ordinal() {
+        let at = |text: &str| text.parse::<Position>().expect(text);
+        assert!(at("0/1:9") < at("0/2:0"));
+        assert!(at("0/2:0") < at("0/2:1"));
+        assert_eq!(at("16/B374D848:3").to_string(), "16/B374D848:3");
+    }
+}

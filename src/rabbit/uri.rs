@@ -1,0 +1,5 @@
+//! Broker URIs.
+
+/// stub
+#[derive(Debug, Clone)]
+pub struct BrokerUri;

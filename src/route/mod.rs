@@ -1,0 +1,4 @@
+//! Which changes are published, and where to.
+
+pub mod select;
+pub mod template;

@@ -1,0 +1,5 @@
+//! Which tables are selected.
+
+/// stub
+#[derive(Debug, Clone)]
+pub struct Selection;

@@ -1,0 +1,86 @@
+//! Where changes come from: the trait in front of PostgreSQL, and what crosses it.
+//!
+//! It exists for its second implementation, the simulation of the tests. A batch is what one read
+//! brought: whole frames sliced out of one buffer, copied nowhere.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::checkpoint::{Checkpoint, DurableLsn};
+use crate::failure::Failure;
+use crate::lsn::Lsn;
+
+/// Opens streams of changes.
+pub trait Source {
+    /// An open stream.
+    type Stream: ChangeStream;
+
+    /// Connects, verifies that the stream can go on from `checkpoint` without a gap (creating
+    /// publication and slot when there is no checkpoint yet), and starts it.
+    ///
+    /// The future owns what it needs, so that it can be kept across turns of the loop.
+    fn open(
+        &self,
+        checkpoint: Option<Checkpoint>,
+    ) -> impl Future<Output = Result<Opened<Self::Stream>, Failure>> + Send + 'static;
+}
+
+/// A stream that was opened, and what the server said of itself.
+#[derive(Debug)]
+pub struct Opened<S> {
+    /// The stream.
+    pub stream: S,
+    /// Where it starts, bound to server and slot: the checkpoint that was given, or the first one.
+    pub start: Checkpoint,
+    /// How often to report to the server, well within its `wal_sender_timeout`.
+    pub report_every: Duration,
+}
+
+/// One open replication stream.
+pub trait ChangeStream: Send {
+    /// The next frames. Cancel-safe: nothing is lost when the future is dropped.
+    fn next(&mut self) -> impl Future<Output = Result<Batch, Failure>> + Send;
+
+    /// Tells the server how far we are. Only a durable LSN can be reported as flushed.
+    fn report(&mut self, status: Status) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// What a standby status update says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// The highest LSN received; informs `pg_stat_replication.write_lsn`, decides nothing.
+    pub received: Lsn,
+    /// What the server may forget: stored durably, with everything before it settled.
+    pub flushed: DurableLsn,
+}
+
+/// Whole `CopyData` messages, in the order in which they came, in one buffer.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    frames: Bytes,
+}
+
+impl Batch {
+    /// Wraps a buffer that holds whole `CopyData` messages (`d`, length, payload) and nothing else.
+    #[must_use]
+    pub fn new(frames: Bytes) -> Self {
+        Self { frames }
+    }
+
+    /// The payload of the next message, or none when the batch is used up.
+    pub fn next_payload(&mut self) -> Option<Bytes> {
+        if self.frames.len() < 5 {
+            return None;
+        }
+        let length = u32::from_be_bytes([self.frames[1], self.frames[2], self.frames[3], self.frames[4]]) as usize;
+        let message = self.frames.split_to(length + 1);
+        Some(message.slice(5..))
+    }
+
+    /// Whether every message was taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+}
