@@ -33,7 +33,7 @@ use crate::rabbit::channel::RabbitBroker;
 use crate::rabbit::publisher::{PublishError, Publisher, PublisherSettings};
 use crate::route::{Router, Skip, Verdict, exchanges};
 use crate::source::{Batch, Source, Status};
-use crate::transaction::{Assembler, Step};
+use crate::transaction::{Assembler, Step, TakeError};
 use link::{Link, News};
 
 mod link;
@@ -265,8 +265,8 @@ impl Intake {
                 Step::Begin(_) => Ok(()),
                 Step::Relation(relation) => router.learn(relation),
                 // Logical messages are not routed yet; they settle like every change that is not published.
-                Step::Message { position, .. } => {
-                    position.into_iter().for_each(|position| window.skip(position));
+                Step::Message(message) => {
+                    message.within.into_iter().for_each(|(position, _)| window.skip(position));
                     Ok(())
                 }
                 Step::Change(change) if Some(change.position) <= window.reached().position => Ok(()),
@@ -293,7 +293,10 @@ impl Intake {
                     Ok(())
                 }
             })
-            .map_err(|error| error.into_inner(|error| undecodable(error, lsn)))
+            .map_err(|error| match error {
+                TakeError::Assemble(error) => undecodable(error, lsn),
+                TakeError::Each(definite) => definite,
+            })
     }
 }
 

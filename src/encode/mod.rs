@@ -5,13 +5,15 @@
 
 pub mod json;
 pub mod message;
+pub mod text;
 pub mod time;
 pub mod values;
 
 use std::fmt::Write as _;
 
-use crate::change::{Change, Row};
+use crate::change::Change;
 use crate::encode::message::{Header, Message, Properties};
+use crate::encode::values::raw_bytes;
 use crate::postgres::pgoutput::{Tuple, Value};
 use crate::route::outbox::{OutboxPlan, Part};
 use crate::route::{ChangesPlan, Destination};
@@ -91,11 +93,7 @@ impl Encoder {
         plan.exchange.render(&mut self.exchange, part);
         self.routing_key.clear();
         plan.routing_key.render(&mut self.routing_key, part);
-        if plan.payload_is_bytea {
-            values::append_bytea(&mut self.body, text(row, plan.payload).unwrap_or_default());
-        } else {
-            self.body.extend_from_slice(text(row, plan.payload).unwrap_or_default().as_bytes());
-        }
+        let payload = row.get(plan.payload).and_then(|value| raw_bytes(plan.payload_kind, value, &mut self.body));
         let mut headers = [("position", Header::Text(&self.position)), committed_at(change), NONE, NONE];
         let mut count = 2;
         for (header, column) in [("aggregate_type", plan.aggregate_type), ("aggregate_id", plan.aggregate_id)] {
@@ -115,7 +113,7 @@ impl Encoder {
                 timestamp_s: time::unix_seconds(change.transaction.committed_at),
                 headers: &headers[..count],
             },
-            body: &self.body,
+            body: payload.unwrap_or_default(),
         })
     }
 

@@ -10,8 +10,6 @@ pub mod template;
 
 use std::collections::HashMap;
 
-use anyhow::anyhow;
-
 use crate::change::{Change, Row};
 use crate::config::{ChangesSettings, OutboxSettings, Settings};
 use crate::encode::json::RowPlan;
@@ -139,15 +137,10 @@ impl Router {
 /// The exchanges whose names are known before the first event, for the topology.
 #[must_use]
 pub fn exchanges(settings: &Settings) -> Vec<String> {
-    let render = |template: &Template| {
-        let bound = template.bind(|variable| (variable == "name").then(|| settings.name.clone())).ok()?;
-        let mut text = String::new();
-        bound.render(&mut text, |value, text| text.push_str(value));
-        Some(text)
-    };
     let changes = (!settings.source.tables.is_empty()).then_some(&settings.changes.exchange);
     let outbox = settings.outbox.as_ref().map(|outbox| &outbox.exchange);
-    let mut names: Vec<String> = changes.into_iter().chain(outbox).filter_map(render).collect();
+    let known = changes.into_iter().chain(outbox).filter_map(Template::literal);
+    let mut names: Vec<String> = known.map(str::to_owned).collect();
     names.sort();
     names.dedup();
     names
@@ -156,17 +149,11 @@ pub fn exchanges(settings: &Settings) -> Vec<String> {
 impl ChangesPlan {
     fn new(name: &str, settings: &ChangesSettings, relation: &Relation) -> Result<Self, Definite> {
         let destination = |op: &'static str| -> Result<Destination, Definite> {
+            let known = [("name", name), ("schema", &relation.schema), ("table", &relation.name), ("op", op)];
             let render = |template: &Template| {
-                let bound = template.bind(|variable| match variable {
-                    "name" => Some(name.to_owned()),
-                    "schema" => Some(relation.schema.clone()),
-                    "table" => Some(relation.name.clone()),
-                    "op" => Some(op.to_owned()),
-                    _ => None,
-                });
-                let bound = bound.map_err(|unknown| {
-                    Definite::new(Kind::Usage, anyhow!("[changes]: {unknown}"), "use {name}, {schema}, {table} or {op}")
-                })?;
+                let bound = template
+                    .bind(&known)
+                    .map_err(|unknown| Definite::new(Kind::Usage, unknown, "correct the template in [changes]"))?;
                 let mut text = String::new();
                 bound.render(&mut text, |value, text| text.push_str(value));
                 Ok::<_, Definite>(text)

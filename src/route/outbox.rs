@@ -6,6 +6,7 @@
 use anyhow::anyhow;
 
 use crate::config::OutboxSettings;
+use crate::encode::values::Kind as ValueKind;
 use crate::failure::{Definite, Kind};
 use crate::postgres::relation::Relation;
 use crate::route::template::{Bound, Template};
@@ -29,8 +30,8 @@ pub struct OutboxPlan {
     pub routing_key: Bound<Part>,
     /// MIME type of the payload, by its column's type.
     pub content_type: &'static str,
-    /// Whether the payload's text is `\x…` and stands for bytes.
-    pub payload_is_bytea: bool,
+    /// How the payload's bytes are got back from its text.
+    pub payload_kind: ValueKind,
 }
 
 /// What a template's variable stands for.
@@ -42,13 +43,8 @@ pub enum Part {
     Column(usize),
 }
 
-const BYTEA: u32 = 17;
-const JSON: u32 = 114;
-const JSONB: u32 = 3802;
-
 impl OutboxPlan {
     pub(super) fn new(name: &str, settings: &OutboxSettings, relation: &Relation) -> Result<Self, Definite> {
-        let find = |column: &str| relation.columns.iter().position(|candidate| candidate.name == column);
         let missing = |what: String| {
             let columns: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
             Definite::new(
@@ -57,18 +53,15 @@ impl OutboxPlan {
                 format!("its columns are {}; set [outbox.columns] or change the table", columns.join(", ")),
             )
         };
-        let column = |column: &str| find(column).ok_or_else(|| missing(format!("`{column}`")));
-        let bind = |template: &Template| {
-            let bound = template.bind(|variable| match variable {
-                "name" => Some(Part::Fixed(name.to_owned())),
-                "schema" => Some(Part::Fixed(relation.schema.clone())),
-                "table" => Some(Part::Fixed(relation.name.clone())),
-                column => find(column).map(Part::Column),
-            });
-            bound.map_err(|unknown| missing(unknown.to_string()))
-        };
+        let column = |column: &str| relation.column(column).ok_or_else(|| missing(format!("`{column}`")));
+        let fixed = [("name", name), ("schema", &relation.schema), ("table", &relation.name)];
+        let fixed = fixed.map(|(variable, value)| (variable, Part::Fixed(value.to_owned())));
+        let columns = relation.columns.iter().enumerate();
+        let columns = columns.map(|(index, column)| (column.name.as_str(), Part::Column(index)));
+        let known: Vec<(&str, Part)> = fixed.into_iter().chain(columns).collect();
+        let bind = |template: &Template| template.bind(&known).map_err(|unknown| missing(unknown.to_string()));
         let payload = column(&settings.columns.payload)?;
-        let payload_type = relation.columns[payload].type_oid;
+        let payload_kind = ValueKind::of(relation.columns[payload].type_oid);
         Ok(Self {
             id: column(&settings.columns.id)?,
             aggregate_type: column(&settings.columns.aggregate_type)?,
@@ -77,12 +70,12 @@ impl OutboxPlan {
             payload,
             exchange: bind(&settings.exchange)?,
             routing_key: bind(&settings.routing_key)?,
-            content_type: match payload_type {
-                JSON | JSONB => "application/json",
-                BYTEA => "application/octet-stream",
+            content_type: match payload_kind {
+                ValueKind::Json => "application/json",
+                ValueKind::Bytea => "application/octet-stream",
                 _ => "text/plain; charset=utf-8",
             },
-            payload_is_bytea: payload_type == BYTEA,
+            payload_kind,
         })
     }
 }
