@@ -93,14 +93,14 @@ async fn a_restart_goes_on_where_the_last_one_stopped() {
     let scene = Scene::new().await;
     let mut pgsluice = scene.run().await;
     scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
-    let mut account = Account::default();
-    account.settle(&scene, SOON).await;
+    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
+    account.settle(&scene, &mut consumer, SOON).await;
     pgsluice.terminate();
     assert_eq!(pgsluice.wait(SOON).await.0, Some(0));
 
     scene.database.execute("INSERT INTO ledger SELECT FROM generate_series(1, 50)").await;
     let _again = scene.run().await;
-    account.settle(&scene, SOON).await;
+    account.settle(&scene, &mut consumer, SOON).await;
     scene.acknowledged().await;
     assert_eq!((account.len(), account.repeated, scene.vhost.depth("all").await), (51, 0, 0));
 }
@@ -111,15 +111,15 @@ async fn sigterm_in_the_middle_of_a_large_transaction_is_not_its_end() {
     let scene = Scene::new().await;
     let mut pgsluice = scene.run_with("in_flight_events = 100").await;
     scene.database.execute(&format!("INSERT INTO ledger SELECT FROM generate_series(1, {ROWS})")).await;
-    let mut account = Account::default();
-    for delivery in scene.vhost.consume("all", 500, SOON).await {
-        account.take(&delivery);
+    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
+    for _ in 0..500 {
+        account.take(&consumer.next(SOON).await);
     }
     pgsluice.terminate();
     let (code, log) = pgsluice.wait(SOON).await;
     assert_eq!(code, Some(0), "{log}");
     let _again = scene.run().await;
-    account.settle(&scene, Duration::from_secs(120)).await;
+    account.settle(&scene, &mut consumer, Duration::from_secs(120)).await;
     // What was settled before the stop is in the checkpoint, in the middle of the transaction.
     assert_eq!((account.len(), account.repeated), (ROWS, 0));
 }
@@ -131,8 +131,8 @@ async fn a_transaction_needs_no_memory_of_its_size() {
     let pgsluice = scene.run().await;
     let sql = format!("INSERT INTO ledger (filler) SELECT repeat(md5(n::text), 20) FROM generate_series(1, {ROWS}) n");
     scene.database.execute(&sql).await;
-    let mut account = Account::default();
-    account.settle(&scene, Duration::from_secs(120)).await;
+    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
+    account.settle(&scene, &mut consumer, Duration::from_secs(120)).await;
     let status = std::fs::read_to_string(format!("/proc/{}/status", pgsluice.pid().as_raw_nonzero())).expect("procfs");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
     let peak_kib: usize = peak.trim().trim_end_matches(" kB").parse().expect("a number");

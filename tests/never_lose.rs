@@ -62,9 +62,8 @@ async fn sigkill_at_random_moments_under_load_loses_nothing() {
         }
         pgsluice.restart();
     }
-    drop(consumer);
     load.stop().await;
-    account.settle(&scene, Duration::from_secs(120)).await;
+    account.settle(&scene, &mut consumer, Duration::from_secs(120)).await;
     println!("{} rows, {} repeats", account.len(), account.repeated);
 }
 
@@ -83,11 +82,12 @@ async fn a_broker_that_is_stopped_under_load_and_started_again_misses_nothing() 
         pgsluice.wait_for_log("RabbitMQ", SOON).await;
         rabbitmq.start();
     }
-    for delivery in scene.vhost.consume("all", 300, SOON).await {
-        account.take(&delivery);
+    let mut consumer = scene.vhost.consumer("all").await;
+    for _ in 0..300 {
+        account.take(&consumer.next(SOON).await);
     }
     load.stop().await;
-    account.settle(&scene, Duration::from_secs(120)).await;
+    account.settle(&scene, &mut consumer, Duration::from_secs(120)).await;
     let walsenders = "SELECT count(*) FROM pg_stat_replication WHERE application_name LIKE 'pgsluice%'";
     assert_ne!(scene.database.query_one(walsenders).await, "0", "the stream stayed open");
 }

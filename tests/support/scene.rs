@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Database, Delivery, PostgresServer, Process, RabbitServer, Vhost, lifetime, pgsluice, postgres, rabbitmq};
+use super::{Consumer, Database, Delivery, PostgresServer, Process, RabbitServer, Vhost, lifetime, pgsluice, postgres, rabbitmq};
 
 /// Tables of a shop, its outbox with Debezium's column names, and a ledger for the account.
 const TABLES: &str = "
@@ -120,11 +120,10 @@ impl Account {
 
     /// Takes from the queue until every row of the ledger has come; panics at the deadline, naming what is lost.
     /// Rows that were never committed must not be among them.
-    pub(crate) async fn settle(&mut self, scene: &Scene, deadline: Duration) {
+    pub(crate) async fn settle(&mut self, scene: &Scene, consumer: &mut Consumer, deadline: Duration) {
         let client = scene.database.client().await;
         let rows = client.query("SELECT id FROM ledger", &[]).await.expect("read the ledger");
         let committed: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
-        let mut consumer = scene.vhost.consumer("all").await;
         let end = tokio::time::Instant::now() + deadline;
         while self.len() < committed.len() {
             match tokio::time::timeout_at(end, consumer.next(deadline)).await {
