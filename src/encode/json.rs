@@ -174,20 +174,17 @@ fn images(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Option<T
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b",\"after\":");
-    let missing = match new {
-        Some(new) => after(out, plan, old, new),
-        None => {
-            out.extend_from_slice(b"null");
-            false
-        }
+    let Some(new) = new else {
+        out.extend_from_slice(b"null,\"unchanged\":[]");
+        return;
     };
+    let missing = after(out, plan, old, new);
     out.extend_from_slice(b",\"unchanged\":");
-    match new {
-        Some(new) if missing => {
-            let missing = completed(plan, old, new).filter(|(_, value)| *value == Value::Unchanged);
-            list(out, missing.map(|(column, _)| column.name()));
-        }
-        Some(_) | None => out.extend_from_slice(b"[]"),
+    if missing {
+        let missing = completed(plan, old, new).filter(|(_, value)| *value == Value::Unchanged);
+        list(out, missing.map(|(column, _)| column.name()));
+    } else {
+        out.extend_from_slice(b"[]");
     }
 }
 

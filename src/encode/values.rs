@@ -173,7 +173,9 @@ fn timestamp(out: &mut Vec<u8>, text: &[u8], zoned: bool) -> bool {
     out.extend_from_slice(date);
     out.push(b'T');
     out.extend_from_slice(time);
-    zone.iter().for_each(|part| out.extend_from_slice(part));
+    for part in zone {
+        out.extend_from_slice(part);
+    }
     out.extend_from_slice(era);
     out.push(b'"');
     true
