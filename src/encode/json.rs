@@ -51,6 +51,9 @@
 //! PostgreSQL's own `to_jsonb` has them), and `"infinity"` and `"-infinity"` are themselves. A domain is encoded as its
 //! base type when the plan was told what that is, else as a string.
 //!
+//! `json` is checked by PostgreSQL for its grammar only: a lone surrogate (`"\ud800"`) or a number beyond a double's range
+//! reaches the event as it was written, and some readers refuse the whole event for it. `jsonb` can't hold the former.
+//!
 //! A [`RowPlan`] holds what does not depend on the row; it is built when `transaction` reports a relation.
 //! Invariant: no allocation but the growth of `out`, and valid JSON whatever the values.
 
