@@ -100,7 +100,11 @@ impl Origins {
 
     /// `shop.toml:12`, or the variable, or only the file when the key was not written.
     fn place(&self, key: &str) -> String {
-        match (self.variables.get(key), self.lines.get(key)) {
+        // A variable may have made a section of a key: PGSLUICE__NAME__X.
+        let below = || self.variables.iter().find(|(set, _)| set.strip_prefix(key).is_some_and(|s| s.starts_with('.')));
+        let line = self.lines.get(key);
+        let variable = self.variables.get(key).or_else(|| below().filter(|_| line.is_none()).map(|(_, name)| name));
+        match (variable, line) {
             (Some(variable), _) => variable.clone(),
             (None, Some(line)) => format!("{}:{line}", self.file.display()),
             (None, None) => self.file.display().to_string(),
@@ -165,6 +169,7 @@ impl Origins {
             format!("is not {expected}, but {}", described(kind))
         };
         let hint = match expected {
+            _ if found == "invalid type: map" => format!("{path} is a key, not a section"),
             "a section" => format!("write it as a section: [{path}]"),
             "a string" => "put the value in quotes".to_owned(),
             "a list of strings" => "write a list, as in [\"public.orders\", \"public.items\"]".to_owned(),
