@@ -1,5 +1,8 @@
 //! All tests that need a server, in one binary, so that they share one PostgreSQL and one RabbitMQ.
 
+mod config;
 mod decode;
 mod harness;
+mod main_job;
+mod never_lose;
 mod support;

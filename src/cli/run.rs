@@ -38,11 +38,11 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
     let mut settings = config::load(&arguments.config)?;
     settings.fail_fast |= arguments.fail_fast;
     settings.log.format = arguments.log_format.or(settings.log.format);
-    match arguments.verbose {
-        0 => {}
-        1 => settings.log.level = "debug".to_owned(),
-        2.. => settings.log.level = "trace".to_owned(),
-    }
+    settings.log.level = match arguments.verbose {
+        0 => settings.log.level,
+        1 => "debug".to_owned(),
+        2.. => "trace".to_owned(),
+    };
     logging::start(&settings.log).map_err(cannot_start)?;
 
     let runtime =

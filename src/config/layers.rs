@@ -1,9 +1,10 @@
 //! File and environment, laid over each other and read as one; and where each value came from.
 //!
-//! The layers are TOML tables. The environment's values go in as text and are never guessed at (`written`
-//! reads numbers from text where a number is wanted). One pass of serde reads the result, so that there
-//! is one wording for every error; `Origins` gives it the file's line or the variable. Values are never
-//! quoted from text that may be a secret. `resolve` takes over from here.
+//! The `config` crate lays them over each other. The environment's values go in as text and are never guessed at
+//! (`written` reads numbers from text where a number is wanted). What comes out is read as a TOML table by one
+//! strict pass of serde, because `config`'s own reading takes `1.5` for 2 and its errors quote values;
+//! `Origins` gives each error the file's line or the variable. Values are never quoted from text that may
+//! be a secret. `resolve` takes over from here.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -57,15 +58,17 @@ pub(super) fn parse(
     text: &str,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Layers, Definite> {
-    let not_toml = |error: &toml::de::Error| not_toml(file, text, error);
-    let mut table: Table = toml::from_str(text).map_err(|error| not_toml(&error))?;
-    let spanned = DeTable::parse(text).map_err(|error| not_toml(&error))?;
+    let spanned = DeTable::parse(text).map_err(|error| not_toml(file, text, &error))?;
     let mut origins = Origins { file: file.to_owned(), lines: BTreeMap::new(), variables: BTreeMap::new() };
     origins.note_lines("", spanned.get_ref(), text);
-    for (variable, value) in environment {
-        origins.lay_over(&mut table, &variable, value)?;
-    }
-    match serde_path_to_error::deserialize::<_, Written>(Value::Table(table)) {
+    let variables = origins.note_variables(environment)?;
+    let layered = config::Config::builder()
+        .add_source(config::File::from_str(text, config::FileFormat::Toml))
+        .add_source(config::Environment::with_prefix("PGSLUICE").separator("__").source(Some(variables)))
+        .build()
+        .and_then(config::Config::try_deserialize::<Table>)
+        .map_err(|error| Definite::new(Kind::Usage, error, "a key can't be both a value and a section"))?;
+    match serde_path_to_error::deserialize::<_, Written>(Value::Table(layered)) {
         Ok(written) => Ok(Layers { written, origins }),
         Err(error) => Err(origins.misread(&error.path().to_string(), error.inner().message())),
     }
@@ -100,7 +103,11 @@ impl Origins {
 
     /// `shop.toml:12`, or the variable, or only the file when the key was not written.
     fn place(&self, key: &str) -> String {
-        match (self.variables.get(key), self.lines.get(key)) {
+        // A variable may have made a section of a key: PGSLUICE__NAME__X.
+        let below = || self.variables.iter().find(|(set, _)| set.strip_prefix(key).is_some_and(|s| s.starts_with('.')));
+        let line = self.lines.get(key);
+        let variable = self.variables.get(key).or_else(|| below().filter(|_| line.is_none()).map(|(_, name)| name));
+        match (variable, line) {
             (Some(variable), _) => variable.clone(),
             (None, Some(line)) => format!("{}:{line}", self.file.display()),
             (None, None) => self.file.display().to_string(),
@@ -124,29 +131,23 @@ impl Origins {
         }
     }
 
-    /// Puts one variable's value over the file's. A variable that is set to nothing counts as not set.
-    fn lay_over(&mut self, table: &mut Table, variable: &OsString, value: OsString) -> Result<(), Definite> {
-        let Some(path) = variable.to_str().and_then(|name| name.strip_prefix(VARIABLE_PREFIX)) else { return Ok(()) };
-        if value.is_empty() {
-            return Ok(());
-        }
-        let key = path.to_lowercase().replace("__", ".");
-        self.variables.insert(key.clone(), format!("{VARIABLE_PREFIX}{path}"));
-        let value = value.into_string().map_err(|_| self.wrong(&key, "is not UTF-8", "set it to text in UTF-8"))?;
-        let mut section = table;
-        let mut names = key.split('.').peekable();
-        while let Some(name) = names.next() {
-            if names.peek().is_none() {
-                section.insert(name.to_owned(), Value::String(value));
-                break;
+    /// The variables that are ours, by name. One that is set to nothing counts as not set.
+    fn note_variables(
+        &mut self,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<config::Map<String, String>, Definite> {
+        let mut ours = config::Map::new();
+        for (variable, value) in environment {
+            let Some(variable) = variable.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) else { continue };
+            if value.is_empty() {
+                continue;
             }
-            let entry = section.entry(name).or_insert_with(|| Value::Table(Table::new()));
-            let Value::Table(inner) = entry else {
-                return Err(self.wrong(&key, "is unknown", format!("{name} is a key, not a section")));
-            };
-            section = inner;
+            let key = variable[VARIABLE_PREFIX.len()..].to_lowercase().replace("__", ".");
+            self.variables.insert(key.clone(), variable.to_owned());
+            let value = value.into_string().map_err(|_| self.wrong(&key, "is not UTF-8", "set it to text in UTF-8"))?;
+            ours.insert(variable.to_owned(), value);
         }
-        Ok(())
+        Ok(ours)
     }
 
     /// What serde says, in the words of the configuration. Quotes no value that may be a secret: only
@@ -165,6 +166,7 @@ impl Origins {
             format!("is not {expected}, but {}", described(kind))
         };
         let hint = match expected {
+            _ if found == "invalid type: map" => format!("{path} is a key, not a section"),
             "a section" => format!("write it as a section: [{path}]"),
             "a string" => "put the value in quotes".to_owned(),
             "a list of strings" => "write a list, as in [\"public.orders\", \"public.items\"]".to_owned(),

@@ -21,7 +21,7 @@ pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
         return EnvFilter::try_new(level);
     }
     // A lone word that is no level would pass for the name of a target.
-    let level: tracing::level_filters::LevelFilter = level.parse().map_err(|error| ParseError::from(error))?;
+    let level: tracing::level_filters::LevelFilter = level.parse().map_err(ParseError::from)?;
     EnvFilter::try_new(format!("warn,pgsluice={level}"))
 }
 
