@@ -1,1 +1,3 @@
-fn main() {}
+//! One test binary, so that the servers are started once.
+
+mod checkpoint;
