@@ -1,5 +1,6 @@
 //! PostgreSQL: everything between its socket and a decoded change.
 
+pub mod catalog;
 pub mod conninfo;
 pub mod ident;
 pub mod pgoutput;
