@@ -1,3 +1,5 @@
-//! One test binary, so that the servers are started once.
+//! All tests that need a server, in one binary, so that they share one PostgreSQL and one RabbitMQ.
 
 mod checkpoint;
+mod harness;
+mod support;
