@@ -2,4 +2,5 @@
 
 mod checkpoint;
 mod harness;
+mod preflight;
 mod support;
