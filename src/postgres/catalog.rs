@@ -135,7 +135,7 @@ async fn publishable(client: &Client) -> Result<Vec<Table>, Failure> {
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384 AND n.nspname !~ '^pg_' \
         ORDER BY n.nspname, c.relname";
-    let rows = client.query(sql, &[]).await.map_err(|error| sql_failure("listing the tables", error))?;
+    let rows = client.query(sql, &[]).await.map_err(|error| sql_failure("listing the tables", &error))?;
     let table = |row: &tokio_postgres::Row| {
         Ok(Table {
             oid: row.try_get(0)?,
@@ -146,7 +146,7 @@ async fn publishable(client: &Client) -> Result<Vec<Table>, Failure> {
             has_identity: row.try_get(5)?,
         })
     };
-    rows.iter().map(table).collect::<Result<_, _>>().map_err(|error| sql_failure("listing the tables", error))
+    rows.iter().map(table).collect::<Result<_, _>>().map_err(|error| sql_failure("listing the tables", &error))
 }
 
 /// A table that was named, and that can't be published: why, and what was perhaps meant.
@@ -165,7 +165,7 @@ async fn not_there(client: &Client, tables: &[Table], schema: &str, name: &str, 
     };
     let (database, what): (String, Option<String>) = match answer {
         Ok(answer) => answer,
-        Err(error) => return sql_failure("looking for a table", error),
+        Err(error) => return sql_failure("looking for a table", &error),
     };
     let table = format!("{schema}.{name}");
     if let Some(what) = what {
@@ -218,12 +218,12 @@ async fn outbox_columns(client: &Client, oid: u32, settings: &OutboxSettings) ->
     let doing = "reading the outbox table's columns";
     let sql = "SELECT attname, attgenerated <> '' FROM pg_attribute \
                WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
-    let rows = client.query(sql, &[&oid]).await.map_err(|error| sql_failure(doing, error))?;
+    let rows = client.query(sql, &[&oid]).await.map_err(|error| sql_failure(doing, &error))?;
     let existing = rows
         .iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
         .collect::<Result<Vec<(String, bool)>, _>>()
-        .map_err(|error| sql_failure(doing, error))?;
+        .map_err(|error| sql_failure(doing, &error))?;
     let needed = needed_columns(settings);
     check_columns(&format!("{}.{}", settings.schema, settings.table), &needed, &existing)?;
     let mut columns: Vec<String> = needed.into_iter().map(|(column, _)| column.to_owned()).collect();

@@ -6,9 +6,9 @@
 
 use anyhow::anyhow;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
 use super::ident::quote_ident;
+use super::sql;
 use crate::failure::{Failure, Kind};
 
 /// The oldest major version that we test against, as `server_version_num`.
@@ -48,7 +48,7 @@ struct Facts {
 /// # Errors
 /// Definite for what needs a person, transient when the server can't answer.
 pub async fn check(client: &Client, look: Look) -> Result<Server, Failure> {
-    let facts = facts(client).await.map_err(|error| sql_failure("asking the server for its settings", error))?;
+    let facts = facts(client).await.map_err(|error| sql_failure("asking the server for its settings", &error))?;
     judge(&facts, look)?;
     Ok(Server { version: facts.version, database: facts.database })
 }
@@ -124,7 +124,7 @@ pub async fn no_free_slot(client: &Client, slot: &str) -> Failure {
                       COALESCE(string_agg(format('%s (%s)', slot_name, CASE WHEN active THEN 'active' ELSE 'inactive' END), \
                                ', ' ORDER BY slot_name), 'none') FROM pg_replication_slots";
     match two_texts(client, sql).await {
-        Err(error) => sql_failure("listing the replication slots", error),
+        Err(error) => sql_failure("listing the replication slots", &error),
         Ok((limit, used)) => Failure::definite(
             Kind::Source,
             anyhow!("no replication slot is free for \"{slot}\": max_replication_slots is {limit}, and used by {used}"),
@@ -143,9 +143,9 @@ pub async fn no_free_walsender(client: &Client) -> Result<Option<Failure>, Failu
     let sql = "SELECT current_setting('max_wal_senders'), COALESCE(string_agg(format('PID %s (user %s, %s)', pid, usename, \
                       COALESCE(NULLIF(application_name, ''), 'no application_name')), ', ' ORDER BY pid), ''), count(*) \
                FROM pg_stat_activity WHERE backend_type = 'walsender'";
-    let row = client.query_one(sql, &[]).await.map_err(|error| sql_failure(doing, error))?;
+    let row = client.query_one(sql, &[]).await.map_err(|error| sql_failure(doing, &error))?;
     let read = || Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
-    let (limit, used, count): (String, String, i64) = read().map_err(|error| sql_failure(doing, error))?;
+    let (limit, used, count): (String, String, i64) = read().map_err(|error| sql_failure(doing, &error))?;
     if limit.parse::<i64>().is_ok_and(|limit| count < limit) {
         return Ok(None);
     }
@@ -162,28 +162,9 @@ async fn two_texts(client: &Client, sql: &str) -> Result<(String, String), tokio
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
-/// Sorts what an ordinary statement fails with. A lost connection and a server in trouble pass; a
-/// statement that the server refuses is refused again.
-pub(super) fn sql_failure(doing: &str, error: tokio_postgres::Error) -> Failure {
-    let definite = error.code().is_some_and(is_definite);
-    let privilege = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
-    // tokio-postgres says only "db error" itself, and keeps the server's words as the source.
-    let error = anyhow::Error::new(error).context(doing.to_owned());
-    if !definite {
-        return Failure::Transient(error);
-    }
-    let hint = if privilege {
-        "Grant the role of `source.url` what the message names."
-    } else {
-        "The server refuses this statement of pgsluice; its log may say more."
-    };
-    Failure::definite(Kind::Source, error, hint)
-}
-
-/// By class: 08 connection, 25 transaction state, 40 rollback, 53 resources, 55 object state (locks), 57 operator,
-/// 58 system and XX internal errors may pass; syntax, names, privileges and features do not.
-fn is_definite(code: &SqlState) -> bool {
-    !["08", "25", "40", "53", "55", "57", "58", "XX"].iter().any(|class| code.code().starts_with(class))
+/// Sorts what an ordinary statement fails with, as `sql` does for all, and says what it was for.
+pub(super) fn sql_failure(doing: &str, error: &tokio_postgres::Error) -> Failure {
+    sql::failure(error).context(doing.to_owned())
 }
 
 #[cfg(test)]
@@ -238,15 +219,5 @@ mod tests {
         let standby = Facts { in_recovery: true, ..facts() };
         refused(&standby, &["standby", "primary"]);
         assert!(matches!(judge(&standby, Look::Again), Err(Failure::Transient(_))));
-    }
-
-    #[test]
-    fn refusals_are_definite_and_troubles_are_not() {
-        for code in ["42501", "42601", "42P01", "0A000", "28000"] {
-            assert!(is_definite(&SqlState::from_code(code)), "{code}");
-        }
-        for code in ["08006", "40001", "53300", "55P03", "57P01", "57P03", "58030", "XX000", "25006"] {
-            assert!(!is_definite(&SqlState::from_code(code)), "{code}");
-        }
     }
 }

@@ -72,7 +72,7 @@ pub struct Plan {
 /// # Errors
 /// When the server can't answer.
 pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>, Failure> {
-    let failed = |error| sql_failure("reading the publication", error);
+    let failed = |error: tokio_postgres::Error| sql_failure("reading the publication", &error);
     let sql = "SELECT COALESCE(obj_description(oid, 'pg_publication'), ''), puballtables, pubviaroot, \
                       pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_publication WHERE pubname = $1";
     let Some(row) = client.query_opt(sql, &[&name]).await.map_err(failed)? else { return Ok(None) };
@@ -162,11 +162,12 @@ pub async fn apply(client: &Client, name: &str, plan: &Plan) -> Result<(), Failu
     }
     // Several statements in one message are one transaction.
     let script = format!("{LOCK_TIMEOUT}; {}", plan.statements.join("; "));
-    client.batch_execute(&script).await.map_err(|error| refused(name, plan, error))
+    client.batch_execute(&script).await.map_err(|error| refused(name, plan, &error))
 }
 
-fn refused(name: &str, plan: &Plan, error: tokio_postgres::Error) -> Failure {
-    let doing = format!("changing the publication \"{name}\"");
+fn refused(name: &str, plan: &Plan, error: &tokio_postgres::Error) -> Failure {
+    let failure = sql_failure(&format!("changing the publication \"{name}\""), error);
+    let Failure::Definite(definite) = failure else { return failure };
     match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             let statements: Vec<&str> =
@@ -176,13 +177,16 @@ fn refused(name: &str, plan: &Plan, error: tokio_postgres::Error) -> Failure {
                  {};",
                 statements.join("; ")
             );
-            Failure::definite(Kind::Source, anyhow::Error::new(error).context(doing), hint)
+            Definite { hint, ..definite }.into()
         }
-        // Another pgsluice was quicker, or a table went away between: look again.
-        Some(&SqlState::DUPLICATE_OBJECT | &SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT) => {
-            Failure::Transient(anyhow::Error::new(error).context(doing))
-        }
-        Some(_) | None => sql_failure(&doing, error),
+        // Another pgsluice was quicker, a table went away between, or DDL holds it: look again.
+        Some(
+            &SqlState::DUPLICATE_OBJECT
+            | &SqlState::UNDEFINED_TABLE
+            | &SqlState::UNDEFINED_OBJECT
+            | &SqlState::LOCK_NOT_AVAILABLE,
+        ) => Failure::Transient(definite.error),
+        Some(_) | None => definite.into(),
     }
 }
 

@@ -8,6 +8,7 @@
 
 use anyhow::anyhow;
 
+use super::ident::quote_literal;
 use crate::checkpoint::Checkpoint;
 use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
@@ -137,6 +138,27 @@ pub fn not_ahead(name: &str, flushed: Lsn, confirmed: Lsn) -> Result<(), Definit
         "Somebody else read from the slot, advanced it, or dropped and created it again; or the checkpoint was restored \
          from an older copy.",
     ))
+}
+
+/// The publication is missing although the slot exists. Created now, it would not help: decoding looks it up as
+/// it was at each change, and fails at the first one (before PostgreSQL 18), or drops them silently (18).
+#[must_use]
+pub fn no_publication(publication: &str, start: &Checkpoint, server: &ServerState) -> Definite {
+    let (slot, from) = (&start.slot, start.flushed);
+    Definite::new(
+        Kind::InDoubt,
+        anyhow!(
+            "the publication \"{publication}\" does not exist (any more), and replication slot \"{slot}\" can't be read \
+             without it: a publication that is created now has no effect on what was written before. {}",
+            lost_between(from, server.flushed)
+        ),
+        format!(
+            "If `source.publication` is wrong, correct it. Else, once what may be missing was dealt with (compared, or sent \
+             again from the tables): drop the slot (SELECT pg_drop_replication_slot({})) and move the checkpoint file away; \
+             pgsluice then creates both and starts at the server's current position.",
+            quote_literal(slot)
+        ),
+    )
 }
 
 /// Reads a timeline history file, as `TIMELINE_HISTORY` sends it: `timeline<TAB>LSN<TAB>reason` lines,
@@ -301,9 +323,9 @@ fn invalidated(slot: &SlotState, flushed: Option<Lsn>, server: &ServerState) -> 
     in_doubt(
         anyhow!("replication slot \"{}\" was invalidated by the server ({reason}). {range}", slot.name),
         &format!(
-            "Drop it (SELECT pg_drop_replication_slot('{}')). To keep it from happening again, raise \
+            "Drop it (SELECT pg_drop_replication_slot({})). To keep it from happening again, raise \
              max_slot_wal_keep_size (or idle_replication_slot_timeout), or find out why pgsluice was behind for so long.",
-            slot.name.replace('\'', "''")
+            quote_literal(&slot.name)
         ),
     )
 }
