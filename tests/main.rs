@@ -5,4 +5,6 @@ mod decode;
 mod harness;
 mod main_job;
 mod never_lose;
+mod checkpoint;
+mod preflight;
 mod support;

@@ -20,6 +20,12 @@ pub fn quote_qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", quote_ident(schema), quote_ident(table))
 }
 
+/// `it's` → `'it''s'`. Not for backslashes while `standard_conforming_strings` is off: names have none.
+#[must_use]
+pub fn quote_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// One character of a name as a person wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Glyph {
