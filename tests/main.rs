@@ -1,1 +1,4 @@
-fn main() {}
+//! All tests that need a server, in one binary, so that they share one PostgreSQL and one RabbitMQ.
+
+mod harness;
+mod support;

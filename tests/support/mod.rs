@@ -1,0 +1,52 @@
+//! Real servers for the tests: PostgreSQL and RabbitMQ, started once per run and shared, a database and a
+//! virtual host per test; private ones for tests that kill things; and pgsluice itself as a process.
+//!
+//! Nothing outlives the test process, in whatever way it ends: see [`lifetime`].
+
+// Some helpers wait for their first test.
+#![allow(dead_code, unused_imports)]
+
+pub(crate) mod lifetime;
+pub(crate) mod pgsluice;
+pub(crate) mod postgres;
+pub(crate) mod rabbit;
+mod server;
+pub(crate) mod vhost;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use lifetime::folder;
+pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command};
+pub(crate) use postgres::{Database, PostgresServer, postgres};
+pub(crate) use rabbit::{RabbitServer, rabbitmq};
+pub(crate) use vhost::{Consumer, Delivery, Vhost};
+
+/// How long a test waits for what should come soon, on a slow and busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// Polls a condition until it gives a value, and panics with `what` at the deadline.
+///
+/// The only way to wait in tests: no sleeps.
+pub(crate) async fn eventually<T>(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(left, condition()).await {
+            Ok(Some(value)) => return value,
+            Ok(None) if !left.is_zero() => tokio::time::sleep(Duration::from_millis(10)).await,
+            Ok(None) | Err(_) => panic!("not within {deadline:?}: {what}"),
+        }
+    }
+}
+
+/// [`eventually`] for code that may block: the servers' start.
+fn eventually_blocking<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        let value = condition();
+        if value.is_some() || Instant::now() > end {
+            return value;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

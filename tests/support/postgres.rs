@@ -1,0 +1,135 @@
+//! PostgreSQL: the shared server, private ones, and a database per test.
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::process::Signal;
+use tokio_postgres::NoTls;
+
+use super::server::Server;
+
+/// The server that all tests share. Started by the first that asks.
+pub(crate) fn postgres() -> &'static PostgresServer {
+    static SHARED: OnceLock<PostgresServer> = OnceLock::new();
+    SHARED.get_or_init(|| PostgresServer::private(&[]))
+}
+
+/// A PostgreSQL server with `wal_level=logical`, on loopback and on a socket in its folder.
+#[derive(Debug)]
+pub(crate) struct PostgresServer {
+    server: Server,
+    databases: AtomicUsize,
+}
+
+impl PostgresServer {
+    /// A server of one's own, with settings for `postgresql.conf`. Killed when dropped.
+    pub(crate) fn private(settings: &[(&str, &str)]) -> Self {
+        // The data needs to survive the server, not the machine.
+        let mut all = vec![
+            ("fsync", "off"),
+            ("full_page_writes", "off"),
+            ("max_replication_slots", "200"),
+            ("max_wal_senders", "100"),
+            ("max_connections", "300"),
+        ];
+        all.extend(settings);
+        let this = Self { server: Server::new("postgres", &all), databases: AtomicUsize::new(0) };
+        this.start();
+        this
+    }
+
+    /// Starts it again, with the same data, port and settings. Blocks until it takes connections.
+    pub(crate) fn start(&self) {
+        self.server.start(|| self.server.log().contains("database system is ready to accept connections"));
+    }
+
+    /// Smart would wait for the replication connections, which never end: this is the fast shutdown.
+    pub(crate) fn stop(&self) {
+        self.server.stop(Signal::INT);
+    }
+
+    /// SIGKILL, as a crash of the machine's PostgreSQL.
+    pub(crate) fn kill(&self) {
+        self.server.stop(Signal::KILL);
+    }
+
+    /// Stops all of the server's processes where they are: connections stay open and silent.
+    pub(crate) fn pause(&self) {
+        self.server.signal(Signal::STOP);
+    }
+
+    /// Ends [`Self::pause`].
+    pub(crate) fn resume(&self) {
+        self.server.signal(Signal::CONT);
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    /// Holds the Unix socket, and `data/` with the server's files.
+    pub(crate) fn dir(&self) -> &Path {
+        self.server.dir()
+    }
+
+    /// What the server has logged since its last start.
+    pub(crate) fn log(&self) -> String {
+        self.server.log()
+    }
+
+    /// A fresh, empty database.
+    pub(crate) async fn database(&self) -> Database {
+        let name = format!("db_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let maintenance = Database { port: self.port(), name: "postgres".into() };
+        maintenance.execute(&format!("CREATE DATABASE {name}")).await;
+        Database { name, ..maintenance }
+    }
+}
+
+/// A database of one test. The server is temporary, so nobody drops it.
+#[derive(Debug, Clone)]
+pub(crate) struct Database {
+    port: u16,
+    name: String,
+}
+
+impl Database {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `postgres://postgres@127.0.0.1:PORT/NAME`
+    pub(crate) fn url(&self) -> String {
+        self.url_as("postgres")
+    }
+
+    /// [`Self::url`] with another user, or with `user:password`.
+    pub(crate) fn url_as(&self, user: &str) -> String {
+        format!("postgres://{user}@127.0.0.1:{}/{}", self.port, self.name)
+    }
+
+    /// A new connection, driven by a task of the current runtime.
+    pub(crate) async fn client(&self) -> tokio_postgres::Client {
+        let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await.expect("connect to PostgreSQL");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Runs statements on a connection of their own.
+    pub(crate) async fn execute(&self, sql: &str) {
+        let done = self.client().await.batch_execute(sql).await;
+        done.unwrap_or_else(|error| panic!("{error}: {:?}\n{sql}", error.as_db_error()));
+    }
+
+    /// The first column of the first row, as text. Panics when there is none, or when it is null.
+    pub(crate) async fn query_one(&self, sql: &str) -> String {
+        let messages = self.client().await.simple_query(sql).await;
+        let messages = messages.unwrap_or_else(|error| panic!("{error}: {:?}\n{sql}", error.as_db_error()));
+        let row = messages.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0)),
+            _ => None,
+        });
+        row.flatten().unwrap_or_else(|| panic!("no value: {sql}")).to_owned()
+    }
+}

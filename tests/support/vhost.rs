@@ -1,0 +1,264 @@
+//! A virtual host of one test: its exchanges and queues, and what arrives in them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::SOON;
+
+/// A virtual host, with one connection of lapin's for the helpers, opened again when it is lost.
+#[derive(Debug)]
+pub(crate) struct Vhost {
+    port: u16,
+    name: String,
+    shared: Mutex<Option<Connection>>,
+}
+
+impl Vhost {
+    pub(super) fn new(port: u16, name: String) -> Self {
+        Self { port, name, shared: Mutex::new(None) }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `amqp://guest:guest@127.0.0.1:PORT/NAME`
+    pub(crate) fn url(&self) -> String {
+        self.url_as("guest:guest")
+    }
+
+    /// [`Self::url`] with another `user:password`.
+    pub(crate) fn url_as(&self, user: &str) -> String {
+        format!("amqp://{user}@127.0.0.1:{}/{}", self.port, self.name)
+    }
+
+    /// A new connection.
+    pub(crate) async fn lapin(&self) -> Connection {
+        let properties = ConnectionProperties::default().with_connection_name("test".into());
+        Connection::connect(&self.url(), properties).await.expect("connect to RabbitMQ")
+    }
+
+    /// A new channel on the helpers' connection.
+    pub(crate) async fn channel(&self) -> Channel {
+        let mut shared = self.shared.lock().await;
+        if !shared.as_ref().is_some_and(|connection| connection.status().connected()) {
+            *shared = Some(self.lapin().await);
+        }
+        shared.as_ref().expect("just set").create_channel().await.expect("open a channel")
+    }
+
+    /// Declares a durable exchange.
+    pub(crate) async fn declare_exchange(&self, name: &str, kind: &str) {
+        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let kind = ExchangeKind::Custom(kind.into());
+        let done = self.channel().await.exchange_declare(name.into(), kind, options, FieldTable::default()).await;
+        done.expect("declare an exchange");
+    }
+
+    /// Declares a durable queue, with arguments such as `("x-max-length", 10.into())`.
+    pub(crate) async fn queue(&self, name: &str, arguments: &[(&str, AMQPValue)]) {
+        let mut table = FieldTable::default();
+        for (name, value) in arguments {
+            table.insert((*name).into(), value.clone());
+        }
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.channel().await.queue_declare(name.into(), options, table).await.expect("declare a queue");
+    }
+
+    /// Binds a queue to an exchange.
+    pub(crate) async fn bind(&self, queue: &str, exchange: &str, key: &str) {
+        let options = QueueBindOptions::default();
+        let channel = self.channel().await;
+        let done = channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default());
+        done.await.expect("bind a queue");
+    }
+
+    /// Declares a durable topic exchange, as pgsluice does, and a queue that gets everything published to it.
+    pub(crate) async fn queue_on(&self, queue: &str, exchange: &str) {
+        self.declare_exchange(exchange, "topic").await;
+        self.queue(queue, &[]).await;
+        self.bind(queue, exchange, "#").await;
+    }
+
+    /// How many messages are ready in a queue.
+    pub(crate) async fn depth(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let state = self.channel().await.queue_declare(queue.into(), options, FieldTable::default()).await;
+        state.expect("ask for a queue").message_count()
+    }
+
+    /// Takes exactly `count` messages off a queue, in order, and leaves what comes after them untouched.
+    /// Panics at the deadline, saying how many came.
+    pub(crate) async fn consume(&self, queue: &str, count: usize, deadline: Duration) -> Vec<Delivery> {
+        let prefetch = u16::try_from(count).expect("no more than 65,535 at a time");
+        let mut consumer = self.consumer_with(queue, prefetch).await;
+        let mut deliveries = Vec::with_capacity(count);
+        let all = async {
+            while deliveries.len() < count {
+                deliveries.push(consumer.receive().await);
+            }
+        };
+        if tokio::time::timeout(deadline, all).await.is_err() {
+            panic!("{queue}: {} of {count} messages within {deadline:?}", deliveries.len());
+        }
+        // Cancelled before the ack makes room for more, which would come back as redelivered.
+        let channel = consumer.channel.clone();
+        channel.basic_cancel(consumer.inner.tag(), BasicCancelOptions::default()).await.expect("cancel");
+        channel.basic_ack(consumer.last_tag, BasicAckOptions { multiple: true }).await.expect("ack");
+        channel.close(200, "done".into()).await.expect("close a channel");
+        deliveries
+    }
+
+    /// A consumer that acks each message as it takes it.
+    pub(crate) async fn consumer(&self, queue: &str) -> Consumer {
+        let mut consumer = self.consumer_with(queue, 1000).await;
+        consumer.acks = true;
+        consumer
+    }
+
+    async fn consumer_with(&self, queue: &str, prefetch: u16) -> Consumer {
+        let channel = self.channel().await;
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await.expect("set the prefetch count");
+        let options = BasicConsumeOptions::default();
+        let inner = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
+        Consumer { inner: inner.expect("consume"), channel, acks: false, last_tag: 0 }
+    }
+
+    /// Closes all client connections to this virtual host, the helpers' own too, through the management API.
+    /// Waits until there is one: the API learns of a connection with some delay.
+    pub(crate) async fn close_connections(&self, server: &super::RabbitServer) {
+        self.shared.lock().await.take();
+        let path = format!("/vhosts/{}/connections", self.name);
+        let names = super::eventually("a connection to close", SOON, async || {
+            let answer = server.api("GET", &path, None);
+            let names: Vec<_> =
+                answer.as_array()?.iter().filter_map(|one| one["name"].as_str().map(String::from)).collect();
+            (!names.is_empty()).then_some(names)
+        });
+        for name in names.await {
+            let name = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
+            let _ = server.try_api("DELETE", &format!("/connections/{name}"), None);
+        }
+    }
+}
+
+/// Takes messages off a queue.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    inner: lapin::Consumer,
+    channel: Channel,
+    acks: bool,
+    last_tag: u64,
+}
+
+impl Consumer {
+    /// The next message.
+    pub(crate) async fn next(&mut self, deadline: Duration) -> Delivery {
+        tokio::time::timeout(deadline, self.receive())
+            .await
+            .unwrap_or_else(|_| panic!("no message within {deadline:?}"))
+    }
+
+    /// Takes messages until `enough` says so of all of them; panics at the deadline.
+    pub(crate) async fn until(
+        &mut self,
+        deadline: Duration,
+        mut enough: impl FnMut(&[Delivery]) -> bool,
+    ) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        let all = async {
+            while !enough(&deliveries) {
+                deliveries.push(self.receive().await);
+            }
+        };
+        if tokio::time::timeout(deadline, all).await.is_err() {
+            panic!("not enough within {deadline:?}: {} messages came", deliveries.len());
+        }
+        deliveries
+    }
+
+    async fn receive(&mut self) -> Delivery {
+        let delivery = self.inner.next().await.expect("the consumer was cancelled").expect("the connection was lost");
+        self.last_tag = delivery.delivery_tag;
+        if self.acks {
+            delivery.ack(BasicAckOptions::default()).await.expect("ack");
+        }
+        Delivery::from(delivery)
+    }
+}
+
+/// A message, as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+    pub(crate) redelivered: bool,
+    /// The property, or empty.
+    pub(crate) message_id: String,
+    /// The property `type`, or empty.
+    pub(crate) event_type: String,
+    /// The headers, with their values as JSON.
+    pub(crate) headers: BTreeMap<String, Value>,
+    pub(crate) properties: BasicProperties,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Delivery {
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl From<lapin::message::Delivery> for Delivery {
+    fn from(delivery: lapin::message::Delivery) -> Self {
+        let properties = delivery.properties;
+        let text =
+            |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string).unwrap_or_default();
+        let headers = properties.headers().iter().flat_map(|table| table.inner());
+        Self {
+            exchange: delivery.exchange.to_string(),
+            routing_key: delivery.routing_key.to_string(),
+            redelivered: delivery.redelivered,
+            message_id: text(properties.message_id()),
+            event_type: text(properties.kind()),
+            headers: headers.map(|(name, value)| (name.to_string(), to_json(value))).collect(),
+            body: delivery.data,
+            properties,
+        }
+    }
+}
+
+fn to_json(value: &AMQPValue) -> Value {
+    match value {
+        AMQPValue::Boolean(value) => json!(value),
+        AMQPValue::ShortShortInt(value) => json!(value),
+        AMQPValue::ShortShortUInt(value) => json!(value),
+        AMQPValue::ShortInt(value) => json!(value),
+        AMQPValue::ShortUInt(value) => json!(value),
+        AMQPValue::LongInt(value) => json!(value),
+        AMQPValue::LongUInt(value) => json!(value),
+        AMQPValue::LongLongInt(value) => json!(value),
+        AMQPValue::Timestamp(value) => json!(value),
+        AMQPValue::Double(value) => json!(value),
+        AMQPValue::ShortString(value) => json!(value.as_str()),
+        AMQPValue::LongString(value) => json!(value.to_string()),
+        AMQPValue::Void => Value::Null,
+        other => json!(format!("{other:?}")),
+    }
+}
