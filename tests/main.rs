@@ -2,6 +2,7 @@
 
 mod config;
 mod decode;
+mod connect;
 mod harness;
 mod main_job;
 mod never_lose;
