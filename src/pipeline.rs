@@ -14,16 +14,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::broker::Broker;
-use crate::change::{Change, Row};
+use crate::change::Change;
 use crate::checkpoint::file::FileStore;
 use crate::checkpoint::writer::Checkpointer;
 use crate::config::Settings;
 use crate::encode::Encoder;
-use crate::failure::{Definite, Failure, Kind};
+use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
 use crate::postgres::open::PostgresSource;
 use crate::postgres::pgoutput;
@@ -44,7 +44,7 @@ mod link;
 /// Whatever a human has to look at; see [`Kind`] for the exit codes.
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), Definite> {
     let store = FileStore::open(&settings.checkpoint.path)?;
-    let source = PostgresSource::new(&settings);
+    let source = PostgresSource::new(settings.source.clone(), settings.outbox.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, exchanges(&settings));
     Pipeline::new(settings, source, broker, store)?.run(shutdown).await
 }
@@ -77,7 +77,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         let progress = checkpoint.as_ref().map_or_else(Progress::default, |checkpoint| checkpoint.progress());
         Ok(Self {
             source: Link::new(source, checkpoint, settings.fail_fast),
-            publisher: Publisher::new(broker, PublisherSettings::from(&settings)),
+            publisher: Publisher::new(broker, publisher_settings(&settings)),
             store: Arc::new(store),
             checkpointer: None,
             intake: Intake::new(&settings),
@@ -191,6 +191,15 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     }
 }
 
+fn publisher_settings(settings: &Settings) -> PublisherSettings {
+    PublisherSettings {
+        confirm_timeout: settings.rabbitmq.confirm_timeout,
+        unroutable: settings.rabbitmq.unroutable,
+        fail_fast: settings.fail_fast,
+        jitter_seed: fastrand::u64(..),
+    }
+}
+
 /// Offers the watermark to the checkpointer and waits until one is durable.
 async fn stored(checkpointer: &mut Option<Checkpointer>, watermark: Progress) -> Result<(), Definite> {
     match checkpointer {
@@ -274,12 +283,12 @@ impl Intake {
                     let publish = |message: &crate::encode::message::Message<'_>| {
                         publisher.publish(window.next_seq(), message).map_err(|error| unpublishable(error, &change))
                     };
-                    let bytes = match (router.verdict(&change), change.row) {
-                        (Verdict::Change(plan, to), _) => encoder.change(plan, to, &change, publish)?,
-                        (Verdict::Outbox(plan), Row::Insert { new }) => encoder.outbox(plan, &change, new, publish)?,
-                        (Verdict::Skip(why), _) => {
+                    let bytes = match router.verdict(&change) {
+                        Verdict::Change(plan, to) => encoder.change(plan, to, &change, publish)?,
+                        Verdict::Outbox(plan, row) => encoder.outbox(plan, &change, row, publish)?,
+                        Verdict::Skip(why) => {
                             if why == Skip::OutboxUpdate && !std::mem::replace(outbox_update_seen, true) {
-                                tracing::warn!(position = %change.position, table = %change.relation, "a row of the outbox was updated; its event is out already, and updates are ignored");
+                                tracing::warn!(position = %change.position, table = format!("{}.{}", change.relation.schema, change.relation.name), "a row of the outbox was updated; its event is out already, and updates are ignored");
                             }
                             window.skip(change.position);
                             return Ok(());
@@ -307,4 +316,16 @@ fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
         error.into().context(format!("can't decode what PostgreSQL sent at {lsn}")),
         "nothing at or after this LSN was acknowledged; please report it with the server's version",
     )
+}
+
+/// An event that the broker would not take. Everything before it goes its way; nothing after it is published.
+fn unpublishable(error: PublishError, change: &Change<'_>) -> Definite {
+    let hint = match &error {
+        PublishError::TooLarge { .. } => "raise max_message_size in the broker's configuration (and rabbitmq.max_message_bytes, if it is set), or leave the table or the large column out",
+        PublishError::Frame(_) => "a routing key or a name is made of column values that are too long: change the template, or the row's source",
+        PublishError::NotReady => "this is a bug in pgsluice; please report it",
+    };
+    let table = format!("{}.{}", change.relation.schema, change.relation.name);
+    let what = format!("can't publish the {} of {table} at {}", change.row.op(), change.position);
+    Definite::new(Kind::Event, anyhow!(error).context(what), hint)
 }

@@ -8,13 +8,12 @@ pub mod outbox;
 pub mod select;
 pub mod template;
 
-use std::collections::HashMap;
-
 use crate::change::{Change, Row};
 use crate::config::{ChangesSettings, OutboxSettings, Settings};
 use crate::encode::json::RowPlan;
 use crate::failure::{Definite, Kind};
-use crate::postgres::relation::Relation;
+use crate::postgres::pgoutput::Tuple;
+use crate::postgres::relation::{OidMap, Relation};
 use crate::route::outbox::OutboxPlan;
 use crate::route::select::Selection;
 use crate::route::template::Template;
@@ -26,7 +25,7 @@ pub struct Router {
     tables: Selection,
     changes: ChangesSettings,
     outbox: Option<OutboxSettings>,
-    plans: HashMap<u32, Plan>,
+    plans: OidMap<Plan>,
 }
 
 /// What becomes of one relation's changes.
@@ -42,11 +41,11 @@ pub enum Plan {
 
 /// What becomes of one change.
 #[derive(Debug, Clone, Copy)]
-pub enum Verdict<'r> {
+pub enum Verdict<'r, 'c> {
     /// Publish it as a row event.
     Change(&'r ChangesPlan, &'r Destination),
-    /// Publish it as the application's own event.
-    Outbox(&'r OutboxPlan),
+    /// Publish this row as the application's own event.
+    Outbox(&'r OutboxPlan, Tuple<'c>),
     /// Settle it at once.
     Skip(Skip),
 }
@@ -93,7 +92,7 @@ impl Router {
             tables: settings.source.tables.clone(),
             changes: settings.changes.clone(),
             outbox: settings.outbox.clone(),
-            plans: HashMap::new(),
+            plans: OidMap::default(),
         }
     }
 
@@ -115,17 +114,16 @@ impl Router {
         Ok(())
     }
 
-    /// What becomes of a change. A relation that was never described is a bug of the assembler, and
-    /// reads as unselected nowhere: the assembler refuses such a change first.
+    /// What becomes of a change.
     ///
     /// # Panics
-    /// When the change's relation was not learned.
+    /// When the change's relation was not learned: the assembler refuses such a change first.
     #[must_use]
-    pub fn verdict(&self, change: &Change<'_>) -> Verdict<'_> {
+    pub fn verdict<'c>(&self, change: &Change<'c>) -> Verdict<'_, 'c> {
         match self.plans.get(&change.relation.oid).expect("the assembler hands out described relations only") {
             Plan::Changes(plan) => Verdict::Change(plan, plan.destination(&change.row)),
             Plan::Outbox(plan) => match change.row {
-                Row::Insert { .. } => Verdict::Outbox(plan),
+                Row::Insert { new } => Verdict::Outbox(plan, new),
                 Row::Update { .. } => Verdict::Skip(Skip::OutboxUpdate),
                 Row::Delete { .. } | Row::Truncate { .. } => Verdict::Skip(Skip::OutboxCleanup),
             },
