@@ -321,8 +321,12 @@ fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
 /// An event that the broker would not take. Everything before it goes its way; nothing after it is published.
 fn unpublishable(error: PublishError, change: &Change<'_>) -> Definite {
     let hint = match &error {
-        PublishError::TooLarge { .. } => "raise max_message_size in the broker's configuration (and rabbitmq.max_message_bytes, if it is set), or leave the table or the large column out",
-        PublishError::Frame(_) => "a routing key or a name is made of column values that are too long: change the template, or the row's source",
+        PublishError::TooLarge { .. } => {
+            "raise max_message_size in the broker's configuration (and rabbitmq.max_message_bytes, if it is set), or leave the table or the large column out"
+        }
+        PublishError::Frame(_) => {
+            "a routing key or a name is made of column values that are too long: change the template, or the row's source"
+        }
         PublishError::NotReady => "this is a bug in pgsluice; please report it",
     };
     let table = format!("{}.{}", change.relation.schema, change.relation.name);

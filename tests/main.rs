@@ -1,11 +1,11 @@
 //! All tests that need a server, in one binary, so that they share one PostgreSQL and one RabbitMQ.
 
+mod checkpoint;
 mod config;
-mod decode;
 mod connect;
+mod decode;
 mod harness;
 mod main_job;
 mod never_lose;
-mod checkpoint;
 mod preflight;
 mod support;

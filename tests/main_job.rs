@@ -53,7 +53,10 @@ async fn an_outbox_row_arrives_as_the_application_wrote_it() {
 #[tokio::test]
 async fn every_operation_arrives_and_what_is_not_selected_does_not() {
     let scene = Scene::new().await;
-    scene.database.execute("CREATE TABLE unselected (id int PRIMARY KEY); ALTER TABLE orders REPLICA IDENTITY FULL").await;
+    scene
+        .database
+        .execute("CREATE TABLE unselected (id int PRIMARY KEY); ALTER TABLE orders REPLICA IDENTITY FULL")
+        .await;
     let _pgsluice = scene.run().await;
     scene
         .database
@@ -146,7 +149,10 @@ async fn an_idle_publication_beside_a_busy_table_does_not_hold_the_wal() {
     scene.database.execute("CREATE TABLE busy (id bigserial PRIMARY KEY, filler text)").await;
     let _pgsluice = scene.run().await;
     for _ in 0..20 {
-        scene.database.execute("INSERT INTO busy (filler) SELECT repeat('x', 1000) FROM generate_series(1, 1000)").await;
+        scene
+            .database
+            .execute("INSERT INTO busy (filler) SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+            .await;
     }
     // 20 MB of WAL that concerns nobody: the slot passes it without an event being published.
     scene.acknowledged().await;

@@ -105,9 +105,8 @@ impl Origins {
     fn place(&self, key: &str) -> String {
         // A variable may have made a section of a key: PGSLUICE__NAME__X.
         let below = || self.variables.iter().find(|(set, _)| set.strip_prefix(key).is_some_and(|s| s.starts_with('.')));
-        let line = self.lines.get(key);
-        let variable = self.variables.get(key).or_else(|| below().filter(|_| line.is_none()).map(|(_, name)| name));
-        match (variable, line) {
+        let variable = self.variables.get(key).or_else(|| below().map(|(_, name)| name));
+        match (variable, self.lines.get(key)) {
             (Some(variable), _) => variable.clone(),
             (None, Some(line)) => format!("{}:{line}", self.file.display()),
             (None, None) => self.file.display().to_string(),

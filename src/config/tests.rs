@@ -126,7 +126,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
     );
     assert_eq!(
         error(SMALLEST, &[("PGSLUICE__NAME__X", "x")]),
-        "PGSLUICE__NAME__X: name.x is unknown\nname is a key, not a section"
+        "PGSLUICE__NAME__X: name is not a string, but a section\nname is a key, not a section"
     );
 }
 

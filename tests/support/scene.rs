@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Consumer, Database, Delivery, PostgresServer, Process, RabbitServer, Vhost, lifetime, pgsluice, postgres, rabbitmq};
+use super::{
+    Consumer, Database, Delivery, PostgresServer, Process, RabbitServer, Vhost, lifetime, pgsluice, postgres, rabbitmq,
+};
 
 /// Tables of a shop, its outbox with Debezium's column names, and a ledger for the account.
 const TABLES: &str = "
@@ -78,8 +80,7 @@ impl Scene {
     pub(crate) async fn acknowledged(&self) {
         let now = self.database.query_one("SELECT pg_current_wal_insert_lsn()").await;
         let slot = self.database.name();
-        let sql =
-            format!("SELECT confirmed_flush_lsn >= '{now}' FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        let sql = format!("SELECT confirmed_flush_lsn >= '{now}' FROM pg_replication_slots WHERE slot_name = '{slot}'");
         let what = format!("the slot is past {now}");
         super::eventually(&what, super::SOON, async || (self.database.query_one(&sql).await == "t").then_some(()))
             .await;
@@ -139,6 +140,6 @@ impl Account {
 
 /// `(commit_lsn, ordinal)` of a row event.
 fn position(event: &Value) -> (u64, u64) {
-    let lsn: pgsluice::lsn::Lsn = event["commit_lsn"].as_str().expect("commit_lsn").parse().expect("an LSN");
+    let lsn: ::pgsluice::lsn::Lsn = event["commit_lsn"].as_str().expect("commit_lsn").parse().expect("an LSN");
     (lsn.0, event["ordinal"].as_u64().expect("ordinal"))
 }
