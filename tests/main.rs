@@ -2,5 +2,6 @@
 
 mod checkpoint;
 mod harness;
+mod open;
 mod preflight;
 mod support;
