@@ -1,7 +1,12 @@
 //! All tests that need a server, in one binary, so that they share one PostgreSQL and one RabbitMQ.
 
 mod checkpoint;
+mod config;
+mod connect;
+mod decode;
 mod harness;
+mod main_job;
+mod never_lose;
 mod open;
 mod preflight;
 mod support;

@@ -1,6 +1,7 @@
 //! The watermark as last stored durably, and the proof of it.
 
 pub mod file;
+pub mod writer;
 
 use serde::{Deserialize, Serialize};
 

@@ -234,9 +234,10 @@ fn row(body: &[u8]) -> Result<Vec<Option<String>>, ProtocolError> {
 }
 
 pub(crate) fn log_notice(notice: &ServerError) {
-    match notice.severity.as_str() {
-        "WARNING" => tracing::warn!(code = notice.code, "PostgreSQL: {}", notice.message),
-        _ => tracing::debug!(code = notice.code, "PostgreSQL: {}", notice.message),
+    if notice.severity == "WARNING" {
+        tracing::warn!(code = notice.code, "PostgreSQL: {}", notice.message);
+    } else {
+        tracing::debug!(code = notice.code, "PostgreSQL: {}", notice.message);
     }
 }
 

@@ -185,6 +185,12 @@ impl Conninfo {
         parse::resolve(syntax::pairs(text)?, environment)
     }
 
+    /// The same with another password, from a secret's own file or variable.
+    #[must_use]
+    pub fn with_password(self, password: String) -> Self {
+        Self { password: Some(Password::new(password)), ..self }
+    }
+
     /// The servers, in the order in which they are tried; never empty.
     #[must_use]
     pub fn hosts(&self) -> &[Host] {

@@ -89,16 +89,16 @@ impl NameError {
 /// [`NameError`] with the whole text, when it is no such name.
 pub fn read_pattern(text: &str) -> Result<[Vec<Glyph>; 2], NameError> {
     let fail = |error: fn(String) -> NameError| Err(error(text.to_owned()));
-    let mut parts = vec![Vec::new()];
+    let mut parts = Vec::new();
+    let mut part = Vec::new();
     let mut quoted = false;
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
-        let part = parts.last_mut().expect("there is always a part");
         match character {
             '"' if quoted && characters.next_if_eq(&'"').is_some() => part.push(Glyph::Literal('"')),
             '"' => quoted = !quoted,
             _ if quoted => part.push(Glyph::Literal(character)),
-            '.' => parts.push(Vec::new()),
+            '.' => parts.push(std::mem::take(&mut part)),
             '*' => part.push(Glyph::AnyMany),
             '?' => part.push(Glyph::AnyOne),
             _ if character.is_whitespace() || character.is_control() => return fail(NameError::Space),
@@ -107,6 +107,7 @@ pub fn read_pattern(text: &str) -> Result<[Vec<Glyph>; 2], NameError> {
             _ => part.push(Glyph::Literal(character)),
         }
     }
+    parts.push(part);
     if quoted {
         return fail(NameError::OpenQuote);
     }

@@ -28,7 +28,7 @@ use crate::lsn::Lsn;
 use crate::source::{Opened, Source};
 
 /// The publication may have to wait for locks, see there.
-const PREPARE_LIMIT: Duration = Duration::from_secs(60);
+const PREPARE_LIMIT: Duration = Duration::from_mins(1);
 /// How often to look whether a slot or a walsender is free.
 const POLL: Duration = Duration::from_millis(250);
 /// A slot that takes longer to create waits for somebody.

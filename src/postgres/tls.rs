@@ -185,15 +185,15 @@ fn trust(settings: &TlsSettings) -> Result<Trust, TlsError> {
     }
 }
 
-fn unusable(purpose: &'static str, path: &Path, why: impl ToString) -> TlsError {
+fn unusable(purpose: &'static str, path: &Path, why: &impl ToString) -> TlsError {
     TlsError::File { purpose, path: path.to_owned(), why: why.to_string() }
 }
 
 fn certificates(purpose: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|why| unusable(purpose, path, why));
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|why| unusable(purpose, path, &why));
     match found {
-        Ok(found) if found.is_empty() => Err(unusable(purpose, path, "it holds no certificate")),
+        Ok(found) if found.is_empty() => Err(unusable(purpose, path, &"it holds no certificate")),
         found => found,
     }
 }
@@ -201,7 +201,7 @@ fn certificates(purpose: &'static str, path: &Path) -> Result<Vec<CertificateDer
 fn roots_from_file(path: &Path) -> Result<verify::Roots, TlsError> {
     let certificates = certificates("the root certificate file", path)?;
     verify::Roots::new(certificates)
-        .ok_or_else(|| unusable("the root certificate file", path, "no certificate in it is valid"))
+        .ok_or_else(|| unusable("the root certificate file", path, &"no certificate in it is valid"))
 }
 
 fn roots_from_system() -> Result<verify::Roots, TlsError> {
@@ -215,6 +215,6 @@ fn roots_from_system() -> Result<verify::Roots, TlsError> {
 fn load_identity(identity: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
     let chain = certificates("the client certificate", &identity.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&identity.key)
-        .map_err(|why| unusable("the private key of the client certificate", &identity.key, why))?;
+        .map_err(|why| unusable("the private key of the client certificate", &identity.key, &why))?;
     Ok((chain, key))
 }

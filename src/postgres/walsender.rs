@@ -165,9 +165,10 @@ pub(super) enum CreateError {
 
 /// `START_REPLICATION` in protocol version 1, which every supported server speaks.
 pub(super) fn start_command(slot: &str, publication: &str, from: Lsn) -> String {
-    // The option holds a list of identifiers, which PostgreSQL folds and splits unless they are quoted.
+    // The option holds a list of identifiers, which PostgreSQL folds and splits unless they are quoted. Logical messages
+    // are always asked for, because they count in the ordinals: turning them on later would give events other names.
     format!(
-        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {})",
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', messages 'true', publication_names {})",
         quote_ident(slot),
         quote_literal(&quote_ident(publication))
     )
@@ -181,7 +182,7 @@ mod tests {
     fn names_reach_the_server_as_they_are() {
         let command = start_command("shop", "It's \"mine\", really", Lsn(0x16_B374_D848));
         let expected = "START_REPLICATION SLOT \"shop\" LOGICAL 16/B374D848 \
-                        (proto_version '1', publication_names '\"It''s \"\"mine\"\", really\"')";
+                        (proto_version '1', messages 'true', publication_names '\"It''s \"\"mine\"\", really\"')";
         assert_eq!(command, expected);
     }
 

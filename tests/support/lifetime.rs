@@ -8,7 +8,7 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{OnceLock, mpsc};
 
@@ -51,9 +51,9 @@ pub(crate) fn folder(name: &str) -> PathBuf {
 }
 
 fn root() -> &'static Path {
-    static ROOT: OnceLock<(PathBuf, ChildStdin)> = OnceLock::new();
+    static ROOT: OnceLock<(PathBuf, Child)> = OnceLock::new();
 
-    let (root, _janitors_pipe) = ROOT.get_or_init(|| {
+    let (root, _janitor) = ROOT.get_or_init(|| {
         let root = tempfile::Builder::new()
             .prefix("pgsluice-test-")
             .permissions(Permissions::from_mode(0o755))
@@ -61,7 +61,7 @@ fn root() -> &'static Path {
             .tempdir()
             .expect("create a temporary folder")
             .keep();
-        let mut janitor = Command::new("bash")
+        let janitor = Command::new("bash")
             .arg("-c")
             // Servers that were just killed may still be writing.
             .arg("trap '' INT TERM HUP; read -r; for _ in {1..100}; do rm -rf -- \"$0\" && exit; sleep 0.1; done")
@@ -71,8 +71,7 @@ fn root() -> &'static Path {
             .stderr(Stdio::null())
             .spawn()
             .expect("start bash");
-        let pipe = janitor.stdin.take().expect("the janitor's stdin is piped");
-        (root, pipe)
+        (root, janitor)
     });
     root
 }

@@ -108,9 +108,8 @@ impl Vhost {
                 deliveries.push(consumer.receive().await);
             }
         };
-        if tokio::time::timeout(deadline, all).await.is_err() {
-            panic!("{queue}: {} of {count} messages within {deadline:?}", deliveries.len());
-        }
+        let in_time = tokio::time::timeout(deadline, all).await.is_ok();
+        assert!(in_time, "{queue}: {} of {count} messages within {deadline:?}", deliveries.len());
         // Cancelled before the ack makes room for more, which would come back as redelivered.
         let channel = consumer.channel.clone();
         channel.basic_cancel(consumer.inner.tag(), BasicCancelOptions::default()).await.expect("cancel");
@@ -181,9 +180,8 @@ impl Consumer {
                 deliveries.push(self.receive().await);
             }
         };
-        if tokio::time::timeout(deadline, all).await.is_err() {
-            panic!("not enough within {deadline:?}: {} messages came", deliveries.len());
-        }
+        let in_time = tokio::time::timeout(deadline, all).await.is_ok();
+        assert!(in_time, "not enough within {deadline:?}: {} messages came", deliveries.len());
         deliveries
     }
 
@@ -230,7 +228,7 @@ impl From<lapin::message::Delivery> for Delivery {
         let properties = delivery.properties;
         let text =
             |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string).unwrap_or_default();
-        let headers = properties.headers().iter().flat_map(|table| table.inner());
+        let headers = properties.headers().iter().flat_map(FieldTable::inner);
         Self {
             exchange: delivery.exchange.to_string(),
             routing_key: delivery.routing_key.to_string(),

@@ -108,11 +108,11 @@ fn request(body: &[u8]) -> Result<Request, ProtocolError> {
 
 async fn send_password(wire: &mut Wire, password: &[u8]) -> Result<(), ClientError> {
     let mut out = BytesMut::new();
-    frontend::password_message(password, &mut out).map_err(encoding)?;
+    frontend::password_message(password, &mut out).map_err(|error| encoding(&error))?;
     wire.send(&out).await
 }
 
-fn encoding(error: std::io::Error) -> ProtocolError {
+fn encoding(error: &std::io::Error) -> ProtocolError {
     ProtocolError::Request(error.to_string())
 }
 
@@ -143,12 +143,12 @@ async fn scram(
 
     let mut scram = ScramSha256::new(password.as_bytes(), binding);
     let mut out = BytesMut::new();
-    frontend::sasl_initial_response(mechanism, scram.message(), &mut out).map_err(encoding)?;
+    frontend::sasl_initial_response(mechanism, scram.message(), &mut out).map_err(|error| encoding(&error))?;
     wire.send(&out).await?;
     let Request::SaslContinue(challenge) = receive(wire).await? else { return Err(unexpected(b'R')) };
     scram.update(&challenge).map_err(AuthError::Scram)?;
     out.clear();
-    frontend::sasl_response(scram.message(), &mut out).map_err(encoding)?;
+    frontend::sasl_response(scram.message(), &mut out).map_err(|error| encoding(&error))?;
     wire.send(&out).await?;
     let Request::SaslFinal(proof) = receive(wire).await? else { return Err(unexpected(b'R')) };
     scram.finish(&proof).map_err(AuthError::Scram)?;

@@ -65,21 +65,20 @@ const PASSWORD_SOURCES: &str = "the password comes from the source URL, from PGP
 
 /// Trying again helps against all of these: the server is away, full, or changing roles.
 fn is_transient(code: &str) -> bool {
+    const ALONE: &[&str] = &[
+        "57P01", // admin_shutdown
+        "57P02", // crash_shutdown
+        "57P03", // cannot_connect_now
+        "57P05", // idle_session_timeout
+        "57014", // query_canceled
+        "55006", // object_in_use: the slot, while the server has not noticed that our last connection died
+        "25006", // read_only_sql_transaction: a standby, or a primary that was just demoted
+        "58030", // io_error
+        "XX000", // internal_error, unlike data_corrupted and index_corrupted
+    ];
+    // Connection, resources, rollback (deadlock, recovery conflict). All slots in use is no passing shortage.
     let class = code.get(..2).unwrap_or_default();
-    match code {
-        // admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout
-        "57P01" | "57P02" | "57P03" | "57P05" => true,
-        // query_canceled, object_in_use (the slot, while the server has not noticed that our last connection died)
-        "57014" | "55006" => true,
-        // read_only_sql_transaction: a standby, or a primary that was just demoted
-        "25006" => true,
-        // configuration_limit_exceeded: all slots in use does not go away by itself
-        "53400" => false,
-        // internal_error; data_corrupted and index_corrupted are not
-        "XX000" => true,
-        // connection, resources, rollback (deadlock, recovery conflict), system
-        _ => matches!(class, "08" | "53" | "40") || code == "58030",
-    }
+    ALONE.contains(&code) || (["08", "53", "40"].contains(&class) && code != "53400")
 }
 
 fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> {

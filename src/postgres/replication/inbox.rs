@@ -141,7 +141,7 @@ mod tests {
         for length in [0_u32, 3, u32::MAX, (1 << 30) + (1 << 20) + 1] {
             let mut inbox = Inbox::new(BytesMut::new());
             inbox.room().extend_from_slice(&message(b'd', b"good"));
-            inbox.room().extend_from_slice(&[b'd']);
+            inbox.room().extend_from_slice(b"d");
             inbox.room().extend_from_slice(&length.to_be_bytes());
             assert!(matches!(inbox.take(), Ok(Some(Arrival::Frames(_)))), "what came before is delivered");
             assert!(inbox.room().capacity() <= 2 * READ_BYTES);

@@ -1,0 +1,117 @@
+use pgsluice::failure::Failure;
+use pgsluice::lsn::Lsn;
+use pgsluice::postgres::client::{Connection, Purpose};
+use pgsluice::postgres::replication::{Frame, ReplicationStream};
+use pgsluice::source::ChangeStream;
+
+use super::conninfo;
+use super::fixture::Fixture;
+use crate::support::{self, Database, PostgresServer, SOON};
+
+/// A table, a publication, a slot, and the stream from it.
+async fn stream(database: &Database, url: &str) -> ReplicationStream {
+    let slot = database.name();
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, body text); CREATE PUBLICATION p FOR TABLE t").await;
+    let mut connection = Connection::connect(&conninfo(url), Purpose::Replication).await.expect("connected");
+    let create = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput");
+    connection.query(&create).await.expect("a slot");
+    restart(connection, slot).await
+}
+
+async fn restart(connection: Connection, slot: &str) -> ReplicationStream {
+    let start = format!("START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '\"p\"')");
+    connection.start_replication(&start).await.expect("a stream")
+}
+
+/// The next pgoutput messages, up to and with the next Commit; and its end LSN.
+async fn transaction(stream: &mut ReplicationStream) -> (Vec<Vec<u8>>, Lsn) {
+    let mut messages = Vec::new();
+    loop {
+        let next = tokio::time::timeout(SOON, stream.next()).await.expect("soon");
+        let mut batch = next.expect("a batch");
+        while let Some(payload) = batch.next_payload() {
+            if let Frame::XLogData { wal_end, data, sent_at, .. } = Frame::parse(&payload).expect("a frame") {
+                assert!(sent_at > 0);
+                messages.push(data.to_vec());
+                if data[0] == b'C' {
+                    return (messages, wal_end);
+                }
+            }
+        }
+    }
+}
+
+async fn streams(server: &PostgresServer, url: impl Fn(&Database) -> String) {
+    let database = server.database().await;
+    let mut stream = stream(&database, &url(&database)).await;
+    // Larger than the buffer, so that it grows and falls back; then a small one.
+    database.execute("INSERT INTO t SELECT 1, string_agg(md5(i::text), '') FROM generate_series(1, 100000) i").await;
+    database.execute("INSERT INTO t VALUES (2, 'small')").await;
+    let (messages, _) = transaction(&mut stream).await;
+    let tags: Vec<u8> = messages.iter().map(|message| message[0]).collect();
+    assert_eq!(tags, b"BRIC");
+    assert!(messages[2].len() > 3_200_000);
+    let (messages, _) = transaction(&mut stream).await;
+    let tags: Vec<u8> = messages.iter().map(|message| message[0]).collect();
+    assert_eq!(tags, b"BIC");
+    // Many rows in one transaction: many frames in a batch.
+    database.execute("INSERT INTO t SELECT i, 'row' FROM generate_series(3, 20002) i").await;
+    assert_eq!(transaction(&mut stream).await.0.len(), 20_002);
+}
+
+#[tokio::test]
+async fn changes_over_tcp() {
+    streams(support::postgres(), Database::url).await;
+}
+
+#[tokio::test]
+async fn changes_over_a_unix_socket() {
+    let server = support::postgres();
+    streams(server, |database| format!("{}?host={}", database.url(), server.dir().display())).await;
+}
+
+#[tokio::test]
+async fn changes_over_tls() {
+    let fixture = Fixture::get().await;
+    streams(&fixture.server, |database| format!("{}?sslmode=require", database.url())).await;
+}
+
+#[tokio::test]
+async fn a_server_that_shuts_down_is_transient() {
+    let server = PostgresServer::private(&[]);
+    let database = server.database().await;
+    let mut stream = stream(&database, &database.url()).await;
+    let ended = tokio::task::spawn_blocking(move || {
+        server.stop();
+        server
+    });
+    let failure = tokio::time::timeout(SOON, async {
+        loop {
+            if let Err(failure) = stream.next().await {
+                return failure;
+            }
+        }
+    })
+    .await
+    .expect("the end");
+    assert!(matches!(failure, Failure::Transient(_)), "{failure}");
+    ended.await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_stream_that_can_not_start() {
+    let database = support::postgres().database().await;
+    let connect =
+        async || Connection::connect(&conninfo(&database.url()), Purpose::Replication).await.expect("connected");
+    let options = "(proto_version '1', publication_names '\"p\"')";
+    let missing =
+        connect().await.start_replication(&format!("START_REPLICATION SLOT nothing LOGICAL 0/0 {options}")).await;
+    let error = missing.expect_err("no such slot");
+    assert_eq!(error.code(), Some("42704"), "{error}");
+
+    let stream = stream(&database, &database.url()).await;
+    let again = format!("START_REPLICATION SLOT {} LOGICAL 0/0 {options}", database.name());
+    let error = connect().await.start_replication(&again).await.expect_err("in use");
+    assert_eq!(error.code(), Some("55006"), "{error}");
+    drop(stream);
+}
