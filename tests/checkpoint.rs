@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use pgsluice::checkpoint::{Checkpoint, DurableLsn};
 use pgsluice::checkpoint::file::{FILE, FileStore, StoreError, read};
+use pgsluice::checkpoint::{Checkpoint, DurableLsn};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::lsn::{Lsn, Position};
 use pgsluice::progress::Progress;
