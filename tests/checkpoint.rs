@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use pgsluice::checkpoint::Checkpoint;
 use pgsluice::checkpoint::file::{FILE, FileStore, StoreError, read};
+use pgsluice::checkpoint::{Checkpoint, DurableLsn};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::lsn::{Lsn, Position};
 use pgsluice::progress::Progress;
@@ -55,7 +55,7 @@ fn what_is_stored_is_loaded_by_the_next_process() {
     drop(store);
     let store = open(&dir);
     assert_eq!(store.load().expect("loads"), Some(checkpoint(0x16_B374_D848)));
-    assert_eq!(store.durable().map(|durable| durable.lsn()), Some(Lsn(0x16_B374_D848)));
+    assert_eq!(store.durable().map(DurableLsn::lsn), Some(Lsn(0x16_B374_D848)));
     assert_eq!(read(&dir).expect("is readable while it is owned"), Some(checkpoint(0x16_B374_D848)));
 }
 
@@ -172,7 +172,7 @@ fn a_disk_that_refuses_is_transient_and_the_last_checkpoint_stays() {
     let error = store.store(&checkpoint(20)).expect_err("cannot be stored");
     assert!(error.to_string().contains("checkpoint.json.tmp"), "{error}");
     assert!(matches!(Failure::from(error), Failure::Transient(_)));
-    assert_eq!(store.durable().map(|durable| durable.lsn()), Some(Lsn(10)));
+    assert_eq!(store.durable().map(DurableLsn::lsn), Some(Lsn(10)));
     assert_eq!(store.load().expect("loads"), Some(checkpoint(10)));
     fs::remove_dir_all(in_the_way.parent().expect("has one")).expect("removes");
     assert_eq!(store.store(&checkpoint(20)).expect("stores").lsn(), Lsn(20));

@@ -7,5 +7,6 @@ mod decode;
 mod harness;
 mod main_job;
 mod never_lose;
+mod open;
 mod preflight;
 mod support;

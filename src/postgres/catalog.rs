@@ -241,7 +241,7 @@ fn needed_columns(settings: &OutboxSettings) -> Vec<(&str, &'static str)> {
         (columns.id.as_str(), "outbox.columns.id"),
         (columns.aggregate_type.as_str(), "outbox.columns.aggregate_type"),
         (columns.aggregate_id.as_str(), "outbox.columns.aggregate_id"),
-        (columns.event_type.as_str(), "outbox.columns.event_type"),
+        (columns.event_type.as_str(), "outbox.columns.type"),
         (columns.payload.as_str(), "outbox.columns.payload"),
     ];
     let templates = [(&settings.exchange, "outbox.exchange"), (&settings.routing_key, "outbox.routing_key")];

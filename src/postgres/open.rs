@@ -28,7 +28,7 @@ use crate::lsn::Lsn;
 use crate::source::{Opened, Source};
 
 /// The publication may have to wait for locks, see there.
-const PREPARE_LIMIT: Duration = Duration::from_secs(60);
+const PREPARE_LIMIT: Duration = Duration::from_mins(1);
 /// How often to look whether a slot or a walsender is free.
 const POLL: Duration = Duration::from_millis(250);
 /// A slot that takes longer to create waits for somebody.
@@ -87,7 +87,7 @@ impl Inner {
         let again = self.opened.load(Ordering::Relaxed) && checkpoint.is_some();
         let look = if again { Look::Again } else { Look::First };
         let sql = sql::connect(&self.settings.conninfo).await?;
-        let mut prepared = within(PREPARE_LIMIT, "checking the database", self.prepare(&sql, look)).await?;
+        let mut prepared = limited("checking the database", self.prepare(&sql, look)).await?;
         let deadline = Instant::now() + self.settings.slot_wait;
         let mut waiting = Waiting { sql: &sql, slot: &self.settings.slot, deadline, told: false };
         loop {
@@ -178,8 +178,7 @@ impl Inner {
             Decision::Resume(_) | Decision::Adopt(_) | Decision::Create => {}
         }
         if let Some(plan) = prepared.plan.take() {
-            let changing = publication::apply(sql, name, &plan);
-            within(PREPARE_LIMIT, "bringing the publication in order", changing).await?;
+            limited("bringing the publication in order", publication::apply(sql, name, &plan)).await?;
         }
         Ok(())
     }
@@ -287,6 +286,14 @@ impl Inner {
     }
 }
 
+/// [`within`] for steps that say themselves what failed.
+async fn limited<T>(doing: &str, step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match tokio::time::timeout(PREPARE_LIMIT, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::transient(anyhow!("{doing}: no answer within {} ms", PREPARE_LIMIT.as_millis()))),
+    }
+}
+
 /// Waits for something that another client of the server holds, says so once, and gives up at the deadline.
 struct Waiting<'a> {
     sql: &'a Client,
@@ -349,7 +356,7 @@ async fn describe(sql: &Client, pid: Option<i32>) -> Result<String, Failure> {
 /// The transactions that have written something and are open; those that were prepared and forgotten too.
 async fn blockers(sql: &Client, creator: i32) -> Result<String, Failure> {
     let query = "\
-        SELECT COALESCE(string_agg(who, ', '), 'none any more') FROM ( \
+        SELECT COALESCE(string_agg(who, ', '), 'none that this role may see (pg_read_all_stats shows all)') FROM ( \
           (SELECT format('PID %s (user %s, database %s, %s, since %s)', pid, usename, datname, \
                          COALESCE(state, 'unknown'), COALESCE(xact_start::timestamptz(0)::text, 'unknown')) AS who \
            FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid NOT IN ($1, pg_backend_pid()) \

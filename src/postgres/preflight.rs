@@ -141,8 +141,8 @@ pub async fn no_free_slot(client: &Client, slot: &str) -> Failure {
 pub async fn no_free_walsender(client: &Client) -> Result<Option<Failure>, Failure> {
     let doing = "listing the walsenders";
     let sql = "SELECT current_setting('max_wal_senders'), COALESCE(string_agg(format('PID %s (user %s, %s)', pid, usename, \
-                      COALESCE(NULLIF(application_name, ''), 'no application_name')), ', ' ORDER BY pid), ''), count(*) \
-               FROM pg_stat_activity WHERE backend_type = 'walsender'";
+                      COALESCE(NULLIF(application_name, ''), 'unknown application')), ', ' ORDER BY pid), ''), count(*) \
+               FROM pg_stat_replication";
     let row = client.query_one(sql, &[]).await.map_err(|error| sql_failure(doing, &error))?;
     let read = || Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
     let (limit, used, count): (String, String, i64) = read().map_err(|error| sql_failure(doing, &error))?;

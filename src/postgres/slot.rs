@@ -382,12 +382,13 @@ mod tests {
 
     /// Refused as `kind`, with each of `parts` in message or hint.
     fn refused(
-        checkpoint: Option<Checkpoint>,
-        slot: Option<SlotState>,
+        checkpoint: impl Into<Option<Checkpoint>>,
+        slot: impl Into<Option<SlotState>>,
         server: &ServerState,
         kind: Kind,
         parts: &[&str],
     ) {
+        let (checkpoint, slot) = (checkpoint.into(), slot.into());
         let error = verify(NAME, checkpoint.as_ref(), slot.as_ref(), server).expect_err("is refused");
         assert_eq!(error.kind, kind, "{error}");
         let text = format!("{error}\nhint: {}", error.hint);
