@@ -507,9 +507,7 @@ fn certificates(dir: &std::path::Path) {
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     write("ca.pem", ca.self_signed(&ca_key).expect("a certificate").pem());
     let issuer = Issuer::new(ca, ca_key);
-    for (name, params) in
-        [("server", named(&["localhost", "127.0.0.1"], "localhost")), ("client", named(&["client"], "tls-app"))]
-    {
+    for (name, params) in [("server", named(&["localhost"], "localhost")), ("client", named(&["client"], "tls-app"))] {
         let key = KeyPair::generate().expect("a key");
         write(&format!("{name}.pem"), params.signed_by(&key, &issuer).expect("a certificate").pem());
         write(&format!("{name}.key"), key.serialize_pem());
@@ -551,7 +549,7 @@ async fn tls_logins_by_certificate_and_the_brokers_own_size_limit() {
 
     let stranger = refusal(&settings(&url("", "localhost", ""))).await;
     assert!(format!("{stranger} {}", stranger.hint).contains("cacertfile"), "{stranger}");
-    let other_name = refusal(&settings(&url("", "localhost.localdomain", &trusted).replace("localdomain", ""))).await;
+    let other_name = refusal(&settings(&url("", "127.0.0.1", &trusted))).await;
     assert!(other_name.to_string().contains("certificate"), "{other_name}");
 
     let external =
