@@ -445,3 +445,7 @@ impl<B: Broker> Publisher<B> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "publisher_tests.rs"]
+mod tests;
