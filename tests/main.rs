@@ -9,4 +9,5 @@ mod main_job;
 mod never_lose;
 mod open;
 mod preflight;
+mod publisher;
 mod support;

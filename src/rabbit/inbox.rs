@@ -13,9 +13,12 @@ use amq_protocol::protocol::{AMQPClass, basic};
 use super::wire::{CHANNEL, FRAME_END, FRAME_OVERHEAD};
 use crate::broker::{Reply, Returned};
 
-/// What a peer may send before the size is negotiated (`frame-min-size`, §1.2 of the generated reference);
-/// it also bounds how deep the tables of `connection.start` can nest.
+/// What a peer may send before the size is negotiated (`frame-min-size`, §1.2 of the generated reference).
 pub(super) const FRAME_MIN: usize = 4096;
+
+/// How deep tables may nest; RabbitMQ's `server-properties` hold one in another. The parser recurses, and a frame of
+/// 4096 bytes is enough to overflow its stack.
+const NESTING: usize = 8;
 
 /// The broker broke the protocol: nothing it says on this connection can be relied upon any more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -193,9 +196,9 @@ fn parse_method(frame: &[u8], channel: u16, payload: &[u8]) -> Result<Frame, Pro
     // What a server sends to a client that only publishes (§1.3 and §1.8 of the generated reference, and
     // RabbitMQ's extensions): of these, only connection.start holds a table.
     let expected = match id {
-        (10, 10) => frame.len() <= FRAME_MIN,
+        (10, 10) => channel == 0 && payload.get(6..).is_some_and(|tables| nests_little(tables, NESTING)),
         (10, 20 | 30 | 41 | 50 | 51 | 60 | 61) => channel == 0,
-        (20, 11 | 20 | 40 | 41) | (40, 11) | (60, 50 | 80 | 120) | (85, 11) => channel != 0,
+        (20, 11 | 20 | 40 | 41) | (40 | 85, 11) | (60, 50 | 80 | 120) => channel != 0,
         _ => false,
     };
     if !expected {
@@ -205,6 +208,39 @@ fn parse_method(frame: &[u8], channel: u16, payload: &[u8]) -> Result<Frame, Pro
         Ok((_, AMQPFrame::Method(channel, method))) => Ok(Frame::Method(channel, method)),
         Ok(_) | Err(_) => Err(violation(format!("method {}.{} can't be read", id.0, id.1))),
     }
+}
+
+/// Whether the table or array at the front of `bytes` nests at most `depth` deep (§4.2.5.5). The parser checks the rest.
+fn nests_little(bytes: &[u8], depth: usize) -> bool {
+    let Some((size, rest)) = bytes.split_first_chunk() else { return true };
+    let Some(table) = rest.get(..u32::from_be_bytes(*size) as usize) else { return true };
+    depth > 0 && fields_nest_little(table, depth - 1).unwrap_or(false)
+}
+
+/// `None` when a field can't be told from the next one.
+fn fields_nest_little(mut fields: &[u8], depth: usize) -> Option<bool> {
+    while let Some((&name, rest)) = fields.split_first() {
+        let (&kind, value) = rest.get(usize::from(name)..)?.split_first()?;
+        let length = match kind {
+            b'V' => 0,
+            b't' | b'b' | b'B' => 1,
+            b's' | b'U' | b'u' => 2,
+            b'I' | b'i' | b'f' => 4,
+            b'D' => 5,
+            b'L' | b'l' | b'd' | b'T' => 8,
+            b'S' | b'x' => 4 + u32::from_be_bytes(*value.first_chunk()?) as usize,
+            b'F' => {
+                if !nests_little(value, depth) {
+                    return Some(false);
+                }
+                4 + u32::from_be_bytes(*value.first_chunk()?) as usize
+            }
+            // An array's values have no names; RabbitMQ sends none in `connection.start`.
+            _ => return None,
+        };
+        fields = value.get(length..)?;
+    }
+    Some(true)
 }
 
 /// Finds the `message_id` (§4.2.6.1) without looking into the header table.
@@ -263,4 +299,142 @@ fn channel_method(method: AMQPClass) -> Incoming {
 pub(super) fn method_name(method: &AMQPClass) -> String {
     let debug = format!("{method:?}");
     debug.split([' ', '{']).next().unwrap_or_default().trim_end_matches('(').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use amq_protocol::frame::{AMQPContentHeader, WriteContext, gen_frame};
+    use amq_protocol::protocol::basic::{AMQPProperties, Ack, Return};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encode(frame: &AMQPFrame) -> Vec<u8> {
+        let mut bytes = vec![0; 8192];
+        let written = gen_frame(frame)(WriteContext::from(std::io::Cursor::new(bytes.as_mut_slice())));
+        let length = usize::try_from(written.expect("room").position).expect("small");
+        bytes.truncate(length);
+        bytes
+    }
+
+    fn returned() -> Vec<u8> {
+        let method =
+            Return { reply_code: 312, reply_text: "NO_ROUTE".into(), exchange: "e".into(), routing_key: "k".into() };
+        let mut headers = amq_protocol::types::FieldTable::default();
+        headers.insert("lsn".into(), amq_protocol::types::AMQPValue::LongString("0/1".into()));
+        let properties = AMQPProperties::default()
+            .with_content_type("application/json".into())
+            .with_headers(headers)
+            .with_delivery_mode(2)
+            .with_priority(1)
+            .with_correlation_id("c".into())
+            .with_message_id("m1".into())
+            .with_app_id("a".into());
+        let header = AMQPContentHeader { class_id: 60, body_size: 5, properties };
+        [
+            AMQPFrame::Method(CHANNEL, AMQPClass::Basic(Basic::Return(method))),
+            AMQPFrame::Header(CHANNEL, header),
+            AMQPFrame::Body(CHANNEL, b"hel".to_vec()),
+            AMQPFrame::Heartbeat,
+            AMQPFrame::Body(CHANNEL, b"lo".to_vec()),
+        ]
+        .iter()
+        .flat_map(encode)
+        .collect()
+    }
+
+    fn ack(tag: u64) -> Vec<u8> {
+        let ack = Ack { delivery_tag: tag, multiple: true };
+        encode(&AMQPFrame::Method(CHANNEL, AMQPClass::Basic(Basic::Ack(ack))))
+    }
+
+    /// Feeds in pieces of `step` bytes; what came out.
+    fn feed(inbox: &mut Inbox, mut bytes: &[u8], step: usize) -> Result<Vec<Incoming>, ProtocolError> {
+        let mut out = Vec::new();
+        while !bytes.is_empty() {
+            let space = inbox.space();
+            let taken = step.min(bytes.len()).min(space.len());
+            assert!(taken > 0, "no room for a frame that is allowed");
+            space[..taken].copy_from_slice(&bytes[..taken]);
+            inbox.filled(taken);
+            bytes = &bytes[taken..];
+            while let Some(incoming) = inbox.next()? {
+                out.push(incoming);
+            }
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn replies_come_out_whole_however_the_bytes_come_in() {
+        let mut bytes = returned();
+        for tag in 0..1000 {
+            bytes.extend(ack(tag));
+        }
+        let whole = Returned {
+            code: 312,
+            text: "NO_ROUTE".into(),
+            exchange: "e".into(),
+            routing_key: "k".into(),
+            message_id: "m1".into(),
+        };
+        for step in [1, 2, 7, 100, 4096, 100_000] {
+            let out = feed(&mut Inbox::new(0), &bytes, step).expect("good frames");
+            assert_eq!(out.len(), 1001, "{step}");
+            assert_eq!(out[0], Incoming::Reply(Reply::Returned(Box::new(whole.clone()))));
+            assert_eq!(out[1000], Incoming::Reply(Reply::Ack { tag: 999, multiple: true }));
+        }
+    }
+
+    #[test]
+    fn what_a_server_must_not_send_is_an_error() {
+        let mut cut = returned();
+        cut.truncate(cut.len() - 10 - 8 - 11);
+        cut.extend(ack(1));
+        let publish = basic::Publish::default();
+        for bytes in [
+            cut,
+            encode(&AMQPFrame::Method(CHANNEL, AMQPClass::Basic(Basic::Publish(publish)))),
+            encode(&AMQPFrame::Body(CHANNEL, vec![1])),
+            encode(&AMQPFrame::Method(2, AMQPClass::Basic(Basic::Ack(Ack::default())))),
+            vec![1, 0, 1, 0, 0, 0x10, 0],
+            vec![9],
+        ] {
+            assert!(feed(&mut Inbox::new(0), &bytes, 4096).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn deep_tables_are_refused_before_they_are_parsed() {
+        let mut table: Vec<u8> = Vec::new();
+        for depth in 1..600_usize {
+            let framed = [&u32::try_from(table.len()).expect("small").to_be_bytes(), table.as_slice()].concat();
+            assert_eq!(nests_little(&framed, NESTING), depth <= NESTING, "{depth}");
+            table = [b"\x00F".as_slice(), &framed].concat();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), step in 1..50_usize) {
+            let _ = feed(&mut Inbox::new(0), &bytes, step);
+        }
+
+        #[test]
+        fn no_payload_makes_it_panic(
+            kind in 1..4_u8,
+            id in prop_oneof![
+                Just([0, 10, 0, 10]), Just([0, 10, 0, 50]), Just([0, 60, 0, 50]), Just([0, 60, 0, 80]),
+            ],
+            rest in proptest::collection::vec(any::<u8>(), 0..200),
+            channel in 0..2_u8,
+        ) {
+            let payload = [id.as_slice(), &rest].concat();
+            let size = u32::try_from(payload.len()).expect("small").to_be_bytes();
+            let frame = [&[kind, 0, channel], size.as_slice(), &payload, &[FRAME_END]].concat();
+            let mut inbox = Inbox::new(0);
+            let _ = feed(&mut inbox, &returned()[..30], 30);
+            let _ = feed(&mut inbox, &frame, 4096);
+        }
+    }
 }

@@ -348,14 +348,14 @@ impl Lane {
     /// Settles the prefix that can be, then goes to the next mode if this one is over.
     fn advance(&mut self) {
         let mut freed = 0;
-        while let Some(entry) =
-            self.entries.pop_front_if(|entry| matches!(entry.mark, Mark::Confirmed | Mark::Discarded))
-        {
+        while let Some(entry) = self.entries.front() {
             match entry.mark {
+                Mark::Confirmed => self.counters.confirmed += 1,
                 Mark::Discarded => self.counters.discarded += 1,
-                Mark::Confirmed | Mark::Open | Mark::Returned | Mark::Failed => self.counters.confirmed += 1,
+                Mark::Open | Mark::Returned | Mark::Failed => break,
             }
             freed += entry.bytes;
+            self.entries.pop_front();
             self.first += 1;
             self.first_tag += 1;
             self.sent -= 1;

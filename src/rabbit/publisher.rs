@@ -357,8 +357,12 @@ impl<B: Broker> Publisher<B> {
                 Ok(())
             }
             Reply::Returned(returned) => {
+                // Behind the first one that comes back, others do too; it is the first that all wait for.
+                let known = self.lane.mode() == Mode::Draining;
                 self.lane.returned(&returned)?;
-                self.unroutable(&returned);
+                if !known {
+                    self.unroutable(&returned);
+                }
                 Ok(())
             }
             Reply::Blocked(reason) => {
@@ -441,3 +445,7 @@ impl<B: Broker> Publisher<B> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "publisher_tests.rs"]
+mod tests;

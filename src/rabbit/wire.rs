@@ -182,7 +182,7 @@ mod tests {
         Message { exchange: "domain.events", routing_key: "order.paid", properties: PROPERTIES, body }
     }
 
-    fn frames(out: &mut VecDeque<u8>) -> Vec<AMQPFrame> {
+    fn read_back(out: &mut VecDeque<u8>) -> Vec<AMQPFrame> {
         let mut rest: &[u8] = out.make_contiguous();
         let mut frames = Vec::new();
         while !rest.is_empty() {
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(framed.bytes, out.len());
         assert_eq!(out[EXCHANGE_AT] as usize, "domain.events".len());
         assert_eq!(out[framed.message_id_at] as usize, PROPERTIES.message_id.len());
-        let frames = frames(&mut out);
+        let frames = read_back(&mut out);
         let [AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(method))), header, body] =
             frames.as_slice()
         else {
@@ -231,7 +231,7 @@ mod tests {
             let body: Vec<u8> = (0..length).map(|index| u8::try_from(index % 251).expect("small")).collect();
             let mut out = VecDeque::new();
             publish(&mut out, &message(&body), frame_max).expect("frames");
-            let frames = frames(&mut out);
+            let frames = read_back(&mut out);
             let mut gathered = Vec::new();
             for frame in &frames[2..] {
                 let AMQPFrame::Body(1, bytes) = frame else { panic!("{frame:?}") };
