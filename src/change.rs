@@ -66,6 +66,16 @@ pub enum Old<'a> {
     Full(Tuple<'a>),
 }
 
+impl<'a> Old<'a> {
+    /// The values; see the variants for which of them count.
+    #[must_use]
+    pub fn tuple(self) -> Tuple<'a> {
+        match self {
+            Self::Key(tuple) | Self::Full(tuple) => tuple,
+        }
+    }
+}
+
 impl Row<'_> {
     /// The operation's name in events and routing keys.
     #[must_use]

@@ -1,0 +1,127 @@
+//! JSON strings (RFC 8259, section 7) and hexadecimal LSNs, appended to a buffer.
+//!
+//! Invariant: whatever the bytes, what is appended is valid UTF-8 and a complete JSON string.
+
+use crate::lsn::Lsn;
+
+/// Whether a byte can't stand for itself: control characters, the quote, the backslash.
+const ESCAPED: [bool; 256] = {
+    let mut escaped = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        escaped[byte] = true;
+        byte += 1;
+    }
+    escaped[b'"' as usize] = true;
+    escaped[b'\\' as usize] = true;
+    escaped
+};
+
+const HEX_LOWER: &[u8; 16] = b"0123456789abcdef";
+const HEX_UPPER: &[u8; 16] = b"0123456789ABCDEF";
+
+/// Appends `bytes` as a JSON string, quotes included.
+///
+/// The server sends UTF-8 (it was told to, and it verifies); should a byte sequence not be UTF-8 all the
+/// same, U+FFFD takes its place.
+pub fn json_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json_escaped(out, text),
+        Err(_) => {
+            for chunk in bytes.utf8_chunks() {
+                json_escaped(out, chunk.valid());
+                if !chunk.invalid().is_empty() {
+                    out.extend_from_slice("\u{FFFD}".as_bytes());
+                }
+            }
+        }
+    }
+    out.push(b'"');
+}
+
+/// Appends `text` as the inside of a JSON string, without quotes.
+pub fn json_escaped(out: &mut Vec<u8>, text: &str) {
+    let mut rest = text.as_bytes();
+    while let Some(plain) = rest.iter().position(|&byte| ESCAPED[usize::from(byte)]) {
+        out.extend_from_slice(&rest[..plain]);
+        let byte = rest[plain];
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => {
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&[byte >> 4, byte & 15].map(|digit| HEX_LOWER[usize::from(digit)]));
+            }
+        }
+        rest = &rest[plain + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Appends an LSN as PostgreSQL writes it, `16/B374D848`.
+pub fn lsn(out: &mut Vec<u8>, lsn: Lsn) {
+    hex(out, lsn.0 >> 32);
+    out.push(b'/');
+    hex(out, lsn.0 & 0xFFFF_FFFF);
+}
+
+/// Upper-case digits without leading zeros: this is on the path of every event, `format!` is not.
+fn hex(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [0; 16];
+    let mut start = digits.len();
+    let mut left = number;
+    loop {
+        start -= 1;
+        digits[start] = HEX_UPPER[(left & 15) as usize];
+        left >>= 4;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn string(bytes: &[u8]) -> String {
+        let mut out = Vec::new();
+        json_string(&mut out, bytes);
+        String::from_utf8(out).expect("what is written is UTF-8")
+    }
+
+    #[test]
+    fn every_code_point_below_u0300_survives_and_so_do_larger_ones() {
+        let larger = ['\u{2028}', '\u{FFFD}', '\u{FFFF}', '😀', '\u{10FFFF}'];
+        for code_point in ('\0'..'\u{300}').chain(larger) {
+            for text in [code_point.to_string(), format!("a{code_point}b"), format!("{code_point}{code_point}ü")] {
+                let json = string(text.as_bytes());
+                assert_eq!(serde_json::from_str::<String>(&json).expect(&json), text);
+            }
+        }
+    }
+
+    #[test]
+    fn escapes_are_the_short_ones() {
+        assert_eq!(string(b"a\"b\\c\nd\re\tf\x01\x1f\x7f/"), "\"a\\\"b\\\\c\\nd\\re\\tf\\u0001\\u001f\x7f/\"");
+        assert_eq!(string(b""), "\"\"");
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_replaced() {
+        assert_eq!(string(b"\xffa\xe2\x82\"\xc3"), "\"\u{FFFD}a\u{FFFD}\\\"\u{FFFD}\"");
+    }
+
+    #[test]
+    fn an_lsn_is_written_as_its_display() {
+        for number in [0, 1, 0xF, 0x10, 0xFFFF_FFFF, 0x1_0000_0000, 0x16_B374_D848, u64::MAX] {
+            let mut out = Vec::new();
+            lsn(&mut out, Lsn(number));
+            assert_eq!(out, Lsn(number).to_string().as_bytes());
+        }
+    }
+}

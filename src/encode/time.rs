@@ -1,0 +1,140 @@
+//! Commit times: PostgreSQL's microseconds to RFC 3339 and to AMQP's seconds.
+//!
+//! By hand, because the calendar arithmetic is small and the common libraries end at the year 9999,
+//! where PostgreSQL does not. Invariant: any `i64` is written, none panics.
+
+/// Between 1970-01-01 (Unix) and 2000-01-01 (PostgreSQL, `POSTGRES_EPOCH_JDATE` in `datatype/timestamp.h`).
+const EPOCH_DIFFERENCE_S: i64 = 946_684_800;
+const EPOCH_DIFFERENCE_DAYS: i64 = EPOCH_DIFFERENCE_S / DAY_S;
+const DAY_S: i64 = 86_400;
+const SECOND_US: i64 = 1_000_000;
+
+/// Appends microseconds since 2000-01-01 00:00 UTC as `2026-11-21T02:37:00.123456Z`: RFC 3339, always with
+/// six digits of fraction. Years outside 0000 to 9999 get a sign and six digits, as ISO 8601 expands them.
+pub fn rfc3339(out: &mut Vec<u8>, micros: i64) {
+    let (seconds, fraction) = (micros.div_euclid(SECOND_US), micros.rem_euclid(SECOND_US));
+    let (days, second) = (seconds.div_euclid(DAY_S), seconds.rem_euclid(DAY_S));
+    let (year, month, day) = civil(days + EPOCH_DIFFERENCE_DAYS);
+    if (0..=9999).contains(&year) {
+        digits::<4>(out, year);
+    } else {
+        out.push(if year < 0 { b'-' } else { b'+' });
+        digits::<6>(out, year.abs());
+    }
+    for (before, number) in
+        [(b'-', month), (b'-', day), (b'T', second / 3600), (b':', second / 60 % 60), (b':', second % 60)]
+    {
+        out.push(before);
+        digits::<2>(out, number);
+    }
+    out.push(b'.');
+    digits::<6>(out, fraction);
+    out.push(b'Z');
+}
+
+/// Microseconds since 2000-01-01 00:00 UTC in whole seconds since 1970, as AMQP's `timestamp` has it. What lies
+/// before 1970 becomes 0.
+#[must_use]
+pub fn unix_seconds(micros: i64) -> u64 {
+    // No overflow: an i64 of microseconds is far fewer seconds.
+    u64::try_from(micros.div_euclid(SECOND_US) + EPOCH_DIFFERENCE_S).unwrap_or(0)
+}
+
+/// Year, month, day of a day counted from 1970-01-01, in the proleptic Gregorian calendar.
+///
+/// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: the year starts in
+/// March, so that the leap day comes last, and repeats every 400 years (an era).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
+}
+
+/// The last `N` decimal digits of a number that is not negative.
+fn digits<const N: usize>(out: &mut Vec<u8>, number: i64) {
+    let mut text = [b'0'; N];
+    let mut left = number;
+    for digit in text.iter_mut().rev() {
+        *digit = b"0123456789"[usize::try_from(left % 10).unwrap_or(0)];
+        left /= 10;
+    }
+    out.extend_from_slice(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(micros: i64) -> String {
+        let mut out = Vec::new();
+        rfc3339(&mut out, micros);
+        String::from_utf8(out).expect("digits are ASCII")
+    }
+
+    #[test]
+    fn known_instants() {
+        for (micros, text) in [
+            (0, "2000-01-01T00:00:00.000000Z"),
+            (-1, "1999-12-31T23:59:59.999999Z"),
+            (848_543_820_123_456, "2026-11-21T02:37:00.123456Z"),
+            (5_097_600 * SECOND_US, "2000-02-29T00:00:00.000000Z"),
+            (-EPOCH_DIFFERENCE_S * SECOND_US, "1970-01-01T00:00:00.000000Z"),
+            (252_455_615_999_999_999, "9999-12-31T23:59:59.999999Z"),
+            (252_455_616_000_000_000, "+010000-01-01T00:00:00.000000Z"),
+        ] {
+            assert_eq!(written(micros), text);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_range_are_written() {
+        assert_eq!(written(i64::MAX), "+294277-01-09T04:00:54.775807Z");
+        assert_eq!(written(i64::MIN), "-290278-12-22T19:59:05.224192Z");
+    }
+
+    #[test]
+    fn unix_seconds_start_at_zero() {
+        assert_eq!(unix_seconds(0), 946_684_800);
+        assert_eq!(unix_seconds(848_543_820_999_999), 1_795_228_620);
+        assert_eq!(unix_seconds(-946_684_800_000_001), 0);
+        assert_eq!(unix_seconds(i64::MIN), 0);
+        assert_eq!(unix_seconds(i64::MAX), 9_224_318_721_654);
+    }
+
+    #[test]
+    fn every_day_of_800_years_follows_the_one_before() {
+        let month_days = |year: i64, month: i64| match month {
+            2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        };
+        let mut expected = (1600, 1, 1);
+        for day in -135_140..157_054 {
+            assert_eq!(civil(day), expected);
+            let (year, month, day) = expected;
+            expected = match (month, day == month_days(year, month)) {
+                (_, false) => (year, month, day + 1),
+                (12, true) => (year + 1, 1, 1),
+                (_, true) => (year, month + 1, 1),
+            };
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_instant_is_written(micros in any::<i64>()) {
+            let text = written(micros);
+            prop_assert!(text.len() == 27 || text.len() == 30, "{}", text);
+            let _ = unix_seconds(micros);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! One value, from PostgreSQL's text to JSON (the table is in [`json`](super::json)), or to its raw bytes.
+//!
+//! Invariant: exactly one JSON value is appended, whatever the bytes. Text that is not what its type's
+//! output function writes becomes a JSON string, never broken JSON. The one text that is trusted is `json`
+//! and `jsonb`, whose input functions have validated it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::text::json_string;
+use crate::postgres::pgoutput::Value;
+
+/// How the text of a type becomes JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` and `false`.
+    Bool,
+    /// A JSON number, with all its digits.
+    Integer,
+    /// A JSON number; NaN and the infinities as strings.
+    Float,
+    /// As it is.
+    Json,
+    /// A string, with a `T`, without zone.
+    Timestamp,
+    /// A string, RFC 3339.
+    TimestampTz,
+    /// A string, Base64 (RFC 4648, section 4, with padding).
+    Bytea,
+    /// A string, PostgreSQL's text. Numerics are among these: a double would lose their digits.
+    Text,
+}
+
+impl Kind {
+    /// By a built-in type's oid (`src/include/catalog/pg_type.dat`); everything unknown is text.
+    #[must_use]
+    pub fn of(type_oid: u32) -> Self {
+        match type_oid {
+            16 => Self::Bool,
+            // int8, int2, int4, oid
+            20 | 21 | 23 | 26 => Self::Integer,
+            // float4, float8
+            700 | 701 => Self::Float,
+            // json, jsonb
+            114 | 3802 => Self::Json,
+            1114 => Self::Timestamp,
+            1184 => Self::TimestampTz,
+            17 => Self::Bytea,
+            _ => Self::Text,
+        }
+    }
+}
+
+/// Appends the JSON of a value that came as text.
+pub fn json_value(out: &mut Vec<u8>, kind: Kind, text: &[u8]) {
+    let written = match kind {
+        Kind::Bool => boolean(out, text),
+        Kind::Integer => verbatim_if(out, text, is_integer(text)),
+        Kind::Float => verbatim_if(out, text, is_number(text)),
+        Kind::Json => verbatim_if(out, text, !text.is_empty() && std::str::from_utf8(text).is_ok()),
+        Kind::Timestamp => timestamp(out, text, false),
+        Kind::TimestampTz => timestamp(out, text, true),
+        Kind::Bytea => bytea(out, text),
+        Kind::Text => false,
+    };
+    if !written {
+        json_string(out, text);
+    }
+}
+
+/// Appends binary data as a Base64 JSON string.
+pub fn json_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    base64(out, bytes);
+    out.push(b'"');
+}
+
+/// The bytes that the application wrote: a `bytea` unescaped, anything else as its text.
+///
+/// `scratch` is overwritten, and holds the result for `bytea`; keep it, so that it need not grow again.
+/// None for NULL and for unchanged TOAST values.
+pub fn raw_bytes<'a>(kind: Kind, value: Value<'a>, scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    match value {
+        Value::Null | Value::Unchanged => None,
+        Value::Text(text) => {
+            let hex = if kind == Kind::Bytea { hex_digits(text) } else { None };
+            let Some(pairs) = hex else { return Some(text) };
+            scratch.clear();
+            for pair in pairs {
+                // Text that is not hex after all is what was written, as far as anybody can tell.
+                let Some(byte) = unhex(*pair) else { return Some(text) };
+                scratch.push(byte);
+            }
+            Some(scratch)
+        }
+        Value::Binary(bytes) => Some(bytes),
+    }
+}
+
+fn verbatim_if(out: &mut Vec<u8>, text: &[u8], valid: bool) -> bool {
+    if valid {
+        out.extend_from_slice(text);
+    }
+    valid
+}
+
+/// `boolout`
+fn boolean(out: &mut Vec<u8>, text: &[u8]) -> bool {
+    match text {
+        b"t" => out.extend_from_slice(b"true"),
+        b"f" => out.extend_from_slice(b"false"),
+        _ => return false,
+    }
+    true
+}
+
+/// At most the digits of an `int8`, without leading zeros (JSON allows none).
+fn is_integer(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    match digits {
+        [b'0'] => true,
+        [b'1'..=b'9', rest @ ..] => rest.len() < 20 && rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+/// RFC 8259, section 6.
+fn is_number(text: &[u8]) -> bool {
+    fn digits(text: &[u8]) -> Option<&[u8]> {
+        let (digits, rest) = leading(text, u8::is_ascii_digit);
+        (!digits.is_empty()).then_some(rest)
+    }
+    fn number(text: &[u8]) -> Option<&[u8]> {
+        let mut rest = text.strip_prefix(b"-").unwrap_or(text);
+        rest = if let Some(rest) = rest.strip_prefix(b"0") { rest } else { digits(rest)? };
+        if let Some(fraction) = rest.strip_prefix(b".") {
+            rest = digits(fraction)?;
+        }
+        if let [b'e' | b'E', exponent @ ..] = rest {
+            rest = digits(if let [b'+' | b'-', digits @ ..] = exponent { digits } else { exponent })?;
+        }
+        Some(rest)
+    }
+    number(text).is_some_and(<[u8]>::is_empty)
+}
+
+/// `EncodeDateTime` with DateStyle ISO: `2026-11-21 02:37:00.123456+00`, ` BC` at the end when it applies.
+/// The infinities are not of this form, and stay what they are.
+fn timestamp(out: &mut Vec<u8>, text: &[u8], zoned: bool) -> bool {
+    let Some(space) = text.iter().position(|&byte| byte == b' ') else { return false };
+    let (date, clock) = (&text[..space], &text[space + 1..]);
+    let (time, suffix) = leading(clock, |byte| byte.is_ascii_digit() || matches!(*byte, b':' | b'.'));
+    let (zone, era) = suffix.strip_suffix(b" BC").map_or((suffix, &b""[..]), |zone| (zone, b" BC"));
+    let is_date =
+        date.first().is_some_and(u8::is_ascii_digit) && date.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
+    let zone: &[&[u8]] = match zone {
+        [] if !zoned => &[],
+        b"+00" if zoned => &[b"Z"],
+        // Another zone than the one that the session is pinned to is still the same instant. RFC 3339 wants minutes.
+        [b'+' | b'-', offset @ ..] if zoned && offset.iter().all(|byte| byte.is_ascii_digit() || *byte == b':') => {
+            if offset.len() == 2 {
+                &[zone, b":00"]
+            } else {
+                &[zone]
+            }
+        }
+        _ => return false,
+    };
+    if !is_date || time.is_empty() {
+        return false;
+    }
+    out.push(b'"');
+    out.extend_from_slice(date);
+    out.push(b'T');
+    out.extend_from_slice(time);
+    zone.iter().for_each(|part| out.extend_from_slice(part));
+    out.extend_from_slice(era);
+    out.push(b'"');
+    true
+}
+
+/// `byteaout` with `bytea_output = hex`.
+fn bytea(out: &mut Vec<u8>, text: &[u8]) -> bool {
+    /// A multiple of 3, so that only the last block of Base64 is padded.
+    const BLOCK_BYTES: usize = 768;
+    let Some(pairs) = hex_digits(text) else { return false };
+    let start = out.len();
+    out.push(b'"');
+    let mut block = [0; BLOCK_BYTES];
+    for pairs in pairs.chunks(BLOCK_BYTES) {
+        for (byte, pair) in block.iter_mut().zip(pairs) {
+            let Some(decoded) = unhex(*pair) else {
+                out.truncate(start);
+                return false;
+            };
+            *byte = decoded;
+        }
+        base64(out, &block[..pairs.len()]);
+    }
+    out.push(b'"');
+    true
+}
+
+fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    let start = out.len();
+    let length = bytes.len().div_ceil(3) * 4;
+    out.resize(start + length, 0);
+    let written = BASE64.encode_slice(bytes, &mut out[start..]);
+    debug_assert_eq!(written, Ok(length), "the slice is made to measure");
+}
+
+/// The digit pairs behind `\x`; none when this is no hex form.
+fn hex_digits(text: &[u8]) -> Option<&[[u8; 2]]> {
+    match text.strip_prefix(b"\\x")?.as_chunks() {
+        (pairs, []) => Some(pairs),
+        _ => None,
+    }
+}
+
+fn unhex([high, low]: [u8; 2]) -> Option<u8> {
+    let (high, low) = (NIBBLES[usize::from(high)], NIBBLES[usize::from(low)]);
+    (high | low < 16).then_some(high << 4 | low)
+}
+
+/// What a hexadecimal digit stands for; 255 for every other byte.
+const NIBBLES: [u8; 256] = {
+    let mut nibbles = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        nibbles[b"0123456789abcdef"[value as usize] as usize] = value;
+        nibbles[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    nibbles
+};
+
+/// Splits off the longest start of which every byte is one that `is` accepts.
+fn leading(text: &[u8], is: impl Fn(&u8) -> bool) -> (&[u8], &[u8]) {
+    text.split_at(text.iter().position(|byte| !is(byte)).unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests;
