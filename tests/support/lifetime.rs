@@ -62,9 +62,8 @@ fn root() -> &'static Path {
             .expect("create a temporary folder")
             .keep();
         let janitor = Command::new("bash")
-            .arg("-c")
-            // Servers that were just killed may still be writing.
-            .arg("trap '' INT TERM HUP; read -r; for _ in {1..100}; do rm -rf -- \"$0\" && exit; sleep 0.1; done")
+            .args(["-c", r#"trap '' INT TERM HUP; read -r; exec "$0" "$1""#])
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib/remove"))
             .arg(&root)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
