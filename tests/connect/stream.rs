@@ -10,7 +10,7 @@ use super::fixture::Fixture;
 use crate::support::{self, Database, PostgresServer, SOON};
 
 /// A table, a publication, a slot, and the stream from it.
-async fn stream(database: &Database, url: &str) -> ReplicationStream {
+pub(super) async fn stream(database: &Database, url: &str) -> ReplicationStream {
     let slot = database.name();
     database.execute("CREATE TABLE t (id int PRIMARY KEY, body text); CREATE PUBLICATION p FOR TABLE t").await;
     let mut connection = Connection::connect(&conninfo(url), Purpose::Replication).await.expect("connected");
@@ -19,23 +19,23 @@ async fn stream(database: &Database, url: &str) -> ReplicationStream {
     restart(connection, slot).await
 }
 
-async fn restart(connection: Connection, slot: &str) -> ReplicationStream {
+pub(super) async fn restart(connection: Connection, slot: &str) -> ReplicationStream {
     let start = format!("START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '\"p\"')");
     connection.start_replication(&start).await.expect("a stream")
 }
 
 /// Reads a stream one transaction at a time; what a batch holds beyond that waits for the next.
-struct Reader {
-    stream: ReplicationStream,
+pub(super) struct Reader {
+    pub(super) stream: ReplicationStream,
     batch: Batch,
 }
 
 impl Reader {
-    fn new(stream: ReplicationStream) -> Self {
+    pub(super) fn new(stream: ReplicationStream) -> Self {
         Self { stream, batch: Batch::default() }
     }
 
-    async fn frame(&mut self) -> Frame {
+    pub(super) async fn frame(&mut self) -> Frame {
         loop {
             if let Some(payload) = self.batch.next_payload() {
                 return Frame::parse(&payload).expect("a frame");
@@ -46,7 +46,7 @@ impl Reader {
     }
 
     /// The next pgoutput messages, up to and with the next Commit; and its end LSN.
-    async fn transaction(&mut self) -> (Vec<Bytes>, Lsn) {
+    pub(super) async fn transaction(&mut self) -> (Vec<Bytes>, Lsn) {
         let mut messages = Vec::new();
         loop {
             if let Frame::XLogData { wal_end, data, sent_at, .. } = self.frame().await {
@@ -96,7 +96,7 @@ async fn changes_over_tls() {
     streams(&fixture.server, |database| format!("{}?sslmode=require", database.url())).await;
 }
 
-async fn end(mut stream: ReplicationStream) -> Failure {
+pub(super) async fn end(mut stream: ReplicationStream) -> Failure {
     let end = async {
         loop {
             if let Err(failure) = stream.next().await {
