@@ -7,7 +7,7 @@ use pgsluice::source::{Batch, ChangeStream};
 
 use super::conninfo;
 use super::fixture::Fixture;
-use crate::support::{self, Database, PostgresServer, SOON};
+use crate::support::{self, Database, PostgresServer, SOON, eventually};
 
 /// A table, a publication, a slot, and the stream from it.
 pub(super) async fn stream(database: &Database, url: &str) -> ReplicationStream {
@@ -115,6 +115,9 @@ async fn a_walsender_that_is_ended_or_killed_is_transient() {
     database.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots").await;
     let failure = end(ended).await;
     assert!(matches!(&failure, Failure::Transient(error) if error.to_string().contains("57P01")), "{failure}");
+    // It says that it ends before it lets go of the slot.
+    let free = "SELECT count(*) FROM pg_replication_slots WHERE NOT active";
+    eventually(free, SOON, async || (database.query_one(free).await == "1").then_some(())).await;
 
     let connection = Connection::connect(&conninfo(&database.url()), Purpose::Replication).await.expect("connected");
     let killed = restart(connection, database.name()).await;
