@@ -4,7 +4,7 @@ use pgsluice::postgres::client::{Connection, Purpose};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::{conninfo, logs_in, refused, transient};
+use super::{conninfo, definite, logs_in, transient};
 use crate::support;
 
 /// A port where nobody listens.
@@ -80,14 +80,16 @@ async fn a_peer_that_never_answers_has_a_time_limit() {
 async fn something_else_than_postgresql() {
     let web = answering(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     for mode in ["disable", "prefer"] {
-        let (error, definite) = refused(&format!("postgres://a@127.0.0.1:{web}/d?sslmode={mode}")).await;
-        assert!(definite.hint.contains("belong to PostgreSQL"), "{error}: {}", definite.hint);
+        let conninfo = conninfo(&format!("postgres://a@127.0.0.1:{web}/d?sslmode={mode}"));
+        let error = Connection::connect(&conninfo, Purpose::Replication).await.expect_err("no PostgreSQL");
+        let definite = definite(error.into());
+        assert!(definite.hint.contains("belong to PostgreSQL"), "{definite}: {}", definite.hint);
     }
 }
 
 #[tokio::test]
 async fn a_server_that_is_starting_is_waited_for() {
-    let starting = answering(b"E\0\0\0\x3fSFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0").await;
+    let starting = answering(b"E\0\0\0\x3eSFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0").await;
     let error = transient(&format!("postgres://a@127.0.0.1:{starting}/d?sslmode=disable")).await;
     assert_eq!(error.code(), Some("57P03"), "{error}");
 }

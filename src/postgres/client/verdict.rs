@@ -82,11 +82,14 @@ fn is_transient(code: &str) -> bool {
 }
 
 fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> {
-    if is_transient(&error.code) {
+    let says = |text: &str| error.message.contains(text);
+    // PgBouncer says 08P01 to everything; this one it says for ever.
+    let unpinned = error.code == "08P01" && says("unsupported startup parameter");
+    if is_transient(&error.code) && !unpinned {
         return None;
     }
-    let says = |text: &str| error.message.contains(text);
     let hint = match error.code.as_str() {
+        "08P01" => "a connection pooler stands in between and refuses the settings that pgsluice depends on: connect to PostgreSQL directly".to_owned(),
         "28P01" => format!("the password for {} is wrong: {PASSWORD_SOURCES}", named(user)),
         "28000" if says("no pg_hba.conf entry") || says("pg_hba.conf rejects") => pg_hba(error, user),
         "28000" => format!("check that {} exists, may log in, and is let in by pg_hba.conf (and pg_ident.conf)", named(user)),
@@ -188,6 +191,7 @@ mod tests {
                 .contains("ALTER ROLE \"app\" REPLICATION")
         );
         assert!(hint(&said("42501", "permission denied for table x")).contains("lacks a privilege"));
+        assert!(hint(&said("08P01", "unsupported startup parameter in options: datestyle")).contains("directly"));
         assert!(hint(&said("53400", "all replication slots are in use")).contains("max_replication_slots"));
         assert!(hint(&said("55000", "logical decoding requires wal_level >= logical")).contains("wal_level = logical"));
         assert!(hint(&ClientError::Protocol(ProtocolError::NotPostgres(b'H'))).contains("belong to PostgreSQL"));

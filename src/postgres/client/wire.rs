@@ -131,3 +131,22 @@ impl<'a> Fields<'a> {
         self.rest
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::postgres::client::ServerError;
+
+    proptest! {
+        #[test]
+        fn no_bytes_can_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ServerError::parse(&bytes);
+            let _ = crate::postgres::client::row(&bytes);
+            let _ = crate::postgres::replication::Frame::parse(&bytes.clone().into());
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(_)) = take(&mut buffer, MESSAGE_BYTES_MAX) {}
+        }
+    }
+}
