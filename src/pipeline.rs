@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::broker::Broker;
 use crate::change::Change;
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::file::FileStore;
 use crate::checkpoint::writer::Checkpointer;
 use crate::config::Settings;
@@ -74,7 +75,7 @@ struct Intake {
 impl<S: Source, B: Broker> Pipeline<S, B> {
     fn new(settings: Settings, source: S, broker: B, store: FileStore) -> Result<Self, Definite> {
         let checkpoint = store.load()?;
-        let progress = checkpoint.as_ref().map_or_else(Progress::default, |checkpoint| checkpoint.progress());
+        let progress = checkpoint.as_ref().map_or_else(Progress::default, Checkpoint::progress);
         Ok(Self {
             source: Link::new(source, checkpoint, settings.fail_fast),
             publisher: Publisher::new(broker, publisher_settings(&settings)),
@@ -131,16 +132,15 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         }
     }
 
-    fn opened(&mut self, start: crate::checkpoint::Checkpoint) {
+    fn opened(&mut self, start: Checkpoint) {
         self.intake.forget_transaction();
-        match &mut self.checkpointer {
-            Some(checkpointer) => checkpointer.rebind(&start),
-            None => {
-                self.window = Window::new(start.progress(), self.settings.rabbitmq.in_flight);
-                let interval = self.settings.checkpoint.interval;
-                self.checkpointer = Some(Checkpointer::new(Arc::clone(&self.store), interval, start));
-            }
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.rebind(&start);
+            return;
         }
+        self.window = Window::new(start.progress(), self.settings.rabbitmq.in_flight);
+        let interval = self.settings.checkpoint.interval;
+        self.checkpointer = Some(Checkpointer::new(Arc::clone(&self.store), interval, start));
     }
 
     fn lost(&mut self) {
@@ -179,14 +179,14 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             }
             Ok(())
         };
-        match timeout_at(deadline, settle_all).await {
-            Ok(result) => result?,
-            Err(_) => tracing::warn!(
-                in_flight = self.window.len(),
-                oldest = self.window.oldest().map(tracing::field::display),
-                "stopped before everything was confirmed; these events will be published again"
-            ),
+        if let Ok(result) = timeout_at(deadline, settle_all).await {
+            return result;
         }
+        tracing::warn!(
+            in_flight = self.window.len(),
+            oldest = self.window.oldest().map(tracing::field::display),
+            "stopped before everything was confirmed; these events will be published again"
+        );
         Ok(())
     }
 }

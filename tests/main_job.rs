@@ -122,7 +122,7 @@ async fn sigterm_in_the_middle_of_a_large_transaction_is_not_its_end() {
     let (code, log) = pgsluice.wait(SOON).await;
     assert_eq!(code, Some(0), "{log}");
     let _again = scene.run().await;
-    account.settle(&scene, &mut consumer, Duration::from_secs(120)).await;
+    account.settle(&scene, &mut consumer, Duration::from_mins(2)).await;
     // What was settled before the stop is in the checkpoint, in the middle of the transaction.
     assert_eq!((account.len(), account.repeated), (ROWS, 0));
 }
@@ -135,7 +135,7 @@ async fn a_transaction_needs_no_memory_of_its_size() {
     let sql = format!("INSERT INTO ledger (filler) SELECT repeat(md5(n::text), 20) FROM generate_series(1, {ROWS}) n");
     scene.database.execute(&sql).await;
     let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
-    account.settle(&scene, &mut consumer, Duration::from_secs(120)).await;
+    account.settle(&scene, &mut consumer, Duration::from_mins(2)).await;
     let status = std::fs::read_to_string(format!("/proc/{}/status", pgsluice.pid().as_raw_nonzero())).expect("procfs");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
     let peak_kib: usize = peak.trim().trim_end_matches(" kB").parse().expect("a number");

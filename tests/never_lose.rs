@@ -63,7 +63,7 @@ async fn sigkill_at_random_moments_under_load_loses_nothing() {
         pgsluice.restart();
     }
     load.stop().await;
-    account.settle(&scene, &mut consumer, Duration::from_secs(120)).await;
+    account.settle(&scene, &mut consumer, Duration::from_mins(2)).await;
     println!("{} rows, {} repeats", account.len(), account.repeated);
 }
 
@@ -87,7 +87,7 @@ async fn a_broker_that_is_stopped_under_load_and_started_again_misses_nothing() 
         account.take(&consumer.next(SOON).await);
     }
     load.stop().await;
-    account.settle(&scene, &mut consumer, Duration::from_secs(120)).await;
+    account.settle(&scene, &mut consumer, Duration::from_mins(2)).await;
     let walsenders = "SELECT count(*) FROM pg_stat_replication WHERE application_name LIKE 'pgsluice%'";
     assert_ne!(scene.database.query_one(walsenders).await, "0", "the stream stayed open");
 }

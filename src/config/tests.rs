@@ -46,14 +46,14 @@ fn the_smallest_configuration_gets_the_defaults() {
     assert_eq!((settings.source.slot.as_str(), settings.source.publication.as_str()), ("shop", "shop"));
     assert!(settings.source.tables.selects("public", "orders"));
     assert_eq!(settings.source.report_every, Duration::from_secs(10));
-    assert_eq!(settings.source.slot_wait, Duration::from_secs(60));
+    assert_eq!(settings.source.slot_wait, Duration::from_mins(1));
     assert_eq!(settings.changes.exchange.literal(), Some("shop.changes"));
     assert_eq!(settings.changes.routing_key.variables().collect::<Vec<_>>(), ["schema", "table", "op"]);
     assert!(settings.outbox.is_none());
     assert!(settings.rabbitmq.declare);
     assert_eq!(settings.rabbitmq.exchange_type, "topic");
     assert_eq!((settings.rabbitmq.in_flight.events, settings.rabbitmq.in_flight.bytes), (1000, 8 * 1024 * 1024));
-    assert_eq!(settings.rabbitmq.confirm_timeout, Duration::from_secs(60));
+    assert_eq!(settings.rabbitmq.confirm_timeout, Duration::from_mins(1));
     assert_eq!(settings.rabbitmq.max_message_bytes, None);
     assert_eq!(settings.rabbitmq.unroutable, Unroutable::Wait);
     assert_eq!(settings.checkpoint.path, Path::new("/var/lib/pgsluice/shop"));

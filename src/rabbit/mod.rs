@@ -5,7 +5,6 @@
 //! `tls` encrypts a connection, `topology` declares the exchanges, `refusal` sorts what the broker refuses.
 
 mod alarm;
-mod backoff;
 pub mod channel;
 mod handshake;
 mod inbox;

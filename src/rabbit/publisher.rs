@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::alarm::Alarm;
-use super::backoff::Backoff;
+
 use super::lane::{self, Lane, Mode};
 use super::wire::FrameError;
+use crate::backoff::Backoff;
 use crate::broker::{Broker, Channel, Reply, Returned, Turn};
 use crate::config::Unroutable;
 use crate::encode::message::Message;
@@ -146,8 +147,8 @@ impl<B: Broker> Publisher<B> {
             link: Link::Down(Instant::now()),
             lane: Lane::new(settings.unroutable),
             limits: None,
-            reconnect: Backoff::new(RECONNECT.0, RECONNECT.1, seed),
-            republish: Backoff::new(REPUBLISH.0, REPUBLISH.1, seed.wrapping_add(1)),
+            reconnect: Backoff::new(RECONNECT.0, RECONNECT.1).with_seed(seed),
+            republish: Backoff::new(REPUBLISH.0, REPUBLISH.1).with_seed(seed.wrapping_add(1)),
             probe_at: None,
             alarm: Alarm::new(),
             reconnects: 0,
@@ -332,7 +333,7 @@ impl<B: Broker> Publisher<B> {
             }
             Event::Turn(Err(Failure::Transient(error))) => self.down(&error),
             Event::Turn(Err(Failure::Definite(definite))) => {
-                self.link = Link::Down(Instant::now() + self.reconnect.next());
+                self.link = Link::Down(Instant::now() + self.reconnect.next_wait());
                 return Err(definite);
             }
             Event::Probe => {
@@ -389,7 +390,7 @@ impl<B: Broker> Publisher<B> {
                 *progress = now;
             }
             if self.lane.mode() == Mode::Waiting && self.probe_at.is_none() {
-                self.probe_at = Some(now + self.republish.next());
+                self.probe_at = Some(now + self.republish.next_wait());
             }
             if settling && self.trouble.is_some() && self.state() == State::Flowing {
                 self.trouble = None;
@@ -414,7 +415,7 @@ impl<B: Broker> Publisher<B> {
         {
             self.reconnect.reset();
         }
-        let wait = self.reconnect.next();
+        let wait = self.reconnect.next_wait();
         self.link = Link::Down(now + wait);
         self.probe_at = None;
         self.in_trouble(&format!("not connected to RabbitMQ: {why:#}"));
