@@ -200,11 +200,11 @@ mod tests {
         assert_eq!(framed.bytes, out.len());
         assert_eq!(out[EXCHANGE_AT] as usize, "domain.events".len());
         assert_eq!(out[framed.message_id_at] as usize, PROPERTIES.message_id.len());
-        let frames = read_back(&mut out);
+        let read = read_back(&mut out);
         let [AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(method))), header, body] =
-            frames.as_slice()
+            read.as_slice()
         else {
-            panic!("{frames:?}")
+            panic!("{read:?}")
         };
         assert_eq!((method.exchange.as_str(), method.routing_key.as_str()), ("domain.events", "order.paid"));
         assert!(method.mandatory && !method.immediate);
