@@ -199,17 +199,12 @@ mod tests {
         let written = publish(&mut out, &message(b"hello"), 4096).expect("frames");
         assert_eq!(written.bytes, out.len());
         assert_eq!(out[EXCHANGE_AT] as usize, "domain.events".len());
-<<<<<<< HEAD
-        assert_eq!(out[framed.message_id_at] as usize, PROPERTIES.message_id.len());
-        let read = read_back(&mut out);
-=======
         assert_eq!(out[written.message_id_at] as usize, PROPERTIES.message_id.len());
         let frames = read_back(&mut out);
->>>>>>> 5550ad6b6158104e0730b76ea9ee0f891851deb0
         let [AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(method))), header, body] =
-            read.as_slice()
+            frames.as_slice()
         else {
-            panic!("{read:?}")
+            panic!("{frames:?}")
         };
         assert_eq!((method.exchange.as_str(), method.routing_key.as_str()), ("domain.events", "order.paid"));
         assert!(method.mandatory && !method.immediate);
