@@ -17,7 +17,7 @@ pub trait Broker {
 }
 
 /// One channel in confirm mode; delivery tags count its publishes from 1.
-pub trait Channel: Send {
+pub trait Channel: Send + 'static {
     /// Writes as much of `output` as the connection takes now, or returns what the broker says,
     /// whichever comes first; the writer never blocks the reader. `output` is always whole AMQP
     /// frames for channel 1 (its two slices are one sequence of bytes); it may be empty.

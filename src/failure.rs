@@ -28,9 +28,11 @@ pub struct Definite {
     pub hint: String,
 }
 
-/// The exit code of each kind of definite failure. Documented in the README; 0 is a clean stop, 1 a bug.
+/// The exit code of each kind of definite failure. Documented in the README; 0 is a clean stop; a panic is 101, a bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// The process itself can't go on: no thread, no descriptor.
+    Process = 1,
     /// The command line or the configuration is wrong (also clap's own code).
     Usage = 2,
     /// PostgreSQL refuses: password, privilege, `wal_level`, publication, slot in use, …

@@ -13,6 +13,7 @@
 //! [`pipeline`] is the loop that joins them. [`source`] and [`broker`] are the two traits that stand between
 //! it and the real peers; the simulation implements them too.
 
+pub mod backoff;
 pub mod broker;
 pub mod change;
 pub mod checkpoint;

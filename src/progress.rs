@@ -75,12 +75,19 @@ impl Window {
         self.entries.len()
     }
 
+    /// The name of the event that is published next.
+    #[must_use]
+    pub fn next_seq(&self) -> Seq {
+        self.first + self.entries.len() as Seq
+    }
+
     /// Takes an event into flight.
     pub fn publish(&mut self, position: Position, bytes: usize) -> Seq {
+        let seq = self.next_seq();
         let through = Progress { position: Some(position), ..self.reached() };
         self.entries.push_back(Entry { through, bytes, settled: false });
         self.bytes += bytes;
-        self.first + self.entries.len() as Seq - 1
+        seq
     }
 
     /// A change that is not published: settled once everything before it is.
@@ -89,8 +96,11 @@ impl Window {
     }
 
     /// A transaction's end: PostgreSQL may forget up to `end_lsn` once everything before it is settled.
+    ///
+    /// After a reconnect, transactions that were taken in before come again; their ends change nothing.
     pub fn commit(&mut self, end_lsn: Lsn) {
-        self.reached_mut().flushed = end_lsn;
+        let reached = self.reached_mut();
+        reached.flushed = reached.flushed.max(end_lsn);
     }
 
     /// An idle keepalive, outside any transaction. Counts only while nothing is in flight.
@@ -174,6 +184,14 @@ mod tests {
         assert_eq!(window.watermark(), Progress::default());
         window.settle(event);
         assert_eq!(window.watermark(), Progress { flushed: Lsn(40), position: Some(at(30, 0)) });
+    }
+
+    #[test]
+    fn a_transaction_that_comes_again_moves_nothing_backwards() {
+        let mut window = window();
+        window.commit(Lsn(40));
+        window.commit(Lsn(20));
+        assert_eq!(window.watermark().flushed, Lsn(40));
     }
 
     #[test]

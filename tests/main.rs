@@ -1,4 +1,13 @@
 //! All tests that need a server, in one binary, so that they share one PostgreSQL and one RabbitMQ.
 
+mod checkpoint;
+mod config;
+mod connect;
+mod decode;
 mod harness;
+mod main_job;
+mod never_lose;
+mod open;
+mod preflight;
+mod publisher;
 mod support;

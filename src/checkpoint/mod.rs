@@ -1,6 +1,7 @@
 //! The watermark as last stored durably, and the proof of it.
 
 pub mod file;
+pub mod writer;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,8 @@ mod as_text {
     }
 }
 
+// serde hands a field over as it is.
+#[allow(clippy::ref_option)]
 mod as_optional_text {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 

@@ -1,16 +1,36 @@
 //! What the user configured: parsed as written, then resolved into settings that need no more checks.
 //!
 //! File < environment (`PGSLUICE__SECTION__KEY`) < flags. Everything that can be wrong without asking a
-//! server is found here, before any connection is made.
+//! server is found here, before any connection is made. `layers` reads, `written` is what was written,
+//! `resolve` turns it into [`Settings`], the contract that everything else is built on.
+//! `docs/configuration.md` describes every key.
 
-use std::path::PathBuf;
+mod layers;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod written;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::failure::Definite;
 use crate::postgres::conninfo::Conninfo;
 use crate::progress::Limits;
 use crate::rabbit::uri::BrokerUri;
 use crate::route::select::Selection;
 use crate::route::template::Template;
+
+pub use layers::VARIABLE_PREFIX;
+
+/// Reads the file, lays the process's environment over it, and validates the whole.
+///
+/// # Errors
+/// The first thing that is wrong: names the file and line (or the variable), the key, what is wrong and
+/// what is allowed. Never a secret.
+pub fn load(file: &Path) -> Result<Settings, Definite> {
+    layers::read(file, std::env::vars_os()).and_then(resolve::settings)
+}
 
 /// Everything that `pgsluice run` needs, validated.
 #[derive(Debug, Clone)]
@@ -31,6 +51,8 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// Give up when a peer can't be reached at start, instead of trying for ever.
     pub fail_fast: bool,
+    /// What is logged, and how.
+    pub log: LogSettings,
 }
 
 /// `[source]`
@@ -46,12 +68,14 @@ pub struct SourceSettings {
     pub publication: String,
     /// Upper bound for the time between two status updates; the server's `wal_sender_timeout` may ask for less.
     pub report_every: Duration,
+    /// How long to wait for a slot that another connection still uses, such as that of a killed predecessor.
+    pub slot_wait: Duration,
 }
 
 /// `[changes]`: the events of plain tables.
 #[derive(Debug, Clone)]
 pub struct ChangesSettings {
-    /// `{name}.changes` unless set. Variables: `{name}`, `{schema}`, `{table}`, `{op}`.
+    /// `{name}.changes` unless set. Variables: `{schema}`, `{table}`, `{op}`; `{name}` is already filled in.
     pub exchange: Template,
     /// `{schema}.{table}.{op}` unless set; same variables.
     pub routing_key: Template,
@@ -64,7 +88,8 @@ pub struct OutboxSettings {
     pub schema: String,
     /// The table's name, unquoted.
     pub table: String,
-    /// Variables: `{name}`, `{schema}`, `{table}` and every column of the outbox table.
+    /// `{name}.events` unless set. Variables: `{schema}`, `{table}` and every column of the outbox table;
+    /// `{name}` is already filled in.
     pub exchange: Template,
     /// `{aggregatetype}.{type}` unless set; same variables.
     pub routing_key: Template,
@@ -122,4 +147,22 @@ pub struct CheckpointSettings {
     pub path: PathBuf,
     /// Store at most so often while there is progress.
     pub interval: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Text on a terminal and JSON elsewhere, unless set.
+    pub format: Option<LogFormat>,
+    /// A level for our own messages (`info`), or a whole filter (`warn,pgsluice::rabbit=debug`).
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// One JSON object a line.
+    Json,
 }

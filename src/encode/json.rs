@@ -51,6 +51,9 @@
 //! PostgreSQL's own `to_jsonb` has them), and `"infinity"` and `"-infinity"` are themselves. A domain is encoded as its
 //! base type when the plan was told what that is, else as a string.
 //!
+//! `json` is checked by PostgreSQL for its grammar only: a lone surrogate (`"\ud800"`) or a number beyond a double's range
+//! reaches the event as it was written, and some readers refuse the whole event for it. `jsonb` can't hold the former.
+//!
 //! A [`RowPlan`] holds what does not depend on the row; it is built when `transaction` reports a relation.
 //! Invariant: no allocation but the growth of `out`, and valid JSON whatever the values.
 
@@ -174,20 +177,17 @@ fn images(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Option<T
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b",\"after\":");
-    let missing = match new {
-        Some(new) => after(out, plan, old, new),
-        None => {
-            out.extend_from_slice(b"null");
-            false
-        }
+    let Some(new) = new else {
+        out.extend_from_slice(b"null,\"unchanged\":[]");
+        return;
     };
+    let missing = after(out, plan, old, new);
     out.extend_from_slice(b",\"unchanged\":");
-    match new {
-        Some(new) if missing => {
-            let missing = completed(plan, old, new).filter(|(_, value)| *value == Value::Unchanged);
-            list(out, missing.map(|(column, _)| column.name()));
-        }
-        Some(_) | None => out.extend_from_slice(b"[]"),
+    if missing {
+        let missing = completed(plan, old, new).filter(|(_, value)| *value == Value::Unchanged);
+        list(out, missing.map(|(column, _)| column.name()));
+    } else {
+        out.extend_from_slice(b"[]");
     }
 }
 

@@ -40,6 +40,12 @@ pub fn unix_seconds(micros: i64) -> u64 {
     u64::try_from(micros.div_euclid(SECOND_US) + EPOCH_DIFFERENCE_S).unwrap_or(0)
 }
 
+/// Microseconds since 2000-01-01 00:00 UTC as microseconds since 1970, for who needs more than AMQP's seconds.
+#[must_use]
+pub fn unix_micros(micros: i64) -> i64 {
+    micros.saturating_add(EPOCH_DIFFERENCE_S * SECOND_US)
+}
+
 /// Year, month, day of a day counted from 1970-01-01, in the proleptic Gregorian calendar.
 ///
 /// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: the year starts in

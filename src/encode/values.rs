@@ -144,7 +144,7 @@ fn is_number(text: &[u8]) -> bool {
     number(text).is_some_and(<[u8]>::is_empty)
 }
 
-/// `EncodeDateTime` with DateStyle ISO: `2026-11-21 02:37:00.123456+00`, ` BC` at the end when it applies.
+/// `EncodeDateTime` with `DateStyle=ISO`: `2026-11-21 02:37:00.123456+00`, ` BC` at the end when it applies.
 /// The infinities are not of this form, and stay what they are.
 fn timestamp(out: &mut Vec<u8>, text: &[u8], zoned: bool) -> bool {
     let Some(space) = text.iter().position(|&byte| byte == b' ') else { return false };
@@ -173,7 +173,9 @@ fn timestamp(out: &mut Vec<u8>, text: &[u8], zoned: bool) -> bool {
     out.extend_from_slice(date);
     out.push(b'T');
     out.extend_from_slice(time);
-    zone.iter().for_each(|part| out.extend_from_slice(part));
+    for part in zone {
+        out.extend_from_slice(part);
+    }
     out.extend_from_slice(era);
     out.push(b'"');
     true

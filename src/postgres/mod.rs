@@ -1,5 +1,17 @@
 //! PostgreSQL: everything between its socket and a decoded change.
 
+pub mod catalog;
+pub mod client;
 pub mod conninfo;
+pub mod ident;
+pub mod open;
+pub mod passfile;
 pub mod pgoutput;
+pub mod preflight;
+pub mod publication;
 pub mod relation;
+pub mod replication;
+pub mod slot;
+pub mod sql;
+pub mod tls;
+mod walsender;

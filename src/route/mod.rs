@@ -1,4 +1,182 @@
 //! Which changes are published, and where to.
+//!
+//! A [`Router`] makes one [`Plan`] for each relation, at the moment when the stream describes it, so that a
+//! change costs a look-up and a match. A plan always fits the relation as it is at this place of the WAL.
+//! Pure: no IO, no clock.
 
+pub mod outbox;
 pub mod select;
 pub mod template;
+
+use crate::change::{Change, Row};
+use crate::config::{ChangesSettings, OutboxSettings, Settings};
+use crate::encode::json::RowPlan;
+use crate::failure::{Definite, Kind};
+use crate::postgres::pgoutput::Tuple;
+use crate::postgres::relation::{OidMap, Relation};
+use crate::route::outbox::OutboxPlan;
+use crate::route::select::Selection;
+use crate::route::template::Template;
+
+/// Decides what becomes of each change.
+#[derive(Debug)]
+pub struct Router {
+    name: String,
+    tables: Selection,
+    changes: ChangesSettings,
+    outbox: Option<OutboxSettings>,
+    plans: OidMap<Plan>,
+}
+
+/// What becomes of one relation's changes.
+#[derive(Debug)]
+pub enum Plan {
+    /// Every change is an event.
+    Changes(Box<ChangesPlan>),
+    /// Every inserted row is an event that the application wrote.
+    Outbox(Box<OutboxPlan>),
+    /// Published by PostgreSQL, but not selected.
+    Unselected,
+}
+
+/// What becomes of one change.
+#[derive(Debug, Clone, Copy)]
+pub enum Verdict<'r, 'c> {
+    /// Publish it as a row event.
+    Change(&'r ChangesPlan, &'r Destination),
+    /// Publish this row as the application's own event.
+    Outbox(&'r OutboxPlan, Tuple<'c>),
+    /// Settle it at once.
+    Skip(Skip),
+}
+
+/// Why a change is not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skip {
+    /// Its table is not selected.
+    Unselected,
+    /// Rows leave an outbox when they are no longer needed; that is no event.
+    OutboxCleanup,
+    /// An outbox row was changed after it was written. Its event is out already.
+    OutboxUpdate,
+}
+
+/// How the changes of one plain table become events.
+#[derive(Debug)]
+pub struct ChangesPlan {
+    /// How its rows become JSON.
+    pub row: RowPlan,
+    insert: Destination,
+    update: Destination,
+    delete: Destination,
+    truncate: Destination,
+}
+
+/// Where an event goes, and what it is called.
+#[derive(Debug)]
+pub struct Destination {
+    /// The exchange.
+    pub exchange: String,
+    /// The routing key.
+    pub routing_key: String,
+    /// The property `type`: `{schema}.{table}.{op}`.
+    pub event_type: String,
+}
+
+impl Router {
+    /// A router for these settings, knowing no relation yet.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            name: settings.name.clone(),
+            tables: settings.source.tables.clone(),
+            changes: settings.changes.clone(),
+            outbox: settings.outbox.clone(),
+            plans: OidMap::default(),
+        }
+    }
+
+    /// Makes the plan for a relation that the stream has just described.
+    ///
+    /// # Errors
+    /// When an outbox table lacks a column that is needed.
+    pub fn learn(&mut self, relation: &Relation) -> Result<(), Definite> {
+        let plan = match &self.outbox {
+            Some(outbox) if outbox.schema == relation.schema && outbox.table == relation.name => {
+                Plan::Outbox(Box::new(OutboxPlan::new(&self.name, outbox, relation)?))
+            }
+            _ if self.tables.selects(&relation.schema, &relation.name) => {
+                Plan::Changes(Box::new(ChangesPlan::new(&self.name, &self.changes, relation)?))
+            }
+            _ => Plan::Unselected,
+        };
+        self.plans.insert(relation.oid, plan);
+        Ok(())
+    }
+
+    /// What becomes of a change.
+    ///
+    /// # Panics
+    /// When the change's relation was not learned: the assembler refuses such a change first.
+    #[must_use]
+    pub fn verdict<'c>(&self, change: &Change<'c>) -> Verdict<'_, 'c> {
+        match self.plans.get(&change.relation.oid).expect("the assembler hands out described relations only") {
+            Plan::Changes(plan) => Verdict::Change(plan, plan.destination(&change.row)),
+            Plan::Outbox(plan) => match change.row {
+                Row::Insert { new } => Verdict::Outbox(plan, new),
+                Row::Update { .. } => Verdict::Skip(Skip::OutboxUpdate),
+                Row::Delete { .. } | Row::Truncate { .. } => Verdict::Skip(Skip::OutboxCleanup),
+            },
+            Plan::Unselected => Verdict::Skip(Skip::Unselected),
+        }
+    }
+}
+
+/// The exchanges whose names are known before the first event, for the topology.
+#[must_use]
+pub fn exchanges(settings: &Settings) -> Vec<String> {
+    let changes = (!settings.source.tables.is_empty()).then_some(&settings.changes.exchange);
+    let outbox = settings.outbox.as_ref().map(|outbox| &outbox.exchange);
+    let known = changes.into_iter().chain(outbox).filter_map(Template::literal);
+    let mut names: Vec<String> = known.map(str::to_owned).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+impl ChangesPlan {
+    fn new(name: &str, settings: &ChangesSettings, relation: &Relation) -> Result<Self, Definite> {
+        let destination = |op: &'static str| -> Result<Destination, Definite> {
+            let known = [("name", name), ("schema", &relation.schema), ("table", &relation.name), ("op", op)];
+            let render = |template: &Template| {
+                let bound = template
+                    .bind(&known)
+                    .map_err(|unknown| Definite::new(Kind::Usage, unknown, "correct the template in [changes]"))?;
+                let mut text = String::new();
+                bound.render(&mut text, |value, text| text.push_str(value));
+                Ok::<_, Definite>(text)
+            };
+            Ok(Destination {
+                exchange: render(&settings.exchange)?,
+                routing_key: render(&settings.routing_key)?,
+                event_type: format!("{}.{}.{op}", relation.schema, relation.name),
+            })
+        };
+        Ok(Self {
+            row: RowPlan::new(relation),
+            insert: destination("insert")?,
+            update: destination("update")?,
+            delete: destination("delete")?,
+            truncate: destination("truncate")?,
+        })
+    }
+
+    fn destination(&self, row: &Row<'_>) -> &Destination {
+        match row {
+            Row::Insert { .. } => &self.insert,
+            Row::Update { .. } => &self.update,
+            Row::Delete { .. } => &self.delete,
+            Row::Truncate { .. } => &self.truncate,
+        }
+    }
+}

@@ -1,1 +1,3 @@
-//! stub
+//! What the process says about itself.
+
+pub mod logging;

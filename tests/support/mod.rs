@@ -10,6 +10,7 @@ pub(crate) mod lifetime;
 pub(crate) mod pgsluice;
 pub(crate) mod postgres;
 pub(crate) mod rabbit;
+pub(crate) mod scene;
 mod server;
 pub(crate) mod vhost;
 
@@ -19,6 +20,7 @@ pub(crate) use lifetime::folder;
 pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command};
 pub(crate) use postgres::{Database, PostgresServer, postgres};
 pub(crate) use rabbit::{RabbitServer, rabbitmq};
+pub(crate) use scene::{Account, Scene};
 pub(crate) use vhost::{Consumer, Delivery, Vhost};
 
 /// How long a test waits for what should come soon, on a slow and busy machine.

@@ -1,0 +1,136 @@
+//! Stores the watermark on a thread of its own, so that an `fsync` never holds up the loop.
+//!
+//! One write at a time, at most one an interval; what is stored comes back as a [`DurableLsn`], which
+//! alone can be reported to PostgreSQL. A write that fails (a full disk) is tried again, and meanwhile
+//! nothing more is acknowledged: PostgreSQL keeps the WAL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::file::{FileStore, StoreError};
+use super::{Checkpoint, DurableLsn};
+use crate::backoff::Backoff;
+use crate::failure::{Definite, Kind};
+use crate::progress::Progress;
+
+/// Writes checkpoints of one binding (server and slot).
+#[derive(Debug)]
+pub struct Checkpointer {
+    store: Arc<FileStore>,
+    interval: Duration,
+    /// What is on disk, or will be when `state` says that it is being written.
+    binding: Checkpoint,
+    /// The newest progress that was offered.
+    wanted: Progress,
+    durable: Option<DurableLsn>,
+    state: State,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing is being written; the next write may start at the instant.
+    Resting(Instant),
+    Writing(JoinHandle<Result<DurableLsn, StoreError>>),
+    /// The last write failed; the next attempt starts at the instant.
+    Failed(Instant),
+}
+
+impl Checkpointer {
+    /// A writer that goes on from `binding`. It is stored first, so that server and slot are on record
+    /// before anything is published.
+    #[must_use]
+    pub fn new(store: Arc<FileStore>, interval: Duration, binding: Checkpoint) -> Self {
+        let wanted = binding.progress();
+        let mut writer = Self {
+            store,
+            interval,
+            binding,
+            wanted,
+            durable: None,
+            state: State::Resting(Instant::now()),
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
+        };
+        writer.write();
+        writer
+    }
+
+    /// What was stored last, or is being stored.
+    #[must_use]
+    pub fn binding(&self) -> &Checkpoint {
+        &self.binding
+    }
+
+    /// What PostgreSQL may be told.
+    #[must_use]
+    pub fn durable(&self) -> Option<DurableLsn> {
+        self.durable
+    }
+
+    /// Whether this progress is on disk.
+    #[must_use]
+    pub fn has_stored(&self, progress: Progress) -> bool {
+        matches!(self.state, State::Resting(_)) && self.binding.progress() == progress
+    }
+
+    /// The server or its timeline changed under way (a failover that was verified).
+    pub fn rebind(&mut self, binding: &Checkpoint) {
+        self.binding = binding.at(self.binding.progress());
+    }
+
+    /// Takes note of progress, to be stored when its time comes.
+    pub fn offer(&mut self, progress: Progress) {
+        self.wanted = progress;
+    }
+
+    /// Stores what was offered once the interval is over, and returns when that is durable. Pending for
+    /// as long as there is nothing to store. Cancel-safe.
+    ///
+    /// # Errors
+    /// Definite when the store can never take it; a full disk is waited out.
+    pub async fn stored(&mut self) -> Result<DurableLsn, Definite> {
+        loop {
+            match &mut self.state {
+                State::Resting(_) if self.wanted == self.binding.progress() => std::future::pending().await,
+                State::Resting(until) | State::Failed(until) => {
+                    sleep_until(*until).await;
+                    self.write();
+                }
+                State::Writing(write) => {
+                    let result = write.await;
+                    let result = result.map_err(|panic| {
+                        Definite::new(Kind::Checkpoint, panic, "this is a bug in pgsluice; please report it")
+                    })?;
+                    match result {
+                        Ok(durable) => {
+                            if self.backoff.attempts() > 0 {
+                                tracing::info!("the checkpoint is being stored again");
+                            }
+                            self.backoff.reset();
+                            self.state = State::Resting(Instant::now() + self.interval);
+                            self.durable = Some(durable);
+                            return Ok(durable);
+                        }
+                        Err(error) => self.retry_later(&error),
+                    }
+                }
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        self.binding = self.binding.at(self.wanted);
+        let (store, checkpoint) = (Arc::clone(&self.store), self.binding.clone());
+        self.state = State::Writing(tokio::task::spawn_blocking(move || store.store(&checkpoint)));
+    }
+
+    fn retry_later(&mut self, error: &StoreError) {
+        if self.backoff.attempts() == 0 {
+            tracing::error!(%error, "the checkpoint can't be stored; nothing more is acknowledged to PostgreSQL until it can");
+        }
+        self.state = State::Failed(Instant::now() + self.backoff.next_wait());
+    }
+}

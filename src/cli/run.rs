@@ -1,0 +1,92 @@
+//! `pgsluice run`: load the settings, start logging, stream until told to stop.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{self, LogFormat};
+use crate::failure::{Definite, Kind};
+use crate::pipeline;
+use crate::telemetry::logging;
+
+/// Flags override the environment, which overrides the file.
+#[derive(Debug, clap::Args)]
+pub struct RunArguments {
+    /// The configuration
+    #[arg(short, long, value_name = "FILE", env = "PGSLUICE_CONFIG")]
+    pub config: PathBuf,
+
+    /// Give up when a server can't be reached at start, instead of trying for ever
+    #[arg(long)]
+    pub fail_fast: bool,
+
+    /// Overrides log.format; text on a terminal and JSON elsewhere, unless either is set
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// Log more: -v is debug, -vv is trace; overrides log.level
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Runs until SIGTERM, SIGINT or a definite failure.
+///
+/// # Errors
+/// Whatever ends the pipeline; a configuration that can't be used.
+pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
+    let mut settings = config::load(&arguments.config)?;
+    settings.fail_fast |= arguments.fail_fast;
+    settings.log.format = arguments.log_format.or(settings.log.format);
+    settings.log.level = match arguments.verbose {
+        0 => settings.log.level,
+        1 => "debug".to_owned(),
+        2.. => "trace".to_owned(),
+    };
+    logging::start(&settings.log).map_err(cannot_start)?;
+
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime").map_err(cannot_start)?;
+    let outcome = runtime.block_on(async {
+        // Before anything else, so that no signal meets the default action.
+        let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
+        pipeline::run(settings, shutdown.requested()).await
+    });
+    // A name lookup that still hangs must not hold up the exit.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn cannot_start(error: anyhow::Error) -> Definite {
+    Definite::new(Kind::Process, error.context("cannot start"), "the system is out of threads, memory or descriptors")
+}
+
+/// SIGTERM and SIGINT.
+struct Shutdown {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Shutdown {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Resolves at the first signal. The second one ends the process at once: what was not settled is
+    /// sent again by the next run.
+    async fn requested(mut self) {
+        let first = self.next().await;
+        tracing::info!(signal = first, "stopping: waiting for what is in flight; a second signal stops at once");
+        tokio::spawn(async move {
+            let second = self.next().await;
+            std::process::exit(128 + second);
+        });
+    }
+
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! File and environment, laid over each other and read as one; and where each value came from.
+//!
+//! The `config` crate lays them over each other. The environment's values go in as text and are never guessed at
+//! (`written` reads numbers from text where a number is wanted). What comes out is read as a TOML table by one
+//! strict pass of serde, because `config`'s own reading takes `1.5` for 2 and its errors quote values;
+//! `Origins` gives each error the file's line or the variable. Values are never quoted from text that may
+//! be a secret. `resolve` takes over from here.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+use super::written::Written;
+use crate::failure::{Definite, Kind};
+
+/// What the variables of the configuration start with.
+pub const VARIABLE_PREFIX: &str = "PGSLUICE__";
+
+/// Everything that was written, and where.
+pub(super) struct Layers {
+    pub(super) written: Written,
+    pub(super) origins: Origins,
+}
+
+/// Where each key's value came from.
+pub(super) struct Origins {
+    file: PathBuf,
+    /// Full key → line in the file, from 1.
+    lines: BTreeMap<String, usize>,
+    /// Full key → the variable that overrides it.
+    variables: BTreeMap<String, String>,
+}
+
+/// Reads the file and lays the variables over it.
+pub(super) fn read(
+    file: &Path,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Layers, Definite> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "give the path of the configuration: --config FILE",
+            std::io::ErrorKind::InvalidData => "the file must be TOML, in UTF-8",
+            _ => "the user that pgsluice runs as must be allowed to read the file",
+        };
+        let error = anyhow!(error).context(format!("cannot read the configuration {}", file.display()));
+        Definite::new(Kind::Usage, error, hint)
+    })?;
+    parse(file, &text, environment)
+}
+
+/// [`read`], with the file's text at hand.
+pub(super) fn parse(
+    file: &Path,
+    text: &str,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Layers, Definite> {
+    let spanned = DeTable::parse(text).map_err(|error| not_toml(file, text, &error))?;
+    let mut origins = Origins { file: file.to_owned(), lines: BTreeMap::new(), variables: BTreeMap::new() };
+    origins.note_lines("", spanned.get_ref(), text);
+    let variables = origins.note_variables(environment)?;
+    let layered = config::Config::builder()
+        .add_source(config::File::from_str(text, config::FileFormat::Toml))
+        .add_source(config::Environment::with_prefix("PGSLUICE").separator("__").source(Some(variables)))
+        .build()
+        .and_then(config::Config::try_deserialize::<Table>)
+        .map_err(|error| Definite::new(Kind::Usage, error, "a key can't be both a value and a section"))?;
+    match serde_path_to_error::deserialize::<_, Written>(Value::Table(layered)) {
+        Ok(written) => Ok(Layers { written, origins }),
+        Err(error) => Err(origins.misread(&error.path().to_string(), error.inner().message())),
+    }
+}
+
+impl Origins {
+    /// The folder that relative paths start from.
+    pub(super) fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+
+    /// Whether the key's value is the environment's.
+    pub(super) fn is_variable(&self, key: &str) -> bool {
+        self.variables.contains_key(key)
+    }
+
+    /// An error at `key`: where it was written, the full key, what is wrong, and what is allowed.
+    pub(super) fn wrong(&self, key: &str, what: impl AsRef<str>, hint: impl Into<String>) -> Definite {
+        Definite::new(Kind::Usage, anyhow!("{}: {key} {}", self.place(key), what.as_ref()), hint)
+    }
+
+    /// The same, with the reason as its cause.
+    pub(super) fn wrong_because(
+        &self,
+        key: &str,
+        what: &str,
+        cause: impl Into<anyhow::Error>,
+        hint: impl Into<String>,
+    ) -> Definite {
+        Definite::new(Kind::Usage, cause.into().context(format!("{}: {key} {what}", self.place(key))), hint)
+    }
+
+    /// `shop.toml:12`, or the variable, or only the file when the key was not written.
+    fn place(&self, key: &str) -> String {
+        // A variable may have made a section of a key: PGSLUICE__NAME__X.
+        let below = || self.variables.iter().find(|(set, _)| set.strip_prefix(key).is_some_and(|s| s.starts_with('.')));
+        let variable = self.variables.get(key).or_else(|| below().map(|(_, name)| name));
+        match (variable, self.lines.get(key)) {
+            (Some(variable), _) => variable.clone(),
+            (None, Some(line)) => format!("{}:{line}", self.file.display()),
+            (None, None) => self.file.display().to_string(),
+        }
+    }
+
+    fn note_lines(&mut self, parent: &str, table: &DeTable<'_>, text: &str) {
+        for (name, value) in table {
+            let key = join(parent, name.get_ref());
+            self.lines.insert(key.clone(), line_and_column(text, name.span().start).0);
+            match value.get_ref() {
+                DeValue::Table(section) => self.note_lines(&key, section, text),
+                DeValue::Array(items) => {
+                    for (index, item) in items.iter().enumerate() {
+                        let key = format!("{key}[{index}]");
+                        self.lines.insert(key, line_and_column(text, item.span().start).0);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The variables that are ours, by name. One that is set to nothing counts as not set.
+    fn note_variables(
+        &mut self,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<config::Map<String, String>, Definite> {
+        let mut ours = config::Map::new();
+        for (variable, value) in environment {
+            let Some(variable) = variable.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) else { continue };
+            if value.is_empty() {
+                continue;
+            }
+            let key = variable[VARIABLE_PREFIX.len()..].to_lowercase().replace("__", ".");
+            self.variables.insert(key.clone(), variable.to_owned());
+            let value = value.into_string().map_err(|_| self.wrong(&key, "is not UTF-8", "set it to text in UTF-8"))?;
+            ours.insert(variable.to_owned(), value);
+        }
+        Ok(ours)
+    }
+
+    /// What serde says, in the words of the configuration. Quotes no value that may be a secret: only
+    /// numbers and booleans are read from text by our own visitors, whose errors quote it.
+    fn misread(&self, path: &str, message: &str) -> Definite {
+        if let Some((_, known)) = message.strip_prefix("unknown field `").and_then(|m| m.split_once('`')) {
+            return self.unknown(path, known.split('`').skip(1).step_by(2));
+        }
+        let (found, expected) = message.split_once(", expected ").unwrap_or((message, "another type"));
+        let expected = if expected.starts_with("struct ") { "a section" } else { expected };
+        let what = if let Some(value) = found.strip_prefix("invalid value: string ") {
+            format!("is not {expected}: {value}")
+        } else {
+            let found = found.strip_prefix("invalid type: ").unwrap_or(found);
+            let kind = found.split(['`', '"']).next().unwrap_or(found).trim();
+            format!("is not {expected}, but {}", described(kind))
+        };
+        let hint = match expected {
+            _ if found == "invalid type: map" => format!("{path} is a key, not a section"),
+            "a section" => format!("write it as a section: [{path}]"),
+            "a string" => "put the value in quotes".to_owned(),
+            "a list of strings" => "write a list, as in [\"public.orders\", \"public.items\"]".to_owned(),
+            "an integer" => "write a whole number without quotes; the unit is in the key's name".to_owned(),
+            _ => format!("allowed: {expected}"),
+        };
+        self.wrong(path, what, hint)
+    }
+
+    fn unknown<'k>(&self, path: &str, known: impl Iterator<Item = &'k str>) -> Definite {
+        let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
+        let known: Vec<&str> = known.collect();
+        let nearest = known.iter().min_by_key(|candidate| strsim::damerau_levenshtein(candidate, name));
+        let near = nearest.filter(|candidate| strsim::damerau_levenshtein(candidate, name) <= 1 + name.len() / 4);
+        let meant = near.map(|near| format!("did you mean {}? ", join(section, near))).unwrap_or_default();
+        let of = if section.is_empty() { "known at the top".to_owned() } else { format!("known in [{section}]") };
+        self.wrong(path, "is unknown", format!("{meant}{of}: {}", known.join(", ")))
+    }
+}
+
+/// Syntax: the parser knows where, but not in which file. Its own rendering would quote the line, which may hold a secret.
+fn not_toml(file: &Path, text: &str, error: &toml::de::Error) -> Definite {
+    let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
+    let place = format!("{}:{line}:{column}", file.display());
+    let message = error.message().replace('\n', ", ");
+    Definite::new(
+        Kind::Usage,
+        anyhow!("{message}").context(format!("{place}: not valid TOML")),
+        "see https://toml.io; text goes in quotes, sections in [brackets]",
+    )
+}
+
+/// serde's word for what was found, as a TOML writer would say it.
+fn described(kind: &str) -> &'static str {
+    match kind {
+        "integer" => "an integer",
+        "floating point" => "a fraction",
+        "boolean" => "a boolean",
+        "string" => "a string",
+        "sequence" => "a list",
+        "map" => "a section",
+        _ => "something else",
+    }
+}
+
+fn join(section: &str, name: &str) -> String {
+    if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
+}
+
+/// Both from 1; the column in characters.
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}

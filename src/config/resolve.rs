@@ -1,0 +1,323 @@
+//! From what was written to settings that need no more checks.
+//!
+//! Every default and every range is here, and in `docs/configuration.md`. Nothing is asked of a server;
+//! the only files read are those of the passwords.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::layers::{Layers, Origins};
+use super::written::{self, Written};
+use super::{
+    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, OutboxColumns, OutboxSettings, RabbitSettings,
+    Settings, SourceSettings, Unroutable,
+};
+use crate::failure::Definite;
+use crate::postgres::conninfo::Conninfo;
+use crate::postgres::ident::{MAX_IDENTIFIER_BYTES, parse_qualified};
+use crate::progress::Limits;
+use crate::rabbit::uri::BrokerUri;
+use crate::route::select::Selection;
+use crate::route::template::Template;
+use crate::telemetry::logging;
+
+/// What changes' templates may use. The outbox's may use its columns, which only the server knows.
+const CHANGES_VARIABLES: [(&str, ()); 3] = [("schema", ()), ("table", ()), ("op", ())];
+/// AMQP 0-9-1 short strings.
+const MAX_NAME_BYTES: usize = 255;
+/// A day: no wait for a peer is longer.
+const MAX_WAIT_MS: i64 = 86_400_000;
+const MEBIBYTE: i64 = 1024 * 1024;
+
+/// Checks and completes everything.
+pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
+    let Layers { written, origins } = layers;
+    let Written { name, shutdown_timeout_ms, fail_fast, source, changes, outbox, rabbitmq, checkpoint, log } = written;
+    let at = &origins;
+    let name = required(at, "name", name, "a short name for this pipeline, as in name = \"shop\"; it names the slot")?;
+    let name = slot_name(at, "name", name)?;
+    let source = self::source(at, source, &name)?;
+    let outbox = outbox.map(|outbox| self::outbox(at, outbox, &name)).transpose()?;
+    if source.tables.is_empty() && outbox.is_none() {
+        let hint = "write source.tables = [\"public.*\"] for the changes of tables, an [outbox] section, or both";
+        return Err(at.wrong("source.tables", "is missing, and there is no [outbox]: nothing is selected", hint));
+    }
+    Ok(Settings {
+        changes: self::changes(at, changes, &name)?,
+        rabbitmq: rabbit(at, rabbitmq)?,
+        checkpoint: self::checkpoint(at, checkpoint, &name)?,
+        shutdown_timeout: millis(at, "shutdown_timeout_ms", shutdown_timeout_ms, 30_000, 1..=MAX_WAIT_MS)?,
+        fail_fast: fail_fast.unwrap_or(false),
+        log: self::log(at, log)?,
+        source,
+        outbox,
+        name,
+    })
+}
+
+fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSettings, Definite> {
+    let hint = "a PostgreSQL connection string, as in url = \"postgres://app@db1/shop?sslmode=verify-full\"";
+    let url = required(at, "source.url", written.url, hint)?;
+    let mut conninfo =
+        Conninfo::parse(&url).map_err(|error| at.wrong_because("source.url", "can't be used", error, hint))?;
+    if let Some(password) = password(at, "source", written.password, written.password_file)? {
+        conninfo = conninfo.with_password(password);
+    }
+    let tables = Selection::parse(&written.tables.unwrap_or_default()).map_err(|error| {
+        let hint = error.hint();
+        at.wrong_because("source.tables", "holds a pattern that can't be used", error, hint)
+    })?;
+    let publication = written.publication.unwrap_or_else(|| name.to_owned());
+    identifier(at, "source.publication", &publication)?;
+    Ok(SourceSettings {
+        conninfo,
+        tables,
+        slot: slot_name(at, "source.slot", written.slot.unwrap_or_else(|| name.to_owned()))?,
+        publication,
+        report_every: millis(at, "source.report_every_ms", written.report_every_ms, 10_000, 100..=MAX_WAIT_MS)?,
+        slot_wait: millis(at, "source.slot_wait_ms", written.slot_wait_ms, 60_000, 1..=MAX_WAIT_MS)?,
+    })
+}
+
+fn changes(at: &Origins, written: written::Changes, name: &str) -> Result<ChangesSettings, Definite> {
+    let template = |key, written: Option<String>, default| {
+        let template = template(at, key, written.as_deref().unwrap_or(default), name)?;
+        template.bind(&CHANGES_VARIABLES).map_err(|error| {
+            at.wrong_because(key, "can't be used", error, "allowed: {name}, {schema}, {table}, {op}")
+        })?;
+        Ok(template)
+    };
+    let exchange = template("changes.exchange", written.exchange, "{name}.changes")?;
+    Ok(ChangesSettings {
+        exchange: not_default_exchange(at, "changes.exchange", exchange)?,
+        routing_key: template("changes.routing_key", written.routing_key, "{schema}.{table}.{op}")?,
+    })
+}
+
+fn outbox(at: &Origins, written: written::Outbox, name: &str) -> Result<OutboxSettings, Definite> {
+    let table = required(at, "outbox.table", written.table, "the outbox table, as in table = \"public.outbox\"")?;
+    let (schema, table) = parse_qualified(&table).map_err(|error| {
+        let hint = error.hint();
+        at.wrong_because("outbox.table", "can't be used", error, hint)
+    })?;
+    let column = |key, written: Option<String>, default: &str| {
+        let column = written.unwrap_or_else(|| default.to_owned());
+        identifier(at, key, &column).map(|()| column)
+    };
+    let columns = written.columns;
+    let exchange = template(at, "outbox.exchange", written.exchange.as_deref().unwrap_or("{name}.events"), name)?;
+    let routing_key = written.routing_key.as_deref().unwrap_or("{aggregatetype}.{type}");
+    Ok(OutboxSettings {
+        schema,
+        table,
+        exchange: not_default_exchange(at, "outbox.exchange", exchange)?,
+        routing_key: template(at, "outbox.routing_key", routing_key, name)?,
+        columns: OutboxColumns {
+            id: column("outbox.columns.id", columns.id, "id")?,
+            aggregate_type: column("outbox.columns.aggregate_type", columns.aggregate_type, "aggregatetype")?,
+            aggregate_id: column("outbox.columns.aggregate_id", columns.aggregate_id, "aggregateid")?,
+            event_type: column("outbox.columns.type", columns.event_type, "type")?,
+            payload: column("outbox.columns.payload", columns.payload, "payload")?,
+        },
+    })
+}
+
+fn rabbit(at: &Origins, written: written::Rabbit) -> Result<RabbitSettings, Definite> {
+    let hint = "an AMQP URL, as in url = \"amqps://app@mq1,mq2/shop\"";
+    let url = required(at, "rabbitmq.url", written.url, hint)?;
+    let mut uri =
+        BrokerUri::parse(&url).map_err(|error| at.wrong_because("rabbitmq.url", "can't be used", error, hint))?;
+    if let Some(password) = password(at, "rabbitmq", written.password, written.password_file)? {
+        uri = uri.with_password(password);
+    }
+    let exchange_type = written.exchange_type.unwrap_or_else(|| "topic".to_owned());
+    if !matches!(exchange_type.as_str(), "topic" | "direct" | "fanout" | "headers") && !exchange_type.starts_with("x-")
+    {
+        let what = format!("is not a type of exchange: \"{exchange_type}\"");
+        let hint = "allowed: topic, direct, fanout, headers, or the x-… type of a plugin";
+        return Err(at.wrong("rabbitmq.exchange_type", what, hint));
+    }
+    let policies = [("wait", Unroutable::Wait), ("discard", Unroutable::Discard)];
+    let unroutable = one_of(at, "rabbitmq.unroutable.policy", written.unroutable.policy, &policies)?;
+    let max_message_bytes = written.max_message_bytes.map(|bytes| {
+        // No RabbitMQ takes more than 512 MiB in one message.
+        size(at, "rabbitmq.max_message_bytes", Some(bytes), bytes, 1_024..=512 * MEBIBYTE, "bytes")
+    });
+    let confirm_timeout =
+        millis(at, "rabbitmq.confirm_timeout_ms", written.confirm_timeout_ms, 60_000, 1_000..=MAX_WAIT_MS)?;
+    Ok(RabbitSettings {
+        uri,
+        declare: written.declare.unwrap_or(true),
+        exchange_type,
+        in_flight: Limits {
+            events: size(at, "rabbitmq.in_flight_events", written.in_flight_events, 1_000, 1..=1_000_000, "events")?,
+            bytes: size(
+                at,
+                "rabbitmq.in_flight_bytes",
+                written.in_flight_bytes,
+                8 * MEBIBYTE,
+                1_024..=4_096 * MEBIBYTE,
+                "bytes",
+            )?,
+        },
+        confirm_timeout,
+        max_message_bytes: max_message_bytes.transpose()?,
+        unroutable: unroutable.unwrap_or(Unroutable::Wait),
+    })
+}
+
+fn checkpoint(at: &Origins, written: written::Checkpoint, name: &str) -> Result<CheckpointSettings, Definite> {
+    one_of(at, "checkpoint.store", written.store, &[("file", ())])?;
+    let path = match written.path {
+        Some(path) if path.is_empty() => {
+            return Err(at.wrong("checkpoint.path", "is empty", "the folder for the checkpoint file"));
+        }
+        Some(path) => at.folder().join(path),
+        None => PathBuf::from("/var/lib/pgsluice").join(name),
+    };
+    let interval = millis(at, "checkpoint.interval_ms", written.interval_ms, 200, 10..=60_000)?;
+    Ok(CheckpointSettings { path, interval })
+}
+
+fn log(at: &Origins, written: written::Log) -> Result<LogSettings, Definite> {
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let format = one_of(at, "log.format", written.format, &formats)?;
+    let level = written.level.unwrap_or_else(|| "info".to_owned());
+    if logging::filter(&level).is_err() {
+        let hint = "allowed: off, error, warn, info, debug, trace, or a filter as in \"warn,pgsluice::rabbit=debug\"";
+        return Err(at.wrong("log.level", format!("is not a level: \"{level}\""), hint));
+    }
+    Ok(LogSettings { format, level })
+}
+
+/// The layer above wins; in one layer only one of the two may be given.
+fn password(
+    at: &Origins,
+    section: &str,
+    password: Option<String>,
+    file: Option<String>,
+) -> Result<Option<String>, Definite> {
+    let [password_key, file_key] = ["password", "password_file"].map(|name| format!("{section}.{name}"));
+    let file = match (password, file) {
+        (None, None) => return Ok(None),
+        (Some(password), None) => return Ok(Some(password)),
+        (None, Some(file)) => file,
+        (Some(password), Some(file)) => match (at.is_variable(&password_key), at.is_variable(&file_key)) {
+            (true, false) => return Ok(Some(password)),
+            (false, true) => file,
+            (true, true) | (false, false) => {
+                return Err(at.wrong(&file_key, format!("is given beside {password_key}"), "keep one of the two"));
+            }
+        },
+    };
+    let path = at.folder().join(file);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        let what = format!("can't be read: {}", path.display());
+        let hint = "the file holds the password alone, in UTF-8, readable by the user that pgsluice runs as";
+        at.wrong_because(&file_key, &what, error, hint)
+    })?;
+    let password = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    if password.is_empty() {
+        let what = format!("names an empty file: {}", path.display());
+        return Err(at.wrong(&file_key, what, "write the password into the file, or remove the key"));
+    }
+    Ok(Some(password.to_owned()))
+}
+
+fn required(at: &Origins, key: &str, written: Option<String>, hint: &str) -> Result<String, Definite> {
+    match written {
+        None => Err(at.wrong(key, "is missing", hint)),
+        Some(text) if text.is_empty() => Err(at.wrong(key, "is empty", hint)),
+        Some(text) => Ok(text),
+    }
+}
+
+/// A slot's name may hold only these characters (PostgreSQL's `ReplicationSlotValidateName`).
+fn slot_name(at: &Origins, key: &str, name: String) -> Result<String, Definite> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if (1..=MAX_IDENTIFIER_BYTES).contains(&name.len()) && name.bytes().all(allowed) {
+        return Ok(name);
+    }
+    let hint = "allowed: 1 to 63 of a-z, 0-9 and _, because it names the replication slot";
+    Err(at.wrong(key, format!("is no name for a slot: \"{name}\""), hint))
+}
+
+fn identifier(at: &Origins, key: &str, name: &str) -> Result<(), Definite> {
+    if (1..=MAX_IDENTIFIER_BYTES).contains(&name.len()) && !name.contains('\0') {
+        return Ok(());
+    }
+    let hint = "allowed: 1 to 63 bytes, written as the database has it, without quotes";
+    Err(at.wrong(key, format!("is no name in PostgreSQL: \"{name}\""), hint))
+}
+
+fn template(at: &Origins, key: &str, text: &str, name: &str) -> Result<Template, Definite> {
+    let template = Template::parse(text).map_err(|error| {
+        let hint = "variables are written {name}; a literal brace is written twice: {{ or }}";
+        at.wrong_because(key, "can't be used", error, hint)
+    })?;
+    let template = template.fill("name", name);
+    if template.literal().is_some_and(|literal| literal.len() > MAX_NAME_BYTES) {
+        return Err(at.wrong(key, "is longer than 255 bytes", "allowed: at most 255 bytes, by AMQP"));
+    }
+    Ok(template)
+}
+
+/// The default exchange has no name and can't be declared or bound.
+fn not_default_exchange(at: &Origins, key: &str, template: Template) -> Result<Template, Definite> {
+    if template.literal() == Some("") {
+        return Err(at.wrong(key, "is empty", "name an exchange, as in \"domain.events\""));
+    }
+    Ok(template)
+}
+
+fn one_of<T: Copy>(
+    at: &Origins,
+    key: &str,
+    written: Option<String>,
+    allowed: &[(&str, T)],
+) -> Result<Option<T>, Definite> {
+    let Some(text) = written else { return Ok(None) };
+    if let Some((_, value)) = allowed.iter().find(|(name, _)| *name == text) {
+        return Ok(Some(*value));
+    }
+    let allowed: Vec<&str> = allowed.iter().map(|(name, _)| *name).collect();
+    Err(at.wrong(key, format!("can't be \"{text}\""), format!("allowed: {}", allowed.join(", "))))
+}
+
+fn millis(
+    at: &Origins,
+    key: &str,
+    written: Option<i64>,
+    default: i64,
+    range: RangeInclusive<i64>,
+) -> Result<Duration, Definite> {
+    in_range(at, key, written, default, range, "milliseconds").map(Duration::from_millis)
+}
+
+fn size(
+    at: &Origins,
+    key: &str,
+    written: Option<i64>,
+    default: i64,
+    range: RangeInclusive<i64>,
+    unit: &str,
+) -> Result<usize, Definite> {
+    in_range(at, key, written, default, range, unit)
+}
+
+fn in_range<T: TryFrom<i64>>(
+    at: &Origins,
+    key: &str,
+    written: Option<i64>,
+    default: i64,
+    range: RangeInclusive<i64>,
+    unit: &str,
+) -> Result<T, Definite> {
+    let number = written.unwrap_or(default);
+    let value = if range.contains(&number) { T::try_from(number).ok() } else { None };
+    value.ok_or_else(|| {
+        let hint = format!("allowed: {} to {} {unit}", range.start(), range.end());
+        at.wrong(key, format!("is out of range: {number}"), hint)
+    })
+}

@@ -1,0 +1,387 @@
+//! The exact wording of what can be wrong, and the layers' order.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{LogFormat, Settings, Unroutable, layers, resolve};
+
+const SMALLEST: &str = r#"
+name = "shop"
+[source]
+url = "postgres://app@db1/shop"
+tables = ["public.*"]
+[rabbitmq]
+url = "amqp://mq1"
+"#;
+
+fn load(text: &str, variables: &[(&str, &str)]) -> Result<Settings, crate::failure::Definite> {
+    let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    layers::parse(Path::new("conf/shop.toml"), text, variables).and_then(resolve::settings)
+}
+
+fn loaded(text: &str, variables: &[(&str, &str)]) -> Settings {
+    load(text, variables).unwrap_or_else(|error| panic!("{error} ({})", error.hint))
+}
+
+/// The error and its hint, below each other.
+fn error(text: &str, variables: &[(&str, &str)]) -> String {
+    let definite = load(text, variables).expect_err("a configuration that is wrong");
+    assert_eq!(definite.exit_code(), 2);
+    format!("{definite}\n{}", definite.hint)
+}
+
+/// [`SMALLEST`] with one more line in a section.
+fn with(section: &str, line: &str) -> String {
+    let header = format!("[{section}]\n");
+    match SMALLEST.split_once(&header) {
+        Some((before, after)) => format!("{before}{header}{line}\n{after}"),
+        None => format!("{SMALLEST}{header}{line}\n"),
+    }
+}
+
+#[test]
+fn the_smallest_configuration_gets_the_defaults() {
+    let settings = loaded(SMALLEST, &[]);
+    assert_eq!((settings.source.slot.as_str(), settings.source.publication.as_str()), ("shop", "shop"));
+    assert!(settings.source.tables.selects("public", "orders"));
+    assert_eq!(settings.source.report_every, Duration::from_secs(10));
+    assert_eq!(settings.source.slot_wait, Duration::from_mins(1));
+    assert_eq!(settings.changes.exchange.literal(), Some("shop.changes"));
+    assert_eq!(settings.changes.routing_key.variables().collect::<Vec<_>>(), ["schema", "table", "op"]);
+    assert!(settings.outbox.is_none());
+    assert!(settings.rabbitmq.declare);
+    assert_eq!(settings.rabbitmq.exchange_type, "topic");
+    assert_eq!((settings.rabbitmq.in_flight.events, settings.rabbitmq.in_flight.bytes), (1000, 8 * 1024 * 1024));
+    assert_eq!(settings.rabbitmq.confirm_timeout, Duration::from_mins(1));
+    assert_eq!(settings.rabbitmq.max_message_bytes, None);
+    assert_eq!(settings.rabbitmq.unroutable, Unroutable::Wait);
+    assert_eq!(settings.checkpoint.path, Path::new("/var/lib/pgsluice/shop"));
+    assert_eq!(settings.checkpoint.interval, Duration::from_millis(200));
+    assert_eq!(settings.shutdown_timeout, Duration::from_secs(30));
+    assert!(!settings.fail_fast);
+    assert_eq!((settings.log.format, settings.log.level.as_str()), (None, "info"));
+}
+
+#[test]
+fn the_outbox_has_debeziums_columns_unless_set() {
+    let outbox = loaded(&with("outbox", "table = 'app.\"Out Box\"'"), &[]).outbox.expect("an outbox");
+    assert_eq!((outbox.schema.as_str(), outbox.table.as_str()), ("app", "Out Box"));
+    assert_eq!(outbox.exchange.literal(), Some("shop.events"));
+    assert_eq!(outbox.routing_key.written(), "{aggregatetype}.{type}");
+    let columns = outbox.columns;
+    assert_eq!((columns.id.as_str(), columns.aggregate_type.as_str()), ("id", "aggregatetype"));
+    assert_eq!((columns.aggregate_id.as_str(), columns.event_type.as_str()), ("aggregateid", "type"));
+    assert_eq!(columns.payload, "payload");
+    let text = with("outbox", "table = \"public.outbox\"\ncolumns.type = \"event\"");
+    assert_eq!(loaded(&text, &[]).outbox.expect("an outbox").columns.event_type, "event");
+}
+
+#[test]
+fn variables_override_the_file_with_numbers_booleans_and_lists() {
+    let settings = loaded(
+        SMALLEST,
+        &[
+            ("PGSLUICE__NAME", "0123"),
+            ("PGSLUICE__FAIL_FAST", "true"),
+            ("PGSLUICE__RABBITMQ__IN_FLIGHT_EVENTS", "7"),
+            ("PGSLUICE__RABBITMQ__UNROUTABLE__POLICY", "discard"),
+            ("PGSLUICE__SOURCE__TABLES", "app.*, !app.x"),
+            ("PGSLUICE__SOURCE__SLOT", ""),
+            ("PGSLUICE__LOG__FORMAT", "json"),
+            ("PGSLUICE_CONFIG", "ignored"),
+        ],
+    );
+    assert_eq!(settings.name, "0123");
+    assert_eq!(settings.source.slot, "0123");
+    assert!(settings.fail_fast);
+    assert_eq!(settings.rabbitmq.in_flight.events, 7);
+    assert_eq!(settings.rabbitmq.unroutable, Unroutable::Discard);
+    assert!(settings.source.tables.selects("app", "y") && !settings.source.tables.selects("app", "x"));
+    assert_eq!(settings.log.format, Some(LogFormat::Json));
+}
+
+#[test]
+fn a_relative_path_starts_at_the_files_folder() {
+    assert_eq!(loaded(&with("checkpoint", "path = \"state\""), &[]).checkpoint.path, Path::new("conf/state"));
+    assert_eq!(loaded(&with("checkpoint", "path = \"/state\""), &[]).checkpoint.path, Path::new("/state"));
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
+    assert_eq!(
+        error(&with("checkpoint", "intervall_ms = 5"), &[]),
+        "conf/shop.toml:9: checkpoint.intervall_ms is unknown\n\
+         did you mean checkpoint.interval_ms? known in [checkpoint]: store, path, interval_ms"
+    );
+    assert_eq!(
+        error(&format!("tabels = []\n{SMALLEST}"), &[]),
+        "conf/shop.toml:1: tabels is unknown\n\
+         known at the top: name, shutdown_timeout_ms, fail_fast, source, changes, outbox, rabbitmq, checkpoint, log"
+    );
+    assert_eq!(
+        error(SMALLEST, &[("PGSLUICE__CHECKPOINT__PAHT", "x")]),
+        "PGSLUICE__CHECKPOINT__PAHT: checkpoint.paht is unknown\n\
+         did you mean checkpoint.path? known in [checkpoint]: store, path, interval_ms"
+    );
+    assert_eq!(
+        error(SMALLEST, &[("PGSLUICE__NAME__X", "x")]),
+        "PGSLUICE__NAME__X: name is not a string, but a section\nname is a key, not a section"
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_described_and_not_shown() {
+    assert_eq!(
+        error(&with("source", "password = 1234"), &[]),
+        "conf/shop.toml:4: source.password is not a string, but an integer\nput the value in quotes"
+    );
+    assert_eq!(
+        error(&with("rabbitmq", "in_flight_events = \"many\""), &[]),
+        "conf/shop.toml:7: rabbitmq.in_flight_events is not an integer: \"many\"\n\
+         write a whole number without quotes; the unit is in the key's name"
+    );
+    assert_eq!(
+        error(&with("rabbitmq", "in_flight_events = 1.5"), &[]),
+        "conf/shop.toml:7: rabbitmq.in_flight_events is not an integer, but a fraction\n\
+         write a whole number without quotes; the unit is in the key's name"
+    );
+    assert_eq!(
+        error(SMALLEST, &[("PGSLUICE__RABBITMQ__DECLARE", "maybe")]),
+        "PGSLUICE__RABBITMQ__DECLARE: rabbitmq.declare is not true or false: \"maybe\"\nallowed: true or false"
+    );
+    assert_eq!(
+        error(&format!("checkpoint = \"file\"\n{SMALLEST}"), &[]),
+        "conf/shop.toml:1: checkpoint is not a section, but a string\nwrite it as a section: [checkpoint]"
+    );
+    assert_eq!(
+        error(&SMALLEST.replace("[\"public.*\"]", "[1]"), &[]),
+        "conf/shop.toml:5: source.tables[0] is not a string, but an integer\nput the value in quotes"
+    );
+    assert_eq!(
+        error(&SMALLEST.replace("[\"public.*\"]", "true"), &[]),
+        "conf/shop.toml:5: source.tables is not a list of strings, but a boolean\n\
+         write a list, as in [\"public.orders\", \"public.items\"]"
+    );
+}
+
+#[test]
+fn a_number_out_of_range_says_the_range() {
+    assert_eq!(
+        error(&with("rabbitmq", "in_flight_events = 0"), &[]),
+        "conf/shop.toml:7: rabbitmq.in_flight_events is out of range: 0\nallowed: 1 to 1000000 events"
+    );
+    assert_eq!(
+        error(SMALLEST, &[("PGSLUICE__CHECKPOINT__INTERVAL_MS", "-1")]),
+        "PGSLUICE__CHECKPOINT__INTERVAL_MS: checkpoint.interval_ms is out of range: -1\n\
+         allowed: 10 to 60000 milliseconds"
+    );
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    assert_eq!(
+        error("", &[]),
+        "conf/shop.toml: name is missing\n\
+         a short name for this pipeline, as in name = \"shop\"; it names the slot"
+    );
+    assert_eq!(
+        error("name = \"shop\"", &[]),
+        "conf/shop.toml: source.url is missing\n\
+         a PostgreSQL connection string, as in url = \"postgres://app@db1/shop?sslmode=verify-full\""
+    );
+    assert_eq!(
+        error(&SMALLEST.replace("tables = [\"public.*\"]", ""), &[]),
+        "conf/shop.toml: source.tables is missing, and there is no [outbox]: nothing is selected\n\
+         write source.tables = [\"public.*\"] for the changes of tables, an [outbox] section, or both"
+    );
+    assert_eq!(
+        error(&with("outbox", ""), &[]),
+        "conf/shop.toml: outbox.table is missing\nthe outbox table, as in table = \"public.outbox\""
+    );
+}
+
+#[test]
+fn names_and_choices_say_what_is_allowed() {
+    assert_eq!(
+        error(&SMALLEST.replace("\"shop\"", "\"my-shop\""), &[]),
+        "conf/shop.toml:2: name is no name for a slot: \"my-shop\"\n\
+         allowed: 1 to 63 of a-z, 0-9 and _, because it names the replication slot"
+    );
+    assert_eq!(
+        error(&with("checkpoint", "store = \"postgres\""), &[]),
+        "conf/shop.toml:9: checkpoint.store can't be \"postgres\"\nallowed: file"
+    );
+    assert_eq!(
+        error(&with("rabbitmq.unroutable", "policy = \"drop\""), &[]),
+        "conf/shop.toml:9: rabbitmq.unroutable.policy can't be \"drop\"\nallowed: wait, discard"
+    );
+    assert_eq!(
+        error(&with("rabbitmq", "exchange_type = \"tpoic\""), &[]),
+        "conf/shop.toml:7: rabbitmq.exchange_type is not a type of exchange: \"tpoic\"\n\
+         allowed: topic, direct, fanout, headers, or the x-… type of a plugin"
+    );
+    assert_eq!(
+        error(&with("log", "level = \"loud\""), &[]),
+        "conf/shop.toml:9: log.level is not a level: \"loud\"\n\
+         allowed: off, error, warn, info, debug, trace, or a filter as in \"warn,pgsluice::rabbit=debug\""
+    );
+}
+
+#[test]
+fn patterns_and_templates_say_why() {
+    assert_eq!(
+        error(&SMALLEST.replace("public.*", "orders"), &[]),
+        "conf/shop.toml:5: source.tables holds a pattern that can't be used: `orders` names no schema\n\
+         write schema.table, as in public.orders; a part that contains a dot goes in double quotes"
+    );
+    assert_eq!(
+        error(&with("outbox", "table = \"public.Outbox\""), &[]),
+        "conf/shop.toml:9: outbox.table can't be used: `public.Outbox` has upper-case letters outside quotes, \
+         which PostgreSQL would fold to lower case\n\
+         write lower case, or put the part in double quotes, as in 'public.\"Orders\"'"
+    );
+    assert_eq!(
+        error(&with("changes", "routing_key = \"{schema}.{tabel}\""), &[]),
+        "conf/shop.toml:9: changes.routing_key can't be used: the template `{schema}.{tabel}` uses {tabel}, \
+         which is none of {schema}, {table}, {op}\n\
+         allowed: {name}, {schema}, {table}, {op}"
+    );
+    assert_eq!(
+        error(&with("changes", "exchange = \"{schema\""), &[]),
+        "conf/shop.toml:9: changes.exchange can't be used: the template `{schema` has a `{` that is not closed\n\
+         variables are written {name}; a literal brace is written twice: {{ or }}"
+    );
+    assert_eq!(
+        error(&with("changes", "exchange = \"\""), &[]),
+        "conf/shop.toml:9: changes.exchange is empty\nname an exchange, as in \"domain.events\""
+    );
+}
+
+#[test]
+fn what_is_not_toml_has_a_line_and_a_column() {
+    assert_eq!(
+        error("name = \"shop\"\n[source]\npassword = se cret\n", &[]).lines().next(),
+        Some("conf/shop.toml:3:12: not valid TOML: string values must be quoted, expected literal string")
+    );
+    assert!(
+        error("name = \"a\"\nname = \"b\"\n", &[]).starts_with("conf/shop.toml:2:1: not valid TOML: duplicate key")
+    );
+}
+
+#[test]
+fn a_password_comes_from_the_upper_layer_and_from_one_place_in_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "01234\n").expect("a secret");
+    let line = format!("password_file = {:?}", file.to_str().expect("a path"));
+    let text = with("source", &line);
+    let settings = loaded(&text, &[]);
+    assert!(!format!("{settings:?}").contains("01234"), "a secret is never printed");
+    loaded(&text, &[("PGSLUICE__SOURCE__PASSWORD", "other")]);
+    assert_eq!(
+        error(&with("source", &format!("{line}\npassword = \"x\"")), &[]),
+        "conf/shop.toml:4: source.password_file is given beside source.password\nkeep one of the two"
+    );
+    std::fs::write(&file, "\n").expect("an empty secret");
+    assert_eq!(
+        error(&text, &[]),
+        format!(
+            "conf/shop.toml:4: source.password_file names an empty file: {}\n\
+             write the password into the file, or remove the key",
+            file.display()
+        )
+    );
+    assert_eq!(
+        error(&with("rabbitmq", "password_file = \"gone\""), &[]),
+        "conf/shop.toml:7: rabbitmq.password_file can't be read: conf/gone: \
+         No such file or directory (os error 2)\n\
+         the file holds the password alone, in UTF-8, readable by the user that pgsluice runs as"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_not_text_is_not_shown() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let variable = (OsString::from("PGSLUICE__SOURCE__PASSWORD"), OsString::from_vec(vec![b'x', 0xFF]));
+    let definite = layers::parse(Path::new("shop.toml"), SMALLEST, [variable]).err().expect("not text");
+    assert_eq!(definite.to_string(), "PGSLUICE__SOURCE__PASSWORD: source.password is not UTF-8");
+}
+
+/// Every key, by asking for one that does not exist.
+fn keys(section: &str) -> Vec<String> {
+    let variable = format!("PGSLUICE__{}X", section.replace('.', "__").to_uppercase());
+    let definite = load(SMALLEST, &[(&variable, "x")]).expect_err("an unknown key");
+    let (_, known) = definite.hint.rsplit_once(": ").expect("a list of keys");
+    let keys = known.split(", ").map(|key| format!("{section}{key}"));
+    keys.flat_map(|key| match key.as_str() {
+        "source"
+        | "changes"
+        | "outbox"
+        | "outbox.columns"
+        | "rabbitmq"
+        | "rabbitmq.unroutable"
+        | "checkpoint"
+        | "log" => keys_below(&key),
+        _ => vec![key],
+    })
+    .collect()
+}
+
+fn keys_below(section: &str) -> Vec<String> {
+    keys(&format!("{section}."))
+}
+
+#[test]
+fn the_reference_describes_every_key_and_no_other() {
+    let reference = include_str!("../../docs/configuration.md");
+    let described = reference.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let described: Vec<(&str, &str)> = described.filter(|(key, _)| !key.starts_with('-')).collect();
+    assert_eq!(described.iter().map(|(key, _)| *key).collect::<Vec<_>>(), keys(""));
+    for (key, cells) in described {
+        let allowed = cells.split('|').nth(1).expect("what is allowed").trim();
+        if let Some((unit, range)) = allowed.split_once(", ").filter(|(_, range)| range.contains(" to ")) {
+            let variable = format!("PGSLUICE__{}", key.replace('.', "__").to_uppercase());
+            let definite = load(SMALLEST, &[(&variable, "-1")]).expect_err("out of range");
+            assert_eq!(definite.hint, format!("allowed: {range} {unit}"), "{key}");
+        }
+    }
+}
+
+#[test]
+fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them() {
+    let text = include_str!("../../config/pgsluice.toml");
+    let defaults = format!("{:?}", loaded(text, &[]));
+    let uncommented: Vec<&str> = text
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| !c.is_whitespace())).unwrap_or(line)
+        })
+        .collect();
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in &uncommented {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.split(']').next().unwrap_or_default());
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            found.push(format!("{section}{key}"));
+        }
+    }
+    let (mut found, mut known) = (found, keys(""));
+    found.sort();
+    known.sort();
+    assert_eq!(found, known);
+    let examples = ["password", "max_message_bytes", "format"];
+    let without_examples: Vec<&str> =
+        uncommented.into_iter().filter(|line| !examples.iter().any(|example| line.starts_with(example))).collect();
+    // What is commented out is the default, so that uncommenting it changes nothing.
+    assert_eq!(format!("{:?}", loaded(&without_examples.join("\n"), &[])), defaults);
+}
+
+#[test]
+fn the_minimal_configuration_loads() {
+    let text = include_str!("../../config/minimal.toml");
+    assert!(text.lines().count() <= 12);
+    assert!(loaded(text, &[]).outbox.is_some());
+}

@@ -1,0 +1,202 @@
+//! The configuration as the user wrote it: every key optional, no unknown key, no meaning yet.
+//!
+//! A value from the environment is always text, so numbers, booleans and lists are read from text too.
+//! Text stays what it is: a password `01234` is never a number. `layers` fills this, `resolve` gives it
+//! meaning; `docs/configuration.md` describes each key (a test compares the two).
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Unexpected, Visitor};
+
+/// The whole file.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Written {
+    pub(super) name: Option<String>,
+    #[serde(deserialize_with = "number")]
+    pub(super) shutdown_timeout_ms: Option<i64>,
+    #[serde(deserialize_with = "flag")]
+    pub(super) fail_fast: Option<bool>,
+    pub(super) source: Source,
+    pub(super) changes: Changes,
+    pub(super) outbox: Option<Outbox>,
+    pub(super) rabbitmq: Rabbit,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) log: Log,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Source {
+    pub(super) url: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) password_file: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub(super) tables: Option<Vec<String>>,
+    pub(super) slot: Option<String>,
+    pub(super) publication: Option<String>,
+    #[serde(deserialize_with = "number")]
+    pub(super) report_every_ms: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) slot_wait_ms: Option<i64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Changes {
+    pub(super) exchange: Option<String>,
+    pub(super) routing_key: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Outbox {
+    pub(super) table: Option<String>,
+    pub(super) exchange: Option<String>,
+    pub(super) routing_key: Option<String>,
+    pub(super) columns: Columns,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Columns {
+    pub(super) id: Option<String>,
+    pub(super) aggregate_type: Option<String>,
+    pub(super) aggregate_id: Option<String>,
+    #[serde(rename = "type")]
+    pub(super) event_type: Option<String>,
+    pub(super) payload: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Rabbit {
+    pub(super) url: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) password_file: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    pub(super) declare: Option<bool>,
+    pub(super) exchange_type: Option<String>,
+    #[serde(deserialize_with = "number")]
+    pub(super) in_flight_events: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) in_flight_bytes: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) confirm_timeout_ms: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) max_message_bytes: Option<i64>,
+    pub(super) unroutable: Unroutable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Unroutable {
+    pub(super) policy: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Checkpoint {
+    pub(super) store: Option<String>,
+    pub(super) path: Option<String>,
+    #[serde(deserialize_with = "number")]
+    pub(super) interval_ms: Option<i64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) format: Option<String>,
+    pub(super) level: Option<String>,
+}
+
+/// An integer, or text that is one.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    struct Number;
+    impl Visitor<'_> for Number {
+        type Value = i64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an integer")
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<i64, E> {
+            Ok(value)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<i64, E> {
+            text.trim().parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_any(Number).map(Some)
+}
+
+/// A boolean, or text that is one.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    struct Flag;
+    impl Visitor<'_> for Flag {
+        type Value = bool;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true or false")
+        }
+
+        fn visit_bool<E: Error>(self, value: bool) -> Result<bool, E> {
+            Ok(value)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<bool, E> {
+            text.trim().parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_any(Flag).map(Some)
+}
+
+/// A list of texts, or one text with commas between them.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    struct List;
+    impl<'de> Visitor<'de> for List {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of strings")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Vec<String>, E> {
+            Ok(split_list(text))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<String>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_any(List).map(Some)
+}
+
+/// Splits at commas outside double quotes, because a quoted table name may hold one.
+fn split_list(text: &str) -> Vec<String> {
+    let mut quoted = false;
+    text.split(|character| {
+        quoted ^= character == '"';
+        character == ',' && !quoted
+    })
+    .map(|item| item.trim().to_owned())
+    .filter(|item| !item.is_empty())
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_in_one_text_splits_at_commas_outside_quotes() {
+        assert_eq!(split_list(r#"public.*, !public."a,b" ,"#), ["public.*", r#"!public."a,b""#]);
+        assert!(split_list(" ").is_empty());
+    }
+}

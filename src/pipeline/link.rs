@@ -1,0 +1,119 @@
+//! The source's end of the loop: a stream that is opened, lost, and opened again, one state at a time.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::backoff::Backoff;
+use crate::checkpoint::Checkpoint;
+use crate::failure::{Definite, Failure, Kind};
+use crate::source::{Batch, ChangeStream, Opened, Source, Status};
+
+type Opening<S> = Pin<Box<dyn Future<Output = Result<Opened<<S as Source>::Stream>, Failure>> + Send>>;
+
+/// A source that is kept open.
+pub(super) struct Link<S: Source> {
+    source: S,
+    /// Where the next opening goes on from.
+    resume: Option<Checkpoint>,
+    state: State<S>,
+    backoff: Backoff,
+    fail_fast: bool,
+}
+
+enum State<S: Source> {
+    Waiting(Instant),
+    Opening(Opening<S>),
+    Open(S::Stream),
+    /// A report found the stream broken; the next turn says so.
+    Broken(Failure),
+}
+
+/// What the loop hears.
+pub(super) enum News {
+    /// A stream begins, from `start`.
+    Opened { start: Checkpoint, report_every: Duration },
+    /// Frames.
+    Batch(Batch),
+    /// The stream is gone; what was half read will come again.
+    Lost,
+}
+
+impl<S: Source> Link<S> {
+    pub(super) fn new(source: S, resume: Option<Checkpoint>, fail_fast: bool) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        Self { source, resume, state: State::Waiting(Instant::now()), backoff, fail_fast }
+    }
+
+    /// Where to go on from when the stream has to be opened again.
+    pub(super) fn resume_from(&mut self, checkpoint: Checkpoint) {
+        self.resume = Some(checkpoint);
+    }
+
+    /// What happens next on the stream; reconnects with backoff. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<News, Definite> {
+        loop {
+            let failure = match &mut self.state {
+                State::Waiting(until) => {
+                    sleep_until(*until).await;
+                    self.state = State::Opening(Box::pin(self.source.open(self.resume.clone())));
+                    continue;
+                }
+                State::Opening(opening) => match opening.await {
+                    Ok(Opened { stream, start, report_every }) => {
+                        tracing::info!(from = %start.flushed, slot = start.slot, "streaming from PostgreSQL");
+                        self.state = State::Open(stream);
+                        self.fail_fast = false;
+                        return Ok(News::Opened { start, report_every });
+                    }
+                    Err(failure) => failure,
+                },
+                State::Open(stream) => match stream.next().await {
+                    Ok(batch) => {
+                        self.backoff.reset();
+                        return Ok(News::Batch(batch));
+                    }
+                    Err(failure) => failure,
+                },
+                State::Broken(_) => match std::mem::replace(&mut self.state, State::Waiting(Instant::now())) {
+                    State::Broken(failure) => failure,
+                    State::Waiting(_) | State::Opening(_) | State::Open(_) => continue,
+                },
+            };
+            let was_opening = matches!(self.state, State::Opening(_));
+            self.retry(failure)?;
+            if !was_opening {
+                return Ok(News::Lost);
+            }
+        }
+    }
+
+    /// Tells the server how far we are, if there is one to tell.
+    pub(super) async fn report(&mut self, status: Status) {
+        if let State::Open(stream) = &mut self.state
+            && let Err(failure) = stream.report(status).await
+        {
+            self.state = State::Broken(failure);
+        }
+    }
+
+    fn retry(&mut self, failure: Failure) -> Result<(), Definite> {
+        let error = match failure {
+            Failure::Definite(definite) => return Err(definite),
+            Failure::Transient(error) if self.fail_fast => {
+                let hint = "without --fail-fast, pgsluice keeps trying";
+                return Err(Definite::new(Kind::Unreachable, error.context("can't reach PostgreSQL"), hint));
+            }
+            Failure::Transient(error) => error,
+        };
+        let wait = self.backoff.next_wait();
+        if self.backoff.attempts() == 1 {
+            tracing::warn!(error = format!("{error:#}"), "PostgreSQL is away; trying again until it is back");
+        } else {
+            tracing::debug!(error = format!("{error:#}"), ?wait, "PostgreSQL is still away");
+        }
+        self.state = State::Waiting(Instant::now() + wait);
+        Ok(())
+    }
+}

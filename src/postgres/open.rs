@@ -1,0 +1,370 @@
+//! From a connection string to a running stream: the source that the loop opens again and again.
+//!
+//! The order matters. Nothing is created before everything that can be judged was judged; the
+//! publication comes before the slot, which decodes only what was published when it was written; and
+//! the slot is looked at once more after the stream has started, since PostgreSQL forwards a start
+//! that lies too far back. `preflight`, `catalog`, `publication` and `slot` decide, `walsender` asks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use tokio_postgres::{Client, SimpleQueryMessage};
+use tracing::{info, warn};
+
+use super::catalog;
+use super::client::{ClientError, Connection, Purpose};
+use super::preflight::{self, Look, sql_failure};
+use super::publication::{self, Plan, Publication};
+use super::replication::ReplicationStream;
+use super::slot::{self, Decision, SlotState, verify};
+use super::sql;
+use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
+use crate::checkpoint::Checkpoint;
+use crate::config::{OutboxSettings, SourceSettings};
+use crate::failure::{Failure, Kind, within};
+use crate::lsn::Lsn;
+use crate::source::{Opened, Source};
+
+/// The publication may have to wait for locks, see there.
+const PREPARE_LIMIT: Duration = Duration::from_mins(1);
+/// How often to look whether a slot or a walsender is free.
+const POLL: Duration = Duration::from_millis(250);
+/// A slot that takes longer to create waits for somebody.
+const QUICK: Duration = Duration::from_secs(2);
+/// How often to look who that is, and whether the server still answers.
+const WATCH: Duration = Duration::from_secs(10);
+/// However short `wal_sender_timeout` is.
+const SHORTEST_REPORT: Duration = Duration::from_millis(10);
+
+/// Opens replication streams from one database.
+#[derive(Debug, Clone)]
+pub struct PostgresSource(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: SourceSettings,
+    outbox: Option<OutboxSettings>,
+    /// A stream was opened by this process: the configuration fits, and is not checked again.
+    opened: AtomicBool,
+}
+
+impl PostgresSource {
+    /// The source that `settings` describe. Connects to nothing yet.
+    #[must_use]
+    pub fn new(settings: SourceSettings, outbox: Option<OutboxSettings>) -> Self {
+        Self(Arc::new(Inner { settings, outbox, opened: AtomicBool::new(false) }))
+    }
+}
+
+impl Source for PostgresSource {
+    type Stream = ReplicationStream;
+
+    fn open(
+        &self,
+        checkpoint: Option<Checkpoint>,
+    ) -> impl Future<Output = Result<Opened<ReplicationStream>, Failure>> + Send + 'static {
+        let inner = Arc::clone(&self.0);
+        async move {
+            let opened = inner.open(checkpoint.as_ref()).await?;
+            inner.opened.store(true, Ordering::Relaxed);
+            Ok(opened)
+        }
+    }
+}
+
+/// What the database looks like, and what is to be changed in it.
+struct Prepared {
+    publication: Option<Publication>,
+    /// None when the publication was brought in order before, and is only used.
+    plan: Option<Plan>,
+}
+
+impl Inner {
+    async fn open(&self, checkpoint: Option<&Checkpoint>) -> Result<Opened<ReplicationStream>, Failure> {
+        // Without a checkpoint the slot may have to be created, and so the publication before it.
+        let again = self.opened.load(Ordering::Relaxed) && checkpoint.is_some();
+        let look = if again { Look::Again } else { Look::First };
+        let sql = sql::connect(&self.settings.conninfo).await?;
+        let mut prepared = limited("checking the database", self.prepare(&sql, look)).await?;
+        let deadline = Instant::now() + self.settings.slot_wait;
+        let mut waiting = Waiting { sql: &sql, slot: &self.settings.slot, deadline, told: false };
+        loop {
+            let mut connection = self.connect(look, &mut waiting).await?;
+            let (session, decision) = self.decide(&mut connection, checkpoint, &mut waiting).await?;
+            self.publish(&sql, &session, &decision, &mut prepared).await?;
+            let start = self.begin(&sql, &mut connection, &session, decision).await?;
+            let command = walsender::start_command(&self.settings.slot, &self.settings.publication, start.flushed);
+            let starting = async { Ok(connection.start_replication(&command).await) };
+            match within(ANSWER_LIMIT, "starting the replication stream", starting).await? {
+                Ok(stream) => {
+                    self.look_again(&sql, &session, &start).await?;
+                    info!(slot = start.slot, from = %start.flushed, timeline = start.timeline, "the stream has started");
+                    return Ok(Opened { stream, start, report_every: self.report_every(&session) });
+                }
+                // Somebody was quicker than we between looking and starting. The connection is used up.
+                Err(error) if error.code() == Some("55006") => {
+                    let holder = self.slot_now(&sql).await?.and_then(|slot| slot.active_pid);
+                    waiting.for_slot(holder).await?;
+                }
+                Err(error) => return Err(Failure::from(error).context("starting the replication stream")),
+            }
+        }
+    }
+
+    async fn prepare(&self, sql: &Client, look: Look) -> Result<Prepared, Failure> {
+        preflight::check(sql, look).await?;
+        let name = &self.settings.publication;
+        let publication = publication::read(sql, name).await?;
+        let plan = match look {
+            Look::First => {
+                let wanted = catalog::resolve(sql, &self.settings.tables, self.outbox.as_ref()).await?;
+                Some(publication::plan(name, publication.as_ref(), &wanted)?)
+            }
+            Look::Again => None,
+        };
+        Ok(Prepared { publication, plan })
+    }
+
+    /// A replication connection, once a walsender is free.
+    async fn connect(&self, look: Look, waiting: &mut Waiting<'_>) -> Result<Connection, Failure> {
+        loop {
+            match Connection::connect(&self.settings.conninfo, Purpose::Replication).await {
+                Ok(connection) => return Ok(connection),
+                // too_many_connections; what holds them may be our predecessor, whose end nobody has noticed yet.
+                Err(error) if error.code() == Some("53300") && look == Look::First => {
+                    waiting.for_walsender(error).await?;
+                }
+                Err(error) => return Err(Failure::from(error).context("opening the replication connection")),
+            }
+        }
+    }
+
+    /// Judges the slot until it is free.
+    async fn decide(
+        &self,
+        connection: &mut Connection,
+        checkpoint: Option<&Checkpoint>,
+        waiting: &mut Waiting<'_>,
+    ) -> Result<(Session, Decision), Failure> {
+        loop {
+            // Read anew in each round: who uses the slot moves both.
+            let session = walsender::identify(connection, checkpoint.map(|it| it.timeline)).await?;
+            let slot = walsender::read_slot(connection, &self.settings.slot).await?;
+            let decision = verify(&self.settings.slot, checkpoint, slot.as_ref(), &session.server);
+            let holder = slot.as_ref().and_then(|slot| slot.active_pid);
+            let in_creation = slot.as_ref().is_some_and(|slot| slot.confirmed_flush.is_none() && holder.is_some());
+            match holder {
+                Some(_) if decision.is_ok() || in_creation => waiting.for_slot(holder).await?,
+                Some(_) | None => return Ok((session, decision?)),
+            }
+        }
+    }
+
+    /// Brings the publication in order, unless that can't help any more.
+    async fn publish(
+        &self,
+        sql: &Client,
+        session: &Session,
+        decision: &Decision,
+        prepared: &mut Prepared,
+    ) -> Result<(), Failure> {
+        let name = &self.settings.publication;
+        match decision {
+            Decision::Resume(start) | Decision::Adopt(start) if prepared.publication.is_none() => {
+                return Err(slot::no_publication(name, start, &session.server).into());
+            }
+            Decision::Resume(_) | Decision::Adopt(_) | Decision::Create => {}
+        }
+        if let Some(plan) = prepared.plan.take() {
+            limited("bringing the publication in order", publication::apply(sql, name, &plan)).await?;
+        }
+        Ok(())
+    }
+
+    /// Where the stream starts; creates the slot if that has to be.
+    async fn begin(
+        &self,
+        sql: &Client,
+        connection: &mut Connection,
+        session: &Session,
+        decision: Decision,
+    ) -> Result<Checkpoint, Failure> {
+        let slot = &self.settings.slot;
+        match decision {
+            Decision::Resume(start) => Ok(start),
+            Decision::Adopt(start) => {
+                warn!(
+                    slot,
+                    from = %start.flushed,
+                    "no checkpoint was found for the slot, which exists: going on from its confirmed_flush_lsn; events may \
+                     be sent again"
+                );
+                Ok(start)
+            }
+            Decision::Create => {
+                let from = self.create(sql, connection, session.pid).await?;
+                info!(slot, %from, "created the replication slot");
+                Ok(slot::first(slot, &session.server, from))
+            }
+        }
+    }
+
+    /// Creates the slot, and says for whom it waits. Has no limit of its own: it waits as long as the other
+    /// transactions last and the server answers.
+    async fn create(&self, sql: &Client, connection: &mut Connection, pid: i32) -> Result<Lsn, Failure> {
+        let name = &self.settings.slot;
+        let creating = walsender::create_slot(connection, name);
+        tokio::pin!(creating);
+        let mut patience = QUICK;
+        let mut told = String::new();
+        let error = loop {
+            match tokio::time::timeout(patience, &mut creating).await {
+                Ok(Ok(consistent_point)) => return Ok(consistent_point),
+                Ok(Err(error)) => break error,
+                Err(_) => patience = WATCH,
+            }
+            let blockers = within(ANSWER_LIMIT, "looking for open transactions", blockers(sql, pid)).await?;
+            if blockers != told {
+                warn!(slot = name, "the creation of the slot waits for transactions that are open: {blockers}");
+                told = blockers;
+            }
+        };
+        match error {
+            CreateError::Answer(failure) => Err(failure),
+            CreateError::Refused(error) => Err(self.not_created(sql, error).await),
+        }
+    }
+
+    async fn not_created(&self, sql: &Client, error: ClientError) -> Failure {
+        let slots_are_off = error
+            .server()
+            .is_some_and(|error| error.code == "55000" && error.message.contains("max_replication_slots"));
+        match error.code() {
+            Some("53400") => preflight::no_free_slot(sql, &self.settings.slot).await,
+            Some("55000") if slots_are_off => preflight::no_free_slot(sql, &self.settings.slot).await,
+            // duplicate_object: somebody else created it between; look again.
+            Some("42710") => Failure::transient(error),
+            Some(_) | None => Failure::from(error).context("creating the replication slot"),
+        }
+    }
+
+    /// The slot after the start of the stream: ours, on the server that we asked, and not forwarded.
+    async fn look_again(&self, sql: &Client, session: &Session, start: &Checkpoint) -> Result<(), Failure> {
+        let name = &self.settings.slot;
+        let slot = self.slot_now(sql).await?;
+        if slot.as_ref().and_then(|slot| slot.active_pid) != Some(session.pid) {
+            let what = "the SQL connection does not see the stream at the replication slot: the two have reached different \
+                        servers";
+            return Err(Failure::transient(anyhow!("{what} (replication slot \"{name}\")")));
+        }
+        if let Some(confirmed) = slot.and_then(|slot| slot.confirmed_flush) {
+            slot::not_ahead(name, start.flushed, confirmed)?;
+        }
+        Ok(())
+    }
+
+    async fn slot_now(&self, sql: &Client) -> Result<Option<SlotState>, Failure> {
+        let name = &self.settings.slot;
+        let doing = "looking at the replication slot";
+        let query = walsender::slot_query(name);
+        let asking = async { sql.simple_query(&query).await.map_err(|error| sql_failure(doing, &error)) };
+        for message in within(ANSWER_LIMIT, doing, asking).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                let values: Vec<Option<String>> = (0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect();
+                return walsender::parse_slot(name, &values).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Three times within the server's patience, so that one late report is none too many.
+    fn report_every(&self, session: &Session) -> Duration {
+        let server = session.sender_timeout.map_or(Duration::MAX, |timeout| timeout / 3);
+        self.settings.report_every.min(server).max(SHORTEST_REPORT)
+    }
+}
+
+/// [`within`] for steps that say themselves what failed.
+async fn limited<T>(doing: &str, step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match tokio::time::timeout(PREPARE_LIMIT, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::transient(anyhow!("{doing}: no answer within {} ms", PREPARE_LIMIT.as_millis()))),
+    }
+}
+
+/// Waits for something that another client of the server holds, says so once, and gives up at the deadline.
+struct Waiting<'a> {
+    sql: &'a Client,
+    slot: &'a str,
+    deadline: Instant,
+    told: bool,
+}
+
+impl Waiting<'_> {
+    async fn for_slot(&mut self, pid: Option<i32>) -> Result<(), Failure> {
+        let given_up = Instant::now() >= self.deadline;
+        if given_up || !self.told {
+            let holder = within(ANSWER_LIMIT, "looking for who uses the slot", describe(self.sql, pid)).await?;
+            if given_up {
+                let error = anyhow!("replication slot \"{}\" is in use by {holder}", self.slot);
+                let pid = pid.map_or_else(|| "<PID>".to_owned(), |pid| pid.to_string());
+                let hint = format!(
+                    "Another pgsluice with the same name, or another client, reads from it. Stop that one, give this one a \
+                     `name` of its own, or end a connection that is dead (SELECT pg_terminate_backend({pid})). \
+                     `source.slot_wait_ms` says how long to wait."
+                );
+                return Err(Failure::definite(Kind::Source, error, hint));
+            }
+            warn!(slot = self.slot, "the replication slot is in use by {holder}: waiting for it");
+            self.told = true;
+        }
+        tokio::time::sleep(POLL).await;
+        Ok(())
+    }
+
+    async fn for_walsender(&mut self, error: ClientError) -> Result<(), Failure> {
+        if Instant::now() >= self.deadline {
+            let asking = preflight::no_free_walsender(self.sql);
+            let failure = within(ANSWER_LIMIT, "looking for who uses the walsenders", asking).await?;
+            // When it is the ordinary connections that are used up, it may pass.
+            return Err(failure.unwrap_or_else(|| error.into()));
+        }
+        if !self.told {
+            warn!(error = %error, "the server has no walsender for us: waiting for one");
+            self.told = true;
+        }
+        tokio::time::sleep(POLL).await;
+        Ok(())
+    }
+}
+
+/// Who `pid` is. Others' details are hidden from a role without `pg_read_all_stats`.
+async fn describe(sql: &Client, pid: Option<i32>) -> Result<String, Failure> {
+    let query = "SELECT format('PID %s (user %s, application_name %s, client %s)', $1::int4, usename, \
+                 COALESCE(NULLIF(application_name, ''), 'unknown'), COALESCE(host(client_addr), 'unknown')) \
+                 FROM pg_stat_activity WHERE pid = $1";
+    let Some(pid) = pid else { return Ok("another connection".to_owned()) };
+    let failed = |error: tokio_postgres::Error| sql_failure("looking for who uses the slot", &error);
+    match sql.query_opt(query, &[&pid]).await.map_err(failed)? {
+        Some(row) => row.try_get(0).map_err(failed),
+        None => Ok(format!("PID {pid}")),
+    }
+}
+
+/// The transactions that have written something and are open; those that were prepared and forgotten too.
+async fn blockers(sql: &Client, creator: i32) -> Result<String, Failure> {
+    let query = "\
+        SELECT COALESCE(string_agg(who, ', '), 'none that this role may see (pg_read_all_stats shows all)') FROM ( \
+          (SELECT format('PID %s (user %s, database %s, %s, since %s)', pid, usename, datname, \
+                         COALESCE(state, 'unknown'), COALESCE(xact_start::timestamptz(0)::text, 'unknown')) AS who \
+           FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid NOT IN ($1, pg_backend_pid()) \
+           ORDER BY xact_start LIMIT 5) \
+          UNION ALL \
+          (SELECT format('the prepared transaction %L (user %s, database %s, since %s)', gid, owner, database, \
+                         prepared::timestamptz(0)::text) \
+           FROM pg_prepared_xacts ORDER BY prepared LIMIT 5)) open";
+    let failed = |error: tokio_postgres::Error| sql_failure("looking for open transactions", &error);
+    sql.query_one(query, &[&creator]).await.and_then(|row| row.try_get(0)).map_err(failed)
+}

@@ -1,0 +1,364 @@
+//! The publication: what the server sends of the selected tables.
+//!
+//! Invariants: every selected table is in it under the name that the configuration selects, else its
+//! changes would be missing without a sign; it never publishes all tables of its own accord; and only
+//! a publication that carries our mark is ever altered. It must exist before the slot, whose decoding
+//! looks it up as it was at each change. [`plan`] decides without IO, [`apply`] runs what it decided;
+//! `open` calls both, between the judgement of the slot and its creation.
+
+use anyhow::anyhow;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tracing::{info, warn};
+
+use super::catalog::{Table, Wanted};
+use super::ident::quote_ident;
+use super::preflight::sql_failure;
+use crate::failure::{Definite, Failure, Kind};
+
+/// How the comment of a publication begins that pgsluice may alter.
+pub const MARK: &str = "managed by pgsluice";
+/// The comment, with the way out of it.
+const COMMENT: &str =
+    "managed by pgsluice: its tables follow the configuration; remove this comment to manage it yourself";
+/// A publication locks its tables against VACUUM, not against writers; it must not queue for long behind DDL.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+
+/// A publication as the server has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Publication {
+    /// Carries our mark.
+    pub managed: bool,
+    /// `FOR ALL TABLES`
+    pub all_tables: bool,
+    /// Sends the rows of partitions under their root's name.
+    pub via_root: bool,
+    /// Which of `insert`, `update`, `delete`, `truncate` it does not publish.
+    pub unpublished: Vec<&'static str>,
+    /// The tables under whose names rows are sent.
+    pub sent: Vec<Sent>,
+    /// The tables that were put into it one by one, as quoted names.
+    pub members: Vec<(u32, String)>,
+}
+
+/// One row of `pg_publication_tables`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Its `pg_class.oid`.
+    pub oid: u32,
+    /// `schema.table`, for messages.
+    pub name: String,
+    /// Its columns in the stream; none before PostgreSQL 15, which sends all.
+    pub columns: Option<Vec<String>>,
+    /// Has a column list that leaves columns out.
+    pub cut: bool,
+    /// Has a row filter.
+    pub filtered: bool,
+}
+
+/// What to do, and what to say about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// To run in one transaction; none when the publication is fine as it is.
+    pub statements: Vec<String>,
+    /// What may surprise the user, or hurt the database.
+    pub warnings: Vec<String>,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Reads the publication called `name`; none when there is none.
+///
+/// # Errors
+/// When the server can't answer.
+pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>, Failure> {
+    let failed = |error: tokio_postgres::Error| sql_failure("reading the publication", &error);
+    let sql = "SELECT COALESCE(obj_description(oid, 'pg_publication'), ''), puballtables, pubviaroot, \
+                      pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_publication WHERE pubname = $1";
+    let Some(row) = client.query_opt(sql, &[&name]).await.map_err(failed)? else { return Ok(None) };
+    let head = || {
+        let comment: String = row.try_get(0)?;
+        let mut unpublished = Vec::new();
+        for (index, operation) in (3..).zip(["insert", "update", "delete", "truncate"]) {
+            if !row.try_get::<_, bool>(index)? {
+                unpublished.push(operation);
+            }
+        }
+        Ok(Publication {
+            managed: comment.starts_with(MARK),
+            all_tables: row.try_get(1)?,
+            via_root: row.try_get(2)?,
+            unpublished,
+            sent: Vec::new(),
+            members: Vec::new(),
+        })
+    };
+    let mut publication = head().map_err(failed)?;
+    publication.sent = sent(client, name).await.map_err(failed)?;
+    publication.members = members(client, name).await.map_err(failed)?;
+    Ok(Some(publication))
+}
+
+async fn sent(client: &Client, name: &str) -> Result<Vec<Sent>, tokio_postgres::Error> {
+    // Column lists and row filters came with PostgreSQL 15; asked through JSON, one statement serves all versions.
+    let sql = "\
+        SELECT c.oid, format('%s.%s', p.schemaname, p.tablename), \
+               ARRAY(SELECT json_array_elements_text(to_json(p) -> 'attnames') \
+                     WHERE json_typeof(to_json(p) -> 'attnames') = 'array'), \
+               to_json(p) ->> 'attnames' IS NOT NULL, to_json(p) ->> 'rowfilter' IS NOT NULL, \
+               (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
+                       AND NOT a.attisdropped AND a.attgenerated = '') \
+        FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname \
+             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
+        WHERE p.pubname = $1 ORDER BY p.schemaname, p.tablename";
+    let read = |row: &tokio_postgres::Row| {
+        let columns: Vec<String> = row.try_get(2)?;
+        let listed: bool = row.try_get(3)?;
+        let all: i64 = row.try_get(5)?;
+        let cut = listed && i64::try_from(columns.len()).is_ok_and(|sent| sent < all);
+        let columns = listed.then_some(columns);
+        Ok(Sent { oid: row.try_get(0)?, name: row.try_get(1)?, columns, cut, filtered: row.try_get(4)? })
+    };
+    client.query(sql, &[&name]).await?.iter().map(read).collect()
+}
+
+async fn members(client: &Client, name: &str) -> Result<Vec<(u32, String)>, tokio_postgres::Error> {
+    let sql = "SELECT r.prrelid, format('%I.%I', n.nspname, c.relname) FROM pg_publication_rel r \
+               JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid \
+               JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1 ORDER BY 2";
+    client.query(sql, &[&name]).await?.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// What has to be done so that `publication` sends what is `wanted`.
+///
+/// # Errors
+/// When a publication that is the user's own lacks something: its changes would be missing.
+pub fn plan(name: &str, publication: Option<&Publication>, wanted: &Wanted) -> Result<Plan, Definite> {
+    let mut plan = match publication {
+        None => create(name, wanted),
+        Some(publication) if publication.managed => alter(name, publication, wanted),
+        Some(publication) => use_as_it_is(name, publication, wanted)?,
+    };
+    warn_of_refused_updates(&mut plan, publication, wanted);
+    Ok(plan)
+}
+
+/// Says what is planned, then does it.
+///
+/// # Errors
+/// Definite without the privilege, with the statements for somebody who has it.
+pub async fn apply(client: &Client, name: &str, plan: &Plan) -> Result<(), Failure> {
+    for warning in &plan.warnings {
+        warn!(publication = name, "{warning}");
+    }
+    for note in &plan.notes {
+        info!(publication = name, "{note}");
+    }
+    if plan.statements.is_empty() {
+        return Ok(());
+    }
+    for statement in &plan.statements {
+        info!(publication = name, statement, "changing the publication");
+    }
+    // Several statements in one message are one transaction.
+    let script = format!("{LOCK_TIMEOUT}; {}", plan.statements.join("; "));
+    client.batch_execute(&script).await.map_err(|error| refused(name, plan, &error))
+}
+
+fn refused(name: &str, plan: &Plan, error: &tokio_postgres::Error) -> Failure {
+    let failure = sql_failure(&format!("changing the publication \"{name}\""), error);
+    let Failure::Definite(definite) = failure else { return failure };
+    match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            let statements: Vec<&str> =
+                plan.statements.iter().map(String::as_str).filter(|sql| !sql.starts_with("COMMENT")).collect();
+            let hint = format!(
+                "A publication takes CREATE on the database and ownership of its tables. Let somebody who has both run: \
+                 {};",
+                statements.join("; ")
+            );
+            Definite { hint, ..definite }.into()
+        }
+        // Another pgsluice was quicker, a table went away between, or DDL holds it: look again.
+        Some(
+            &SqlState::DUPLICATE_OBJECT
+            | &SqlState::UNDEFINED_TABLE
+            | &SqlState::UNDEFINED_OBJECT
+            | &SqlState::LOCK_NOT_AVAILABLE,
+        ) => Failure::Transient(definite.error),
+        Some(_) | None => definite.into(),
+    }
+}
+
+fn create(name: &str, wanted: &Wanted) -> Plan {
+    let tables = if wanted.tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", list(&wanted.tables)) };
+    let quoted = quote_ident(name);
+    let statements = vec![
+        format!(
+            "CREATE PUBLICATION {quoted}{tables} WITH (publish = 'insert, update, delete, truncate', \
+             publish_via_partition_root = true)"
+        ),
+        format!("COMMENT ON PUBLICATION {quoted} IS '{COMMENT}'"),
+    ];
+    let mut plan = Plan { statements, ..Plan::default() };
+    if wanted.tables.is_empty() {
+        plan.warnings.push("no table matches the configured patterns, so that nothing is published yet".to_owned());
+    }
+    plan
+}
+
+/// Brings a publication of ours up to the configuration.
+fn alter(name: &str, publication: &Publication, wanted: &Wanted) -> Plan {
+    let quoted = quote_ident(name);
+    let is_member = |oid: u32| publication.members.iter().any(|(member, _)| *member == oid);
+    let added: Vec<Table> = wanted.tables.iter().filter(|table| !is_member(table.oid)).cloned().collect();
+    let is_wanted = |oid: u32| wanted.tables.iter().any(|table| table.oid == oid);
+    let dropped: Vec<String> = publication
+        .members
+        .iter()
+        .filter(|(oid, _)| !is_wanted(*oid))
+        .map(|(_, quoted)| format!("ONLY {quoted}"))
+        .collect();
+    let mut plan = Plan::default();
+    if !added.is_empty() {
+        plan.statements.push(format!("ALTER PUBLICATION {quoted} ADD TABLE {}", list(&added)));
+        plan.notes.push(format!("{} published from now on: earlier rows are not sent", names(added.iter())));
+    }
+    if !dropped.is_empty() {
+        plan.statements.push(format!("ALTER PUBLICATION {quoted} DROP TABLE {}", dropped.join(", ")));
+    }
+    if !publication.via_root || !publication.unpublished.is_empty() {
+        plan.statements.push(format!(
+            "ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate', \
+             publish_via_partition_root = true)"
+        ));
+    }
+    plan
+}
+
+/// A publication of the user's: whatever it lacks is an error, whatever it has more is skipped.
+fn use_as_it_is(name: &str, publication: &Publication, wanted: &Wanted) -> Result<Plan, Definite> {
+    let lacking: Vec<&Table> = wanted.tables.iter().filter(|table| !sends(publication, wanted, table)).collect();
+    if !lacking.is_empty() {
+        return Err(lacks_tables(name, publication, &lacking));
+    }
+    if let Some(outbox) = &wanted.outbox {
+        check_outbox(name, publication, outbox.oid, &outbox.columns)?;
+    }
+    let mut plan = Plan::default();
+    let known = |oid: u32| wanted.tables.iter().chain(&wanted.partitions).any(|table| table.oid == oid);
+    let (selected, extra): (Vec<&Sent>, Vec<&Sent>) = publication.sent.iter().partition(|sent| known(sent.oid));
+    if !extra.is_empty() && !publication.all_tables {
+        let extra: Vec<&str> = extra.iter().map(|sent| sent.name.as_str()).collect();
+        let extra = extra.join(", ");
+        plan.warnings.push(format!("publishes tables that are not selected; their changes are skipped: {extra}"));
+    }
+    if !publication.unpublished.is_empty() {
+        plan.warnings
+            .push(format!("does not publish {}; no such events will come", publication.unpublished.join(", ")));
+    }
+    for sent in selected {
+        let what = match (sent.filtered, sent.cut) {
+            (true, true) => "a row filter and a column list",
+            (true, false) => "a row filter",
+            (false, true) => "a column list",
+            (false, false) => continue,
+        };
+        plan.notes.push(format!("{} has {what}: what it leaves out is in no event", sent.name));
+    }
+    Ok(plan)
+}
+
+/// Whether the rows of `table` come under a name that is selected.
+fn sends(publication: &Publication, wanted: &Wanted, table: &Table) -> bool {
+    let sent = |oid: u32| publication.sent.iter().any(|sent| sent.oid == oid);
+    if sent(table.oid) {
+        return true;
+    }
+    // Without publish_via_partition_root, rows come under their partition's name.
+    let mut partitions = wanted.partitions_of(table.oid).peekable();
+    table.partitioned
+        && !publication.via_root
+        && partitions.peek().is_some()
+        && partitions.all(|partition| sent(partition.oid) && wanted.selected_partitions.contains(&partition.oid))
+}
+
+fn lacks_tables(name: &str, publication: &Publication, lacking: &[&Table]) -> Definite {
+    let quoted = quote_ident(name);
+    let error = anyhow!(
+        "the publication {quoted} does not send {} under the name that is selected, so that changes would be missing",
+        names(lacking.iter().copied())
+    );
+    let sent = |oid: &u32| publication.sent.iter().any(|sent| sent.oid == *oid);
+    let hint = if !publication.via_root && lacking.iter().any(|table| table.partitioned) {
+        format!(
+            "Run ALTER PUBLICATION {quoted} SET (publish_via_partition_root = true); without it, rows come under their \
+             partition's name. Or select every partition by its name too."
+        )
+    } else if publication.via_root && lacking.iter().any(|table| table.ancestors.iter().any(sent)) {
+        format!(
+            "Select the partitioned table, under whose name the rows of its partitions come; or run ALTER PUBLICATION \
+             {quoted} SET (publish_via_partition_root = false);"
+        )
+    } else {
+        let tables: Vec<Table> = lacking.iter().map(|table| (*table).clone()).collect();
+        format!(
+            "pgsluice did not create this publication, so it does not alter it. Run ALTER PUBLICATION {quoted} ADD TABLE \
+             {}; or select other tables, or set `source.publication` to a name that pgsluice creates.",
+            list(&tables)
+        )
+    };
+    Definite::new(Kind::Source, error, hint)
+}
+
+fn check_outbox(name: &str, publication: &Publication, oid: u32, needed: &[String]) -> Result<(), Definite> {
+    let quoted = quote_ident(name);
+    if publication.unpublished.contains(&"insert") {
+        let error = anyhow!("the publication {quoted} does not publish inserts, of which the outbox consists");
+        let hint = format!("Run ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate');");
+        return Err(Definite::new(Kind::Source, error, hint));
+    }
+    let Some(sent) = publication.sent.iter().find(|sent| sent.oid == oid) else { return Ok(()) };
+    let Some(columns) = &sent.columns else { return Ok(()) };
+    let missing: Vec<&str> = needed.iter().filter(|column| !columns.contains(column)).map(String::as_str).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let error = anyhow!(
+        "the publication {quoted} leaves out columns of the outbox table {} that the configuration needs: {}",
+        sent.name,
+        missing.join(", ")
+    );
+    Err(Definite::new(Kind::Source, error, format!("Extend the table's column list in the publication {quoted}.")))
+}
+
+/// PostgreSQL rejects an UPDATE or DELETE whose row it can't identify to subscribers: it is the application
+/// that would fail, and only once the publication is there.
+fn warn_of_refused_updates(plan: &mut Plan, publication: Option<&Publication>, wanted: &Wanted) {
+    let published = |operation| publication.is_none_or(|it| it.managed || !it.unpublished.contains(&operation));
+    if !published("update") && !published("delete") {
+        return;
+    }
+    let tables: Vec<&Table> = wanted.without_identity().collect();
+    if tables.is_empty() {
+        return;
+    }
+    let statements: Vec<String> =
+        tables.iter().map(|table| format!("ALTER TABLE {} REPLICA IDENTITY FULL", table.quoted())).collect();
+    let when = if plan.statements.is_empty() { "while" } else { "from now on, because" };
+    plan.warnings.push(format!(
+        "PostgreSQL rejects every UPDATE and DELETE on {} {when} they are published without a primary key or another \
+         replica identity. Give them a primary key, or run {}; or exclude them from `source.tables`",
+        names(tables.into_iter()),
+        statements.join("; ")
+    ));
+}
+
+/// `ONLY`, because a table's inheritance children are tables of their own, selected or not.
+fn list(tables: &[Table]) -> String {
+    tables.iter().map(|table| format!("ONLY {}", table.quoted())).collect::<Vec<_>>().join(", ")
+}
+
+fn names<'a>(tables: impl Iterator<Item = &'a Table>) -> String {
+    tables.map(|table| format!("{}.{}", table.schema, table.name)).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,103 @@
+//! The stream against a peer that is a test: messages between frames, and writes that block.
+
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::failure::Kind;
+
+fn pair() -> (ReplicationStream, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    let inbox = Inbox::new(BytesMut::new());
+    (ReplicationStream { stream: Stream::Unix(ours), inbox, outbox: Outbox::default() }, theirs)
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).expect("small");
+    [&[tag], &length.to_be_bytes()[..], body].concat()
+}
+
+async fn after_one_frame(tag: u8, body: &[u8]) -> Failure {
+    let (mut stream, mut server) = pair();
+    server.write_all(&[message(b'd', b"frame"), message(tag, body)].concat()).await.expect("written");
+    drop(server);
+    let mut batch = stream.next().await.expect("the frame before it");
+    assert_eq!(batch.next_payload().as_deref(), Some(&b"frame"[..]));
+    assert!(batch.is_empty());
+    stream.next().await.expect_err("the end")
+}
+
+#[tokio::test]
+async fn what_ends_the_stream_ends_the_batch_before_it() {
+    let Failure::Transient(error) = after_one_frame(b'c', b"").await else { panic!("CopyDone is transient") };
+    assert!(error.to_string().contains("ended the stream"));
+    let shutdown = after_one_frame(b'E', b"SFATAL\0C57P01\0Mterminating\0\0").await;
+    assert!(matches!(shutdown, Failure::Transient(_)), "{shutdown}");
+    let lost =
+        after_one_frame(b'E', b"SERROR\0C55000\0Mcan no longer get changes from replication slot \"x\"\0\0").await;
+    assert!(matches!(lost, Failure::Definite(definite) if definite.kind == Kind::InDoubt));
+    let unknown = after_one_frame(b'?', b"").await;
+    assert!(matches!(unknown, Failure::Definite(definite) if definite.kind == Kind::Source));
+    let harmless = after_one_frame(b'N', b"SNOTICE\0C00000\0Mhello\0\0").await;
+    assert!(matches!(harmless, Failure::Transient(_)), "{harmless}");
+}
+
+#[tokio::test]
+async fn a_skipped_publication_is_never_a_mere_notice() {
+    for notice in [
+        &b"SWARNING\0C55000\0Mskipped loading publication \"shop\"\0\0"[..],
+        &b"SWARNUNG\0C55000\0Mauf Deutsch\0RLoadPublications\0\0"[..],
+    ] {
+        let failure = after_one_frame(b'N', notice).await;
+        assert!(matches!(failure, Failure::Definite(definite) if definite.kind == Kind::InDoubt));
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_read_loses_nothing() {
+    let (mut stream, mut server) = pair();
+    let whole = message(b'd', b"a frame in two halves");
+    server.write_all(&whole[..9]).await.expect("written");
+    tokio::select! {
+        biased;
+        _ = stream.next() => panic!("only half is there"),
+        () = tokio::task::yield_now() => {}
+    }
+    server.write_all(&whole[9..]).await.expect("written");
+    let mut batch = stream.next().await.expect("whole");
+    assert_eq!(batch.next_payload().as_deref(), Some(&b"a frame in two halves"[..]));
+}
+
+/// The server reads nothing until the socket is full; afterwards it must see whole updates only, the newest last.
+#[tokio::test(start_paused = true)]
+async fn a_report_that_was_cut_off_is_finished_first() {
+    let (mut stream, mut server) = pair();
+    let (mut sent, mut blocked) = (0, 0);
+    while blocked < 3 {
+        sent += 1;
+        stream.outbox.put(Lsn(sent), Lsn(sent));
+        let sending = within(REPORT_TIMEOUT, "reporting", stream.outbox.send(&mut stream.stream)).await;
+        match sending {
+            Ok(()) => assert_eq!(blocked, 0),
+            Err(ClientError::Timeout { .. }) => blocked += 1,
+            Err(other) => panic!("{other}"),
+        }
+        assert!(stream.outbox.bytes.len() < 2 * STATUS_UPDATE_BYTES, "bounded");
+    }
+    let reader = tokio::spawn(async move {
+        let mut all = Vec::new();
+        server.read_to_end(&mut all).await.expect("read");
+        all
+    });
+    stream.outbox.send(&mut stream.stream).await.expect("the server reads again");
+    drop(stream);
+    let all = reader.await.expect("no panic");
+    assert_eq!(all.len() % STATUS_UPDATE_BYTES, 0);
+    let mut last = 0;
+    for update in all.chunks(STATUS_UPDATE_BYTES) {
+        assert_eq!(update[..6], *b"d\0\0\0\x26r");
+        let flushed = u64::from_be_bytes(update[14..22].try_into().expect("eight bytes"));
+        assert!(flushed > last);
+        last = flushed;
+    }
+    assert_eq!(last, sent);
+}

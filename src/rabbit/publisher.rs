@@ -1,0 +1,452 @@
+//! The publisher: keeps a channel open, and moves what the lane holds through it until it is settled.
+//!
+//! Invariants: `publish` does no IO, `drive` does all of it and can be cancelled at any await; an event leaves the
+//! lane only settled, whatever happens to connections meanwhile. Transient trouble is waited out here, logged
+//! once a change of state; only definite failures leave. `pipeline` is the caller; `lane` decides what may be sent.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::alarm::Alarm;
+
+use super::lane::{self, Lane, Mode};
+use super::wire::FrameError;
+use crate::backoff::Backoff;
+use crate::broker::{Broker, Channel, Reply, Returned, Turn};
+use crate::config::Unroutable;
+use crate::encode::message::Message;
+use crate::failure::{Definite, Failure, Kind};
+use crate::progress::Seq;
+
+/// Between two attempts to connect.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Between two attempts to publish what was refused.
+const REPUBLISH: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Discarded events are logged at most so often.
+const DISCARD_LOG: Duration = Duration::from_secs(1);
+
+/// How to publish.
+#[derive(Debug, Clone, Copy)]
+pub struct PublisherSettings {
+    /// The oldest event without an answer for so long: the connection counts as dead.
+    pub confirm_timeout: Duration,
+    /// What to do with an event that no queue takes.
+    pub unroutable: Unroutable,
+    /// When the first connect fails, give up.
+    pub fail_fast: bool,
+    /// Seeds the jitter of all backoffs.
+    pub jitter_seed: u64,
+}
+
+/// Why an event can't be published; it is not taken into flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// There was no connection yet, so that the broker's limits are not known.
+    #[error("not connected to RabbitMQ yet")]
+    NotReady,
+    /// The broker would close the channel over it.
+    #[error("the body is {bytes} bytes long; the broker takes at most {limit}")]
+    TooLarge {
+        /// Of the body.
+        bytes: usize,
+        /// `rabbitmq.max_message_bytes`, or the default of the broker's version.
+        limit: usize,
+    },
+    /// A name is too long, or the headers are too large.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// What the publisher is doing, for the status and the readiness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// There was no connection yet.
+    Connecting,
+    /// Events flow, or could.
+    Flowing,
+    /// The broker raised a memory or disk alarm: nothing is sent until it is over.
+    Blocked,
+    /// The broker refused events, or no queue takes one: waiting, then trying again.
+    Retrying,
+    /// The connection is lost: trying to reconnect.
+    Reconnecting,
+}
+
+/// How often what happened, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Of the events.
+    pub events: lane::Counters,
+    /// Connections after the first.
+    pub reconnects: u64,
+}
+
+/// What the broker agreed to on the last connect.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    frame_max: usize,
+    max_message_bytes: usize,
+}
+
+type Opening<C> = Pin<Box<dyn Future<Output = Result<C, Failure>> + Send>>;
+
+/// The connection, from nothing to usable.
+enum Link<C> {
+    /// Not before then.
+    Down(Instant),
+    Opening(Opening<C>),
+    Up {
+        channel: C,
+        since: Instant,
+        blocked: bool,
+        /// When the oldest event last came closer to its settlement, or there was nothing to wait for.
+        progress: Instant,
+    },
+}
+
+/// Publishes events in order and reports them once they are settled.
+pub struct Publisher<B: Broker> {
+    broker: B,
+    settings: PublisherSettings,
+    link: Link<B::Channel>,
+    lane: Lane,
+    limits: Option<Limits>,
+    reconnect: Backoff,
+    republish: Backoff,
+    /// When the head may be tried again; set while the lane is waiting.
+    probe_at: Option<Instant>,
+    alarm: Alarm,
+    reconnects: u64,
+    /// What was logged last, so that each change of state makes one line.
+    trouble: Option<String>,
+    discard_logged: Option<Instant>,
+}
+
+/// What woke `drive`.
+enum Event {
+    Turn(Result<Turn, Failure>),
+    Probe,
+    ConfirmTimeout,
+}
+
+impl<B: Broker> Publisher<B> {
+    /// A publisher without a connection; the first `drive` opens one.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn new(broker: B, settings: PublisherSettings) -> Self {
+        let seed = settings.jitter_seed;
+        Self {
+            broker,
+            settings,
+            link: Link::Down(Instant::now()),
+            lane: Lane::new(settings.unroutable),
+            limits: None,
+            reconnect: Backoff::new(RECONNECT.0, RECONNECT.1).with_seed(seed),
+            republish: Backoff::new(REPUBLISH.0, REPUBLISH.1).with_seed(seed.wrapping_add(1)),
+            probe_at: None,
+            alarm: Alarm::new(),
+            reconnects: 0,
+            trouble: None,
+            discard_logged: None,
+        }
+    }
+
+    /// Whether `publish` can take events: there was a connection, so that the broker's limits are known.
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        self.limits.is_some()
+    }
+
+    /// Takes an event into flight, without IO; returns the bytes that it holds in memory until it is settled.
+    /// Connected or not: what can't be sent now is sent later. The caller bounds how much is in flight.
+    ///
+    /// # Errors
+    /// When it can't be published as it is; nothing has changed then.
+    pub fn publish(&mut self, seq: Seq, message: &Message<'_>) -> Result<usize, PublishError> {
+        let limits = self.limits.ok_or(PublishError::NotReady)?;
+        let bytes = message.body.len();
+        if bytes > limits.max_message_bytes {
+            return Err(PublishError::TooLarge { bytes, limit: limits.max_message_bytes });
+        }
+        let idle = self.lane.is_empty();
+        let framed = self.lane.push(seq, message, limits.frame_max)?;
+        if let Link::Up { progress, .. } = &mut self.link
+            && idle
+        {
+            // The wait for an answer begins now, not when the last event was answered.
+            *progress = Instant::now();
+        }
+        Ok(framed)
+    }
+
+    /// Does all the work until events are settled, or the first connection is open: then the range of what was
+    /// settled, in order and without a hole (empty after that first connect only). Waits for ever when nothing is
+    /// in flight, and keeps the connection alive meanwhile. Cancel-safe.
+    ///
+    /// # Errors
+    /// Only what trying again can't mend.
+    pub async fn drive(&mut self) -> Result<Range<Seq>, Definite> {
+        loop {
+            let settled = self.lane.settled();
+            if !settled.is_empty() {
+                self.reconnect.reset();
+                self.republish.reset();
+                return Ok(settled);
+            }
+            match &mut self.link {
+                Link::Down(until) => {
+                    tokio::time::sleep_until(*until).await;
+                    self.link = Link::Opening(Box::pin(self.broker.open()));
+                }
+                Link::Opening(opening) => {
+                    let first = self.limits.is_none();
+                    let opened = opening.as_mut().await;
+                    self.opened(opened)?;
+                    if first && self.limits.is_some() {
+                        return Ok(self.lane.settled());
+                    }
+                }
+                Link::Up { .. } => {
+                    let event = self.next_event().await;
+                    self.handle(event)?;
+                }
+            }
+        }
+    }
+
+    /// What the publisher is doing.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match (&self.link, self.lane.mode()) {
+            (Link::Down(_) | Link::Opening(_), _) if self.limits.is_none() => State::Connecting,
+            (Link::Down(_) | Link::Opening(_), _) => State::Reconnecting,
+            (Link::Up { blocked: true, .. }, _) => State::Blocked,
+            (Link::Up { .. }, Mode::Flowing) => State::Flowing,
+            // With nothing left to send again, it is over; a half ramp is not, it may end in a refusal.
+            (Link::Up { .. }, Mode::Probing { .. }) if self.lane.is_empty() => State::Flowing,
+            (Link::Up { .. }, Mode::Draining | Mode::Waiting | Mode::Probing { .. }) => State::Retrying,
+        }
+    }
+
+    /// What is wrong now, in a sentence; `None` while events flow.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// How often what happened.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters { events: self.lane.counters(), reconnects: self.reconnects }
+    }
+
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lane.is_empty()
+    }
+
+    /// Says goodbye to the broker, if it is there. What is in flight stays unsettled.
+    pub async fn close(self) {
+        match self.link {
+            // In the middle of an event a goodbye would be read as a part of it.
+            Link::Up { channel, .. } if self.lane.is_empty() => channel.close().await,
+            Link::Up { .. } | Link::Down(_) | Link::Opening(_) => {}
+        }
+    }
+
+    fn opened(&mut self, result: Result<B::Channel, Failure>) -> Result<(), Definite> {
+        // The future that was waited for is used up, whatever comes now.
+        self.link = Link::Down(Instant::now());
+        let channel = match result {
+            Ok(channel) => channel,
+            Err(Failure::Definite(definite)) => return Err(definite),
+            Err(Failure::Transient(error)) if self.settings.fail_fast && self.limits.is_none() => {
+                let hint =
+                    "check rabbitmq.url and that the broker is up, or let pgsluice wait for it: without --fail-fast";
+                return Err(Definite::new(Kind::Unreachable, error, hint));
+            }
+            Err(Failure::Transient(error)) => {
+                self.down(&error);
+                return Ok(());
+            }
+        };
+        let limits = Limits { frame_max: channel.frame_max(), max_message_bytes: channel.max_message_bytes() };
+        match self.limits {
+            Some(before) if limits.frame_max < before.frame_max && !self.lane.is_empty() => {
+                let (was, is) = (before.frame_max, limits.frame_max);
+                return Err(Definite::new(
+                    Kind::Broker,
+                    anyhow!("RabbitMQ takes frames of {is} bytes now, but events in flight were framed for {was}"),
+                    "set the same frame_max on every node of the cluster, then start again; nothing is lost",
+                ));
+            }
+            Some(_) => self.reconnects += 1,
+            None => {}
+        }
+        self.limits = Some(limits);
+        self.lane.reconnected();
+        self.probe_at = None;
+        let now = Instant::now();
+        self.link = Link::Up { channel, since: now, blocked: false, progress: now };
+        self.trouble = None;
+        info!(frame_max = limits.frame_max, max_message_bytes = limits.max_message_bytes, "connected to RabbitMQ");
+        Ok(())
+    }
+
+    /// Waits for whatever comes first; only called with an open channel, otherwise it waits for ever.
+    async fn next_event(&mut self) -> Event {
+        let Self { link: Link::Up { channel, blocked, progress, .. }, lane, alarm, probe_at, settings, .. } = self
+        else {
+            return std::future::pending().await;
+        };
+        let output = lane.output(*blocked);
+        let waits = !*blocked && (lane.unanswered() > 0 || output.iter().any(|slice| !slice.is_empty()));
+        let timeout = waits.then(|| *progress + settings.confirm_timeout);
+        let probe = probe_at.filter(|_| !*blocked);
+        let mut turn = std::pin::pin!(channel.turn(output));
+        std::future::poll_fn(|cx| {
+            // First what the broker says: an answer that is there already counts before any deadline.
+            if let Poll::Ready(turn) = turn.as_mut().poll(cx) {
+                return Poll::Ready(Event::Turn(turn));
+            }
+            let Some(due) = [timeout, probe].into_iter().flatten().min() else { return Poll::Pending };
+            alarm.poll(cx, due).map(|()| if probe == Some(due) { Event::Probe } else { Event::ConfirmTimeout })
+        })
+        .await
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Definite> {
+        let before = (self.lane.mode(), self.lane.unanswered());
+        match event {
+            Event::Turn(Ok(Turn::Wrote(bytes))) => self.lane.wrote(bytes),
+            Event::Turn(Ok(Turn::Reply(reply))) => {
+                if let Err(error) = self.reply(reply) {
+                    self.down(&anyhow!(error));
+                }
+            }
+            Event::Turn(Err(Failure::Transient(error))) => self.down(&error),
+            Event::Turn(Err(Failure::Definite(definite))) => {
+                self.link = Link::Down(Instant::now() + self.reconnect.next_wait());
+                return Err(definite);
+            }
+            Event::Probe => {
+                self.probe_at = None;
+                self.lane.probe();
+            }
+            Event::ConfirmTimeout => {
+                let waited = self.settings.confirm_timeout.as_millis();
+                self.down(&anyhow!("RabbitMQ confirmed nothing for {waited} ms (a queue without its majority?)"));
+            }
+        }
+        self.notice(before);
+        Ok(())
+    }
+
+    fn reply(&mut self, reply: Reply) -> Result<(), lane::LaneError> {
+        match reply {
+            Reply::Ack { tag, multiple } => self.lane.ack(tag, multiple),
+            Reply::Nack { tag, multiple } => {
+                self.lane.nack(tag, multiple)?;
+                self.in_trouble("RabbitMQ refuses events (nack): a queue is full, or its node is down");
+                Ok(())
+            }
+            Reply::Returned(returned) => {
+                // Behind the first one that comes back, others do too; it is the first that all wait for.
+                let known = self.lane.mode() == Mode::Draining;
+                self.lane.returned(&returned)?;
+                if !known {
+                    self.unroutable(&returned);
+                }
+                Ok(())
+            }
+            Reply::Blocked(reason) => {
+                self.set_blocked(true);
+                self.in_trouble(&format!("RabbitMQ blocks publishers: {reason}"));
+                Ok(())
+            }
+            Reply::Unblocked => {
+                self.set_blocked(false);
+                self.trouble = None;
+                info!("RabbitMQ takes messages again");
+                Ok(())
+            }
+        }
+    }
+
+    /// After each event: keeps the timers, and says when trouble is over.
+    fn notice(&mut self, (mode, unanswered): (Mode, usize)) {
+        let now = Instant::now();
+        let settling = self.lane.has_settled();
+        let moved = settling || self.lane.mode() != mode || unanswered == 0;
+        if let Link::Up { progress, .. } = &mut self.link {
+            if moved {
+                *progress = now;
+            }
+            if self.lane.mode() == Mode::Waiting && self.probe_at.is_none() {
+                self.probe_at = Some(now + self.republish.next_wait());
+            }
+            if settling && self.trouble.is_some() && self.state() == State::Flowing {
+                self.trouble = None;
+                info!("events flow again");
+            }
+        }
+    }
+
+    fn set_blocked(&mut self, now_blocked: bool) {
+        if let Link::Up { blocked, progress, .. } = &mut self.link {
+            *blocked = now_blocked;
+            // The time under an alarm counts for nobody.
+            *progress = Instant::now();
+        }
+    }
+
+    /// The connection is gone; logs why, once for each reason.
+    fn down(&mut self, why: &anyhow::Error) {
+        let now = Instant::now();
+        if let Link::Up { since, .. } = &self.link
+            && now.duration_since(*since) >= RECONNECT.1
+        {
+            self.reconnect.reset();
+        }
+        let wait = self.reconnect.next_wait();
+        self.link = Link::Down(now + wait);
+        self.probe_at = None;
+        self.in_trouble(&format!("not connected to RabbitMQ: {why:#}"));
+    }
+
+    fn unroutable(&mut self, returned: &Returned) {
+        let Returned { code, text, exchange, routing_key, message_id } = returned;
+        match self.settings.unroutable {
+            Unroutable::Wait => self.in_trouble(&format!(
+                "no queue takes event {message_id} (exchange '{exchange}', routing key '{routing_key}'): {text} ({code}); \
+                 it and all later events wait: bind a queue, or set rabbitmq.unroutable.policy",
+            )),
+            Unroutable::Discard => {
+                let now = Instant::now();
+                if self.discard_logged.is_none_or(|logged| now.duration_since(logged) >= DISCARD_LOG) {
+                    self.discard_logged = Some(now);
+                    let returned = self.lane.counters().returned;
+                    warn!(message_id, exchange, routing_key, returned, "no queue takes this event: discarded");
+                }
+            }
+        }
+    }
+
+    fn in_trouble(&mut self, what: &str) {
+        if self.trouble.as_deref() != Some(what) {
+            warn!("{what}");
+            self.trouble = Some(what.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "publisher_tests.rs"]
+mod tests;

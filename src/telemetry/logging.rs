@@ -1,0 +1,59 @@
+//! Log lines on standard error: readable on a terminal, JSON elsewhere or on request.
+//!
+//! Never a row's values, never a secret. One line per change of state: what repeats while a peer is away
+//! is said once. Our own messages are at `info`, those of libraries at `warn`, unless configured otherwise.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::{LogFormat, LogSettings};
+
+/// What is let through: `debug` alone is about our own messages; anything with more in it is a whole
+/// filter in the syntax of `RUST_LOG`.
+///
+/// # Errors
+/// It is neither.
+pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+    if level.contains(['=', ',']) {
+        return EnvFilter::try_new(level);
+    }
+    // A lone word that is no level would pass for the name of a target.
+    let level: tracing::level_filters::LevelFilter = level.parse().map_err(ParseError::from)?;
+    EnvFilter::try_new(format!("warn,pgsluice={level}"))
+}
+
+/// Whether standard error takes colours: a terminal, and the user has not said no (<https://no-color.org>).
+#[must_use]
+pub fn colours() -> bool {
+    stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Starts logging for the whole process.
+///
+/// # Errors
+/// The level is no filter, or logging was started before.
+pub fn start(settings: &LogSettings) -> anyhow::Result<()> {
+    let terminal = if stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+    let lines = tracing_subscriber::fmt().with_writer(stderr).with_env_filter(filter(&settings.level)?);
+    let started: Result<(), TryInitError> = match settings.format.unwrap_or(terminal) {
+        LogFormat::Text => lines.with_ansi(colours()).finish().try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).finish().try_init(),
+    };
+    Ok(started?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_about_our_own_messages_and_a_filter_is_taken_whole() {
+        assert_eq!(filter("debug").expect("a level").to_string(), "pgsluice=debug,warn");
+        assert_eq!(filter("warn,lapin=trace").expect("a filter").to_string(), "lapin=trace,warn");
+        assert!(filter("loud").is_err());
+        assert!(filter("pgsluice=loud").is_err());
+    }
+}

@@ -1,0 +1,361 @@
+//! The decoder, the assembler and the row encoder against what a real server writes, with PostgreSQL's own
+//! `to_jsonb` as the judge of the values.
+//!
+//! The changes are read by SQL (`pg_logical_slot_get_binary_changes`), so no replication client is involved.
+
+use std::convert::Infallible;
+
+use pgsluice::encode::json::{RowPlan, row_event};
+use pgsluice::postgres::pgoutput::decode;
+use pgsluice::postgres::relation::OidMap;
+use pgsluice::transaction::{Assembler, LogicalMessage, Step};
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use crate::support;
+
+/// What the replication session pins.
+const PINNED: &str = "SET DateStyle = ISO; SET IntervalStyle = iso_8601; SET TimeZone = UTC; \
+    SET extra_float_digits = 1; SET bytea_output = hex; SET lc_monetary = 'C'";
+
+/// A database with a slot from here on: what comes later is in `events`.
+struct Stream {
+    client: Client,
+    slot: String,
+    assembler: Assembler,
+    plans: OidMap<RowPlan>,
+}
+
+impl Stream {
+    /// After `setup`, everything is published.
+    async fn after(setup: &str) -> Self {
+        let database = support::postgres().database().await;
+        let client = database.client().await;
+        client.batch_execute(PINNED).await.expect("pin the settings");
+        client.batch_execute(setup).await.expect(setup);
+        client.batch_execute("CREATE PUBLICATION p FOR ALL TABLES").await.expect("create the publication");
+        let slot = "SELECT current_database() || '_decode', \
+            pg_create_logical_replication_slot(current_database() || '_decode', 'pgoutput', true)::text";
+        let slot = client.query_one(slot, &[]).await.expect("create the slot").get(0);
+        Self { client, slot, assembler: Assembler::default(), plans: OidMap::default() }
+    }
+
+    async fn run(&mut self, sql: &str) -> &mut Self {
+        self.client.batch_execute(sql).await.expect(sql);
+        self
+    }
+
+    /// The changes and logical messages since the last call, as JSON texts.
+    async fn texts(&mut self) -> Vec<String> {
+        let sql = "SELECT data FROM pg_logical_slot_get_binary_changes($1, NULL, NULL, \
+            'proto_version', '1', 'publication_names', 'p', 'messages', 'true')";
+        let rows = self.client.query(sql, &[&self.slot]).await.expect("read the slot");
+        let (plans, mut texts) = (&mut self.plans, Vec::new());
+        for row in &rows {
+            let message = decode(row.get(0)).expect("the server's messages decode");
+            let taken = self.assembler.take::<Infallible>(message, &mut |step| {
+                match step {
+                    Step::Begin(_) | Step::Commit { .. } => {}
+                    Step::Relation(relation) => _ = plans.insert(relation.oid, RowPlan::new(relation)),
+                    Step::Change(change) => {
+                        let mut out = Vec::new();
+                        row_event(&mut out, &plans[&change.relation.oid], "shop", &change);
+                        texts.push(String::from_utf8(out).expect("events are UTF-8"));
+                    }
+                    Step::Message(LogicalMessage { within, prefix, content, .. }) => {
+                        let ordinal = within.map(|(position, _)| position.ordinal);
+                        texts.push(json!({"message": prefix, "ordinal": ordinal, "content": content}).to_string());
+                    }
+                }
+                Ok(())
+            });
+            taken.expect("the server's messages are in order");
+        }
+        assert!(!self.assembler.in_transaction());
+        texts
+    }
+
+    /// The same, parsed.
+    async fn events(&mut self) -> Vec<Value> {
+        self.texts().await.iter().map(|text| serde_json::from_str(text).expect(text)).collect()
+    }
+
+    async fn event(&mut self, sql: &str) -> Value {
+        let mut events = self.run(sql).await.events().await;
+        assert_eq!(events.len(), 1, "{sql}: {events:?}");
+        events.remove(0)
+    }
+}
+
+/// Only the named fields.
+fn pick(event: &Value, fields: &[&str]) -> Value {
+    fields.iter().map(|field| ((*field).to_owned(), event[field].clone())).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// The same value; numbers by value, not by how they are written.
+fn same(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Number(l), Value::Number(r)) => l == r || (l.is_f64() || r.is_f64()) && l.as_f64() == r.as_f64(),
+        _ => left == right,
+    }
+}
+
+/// How PostgreSQL itself says what we should: `{}` is the column.
+const AGREES: &str = "to_jsonb({})";
+/// Exact text, where `to_jsonb` makes a number, an array or an object.
+const AS_TEXT: &str = "to_jsonb({}::text)";
+const UTC: &str = "to_jsonb(replace(to_jsonb({}) #>> '{}', '+00:00', 'Z'))";
+
+/// Type, oracle, values.
+#[rustfmt::skip]
+const TYPES: &[(&str, &str, &[&str])] = &[
+    ("boolean", AGREES, &["true", "false"]),
+    ("smallint", AGREES, &["-32768", "32767", "0"]),
+    ("integer", AGREES, &["-2147483648", "2147483647"]),
+    ("bigint", AGREES, &["-9223372036854775808", "9223372036854775807", "9007199254740993"]),
+    ("oid", "to_jsonb({}::bigint)", &["0", "4294967295"]),
+    ("real", AGREES, &["0.1", "1e-45", "3.4028235e38", "'NaN'", "'Infinity'", "'-Infinity'", "'-0'", "16777217"]),
+    ("double precision", AGREES,
+        &["0.1", "0.30000000000000004", "1e15", "1e20", "5e-324", "1e300", "'NaN'", "'-Infinity'", "'-0'"]),
+    ("numeric", AS_TEXT, &["12345678901234567890123456789.012345678901234567890", "0.10", "'NaN'", "1e100"]),
+    ("numeric(10,2)", AS_TEXT, &["19.90", "-0.01"]),
+    ("text", AGREES, &["''", "'null'", "E'\"\\\\\\b\\f\\n\\r\\t\\x01\\x1f\\x7f/'",
+        "'größe 😀 \u{2028}'", "repeat('\"ü', 9000)"]),
+    ("varchar(20)", AGREES, &["'a  '"]),
+    ("char(5)", AGREES, &["'a'"]),
+    ("\"char\"", AGREES, &["'x'"]),
+    ("name", AGREES, &["'pg_class'"]),
+    ("uuid", AGREES, &["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"]),
+    ("bytea", r"to_jsonb(translate(encode({}, 'base64'), E'\n', ''))",
+        &["''", r"'\x00'", r"'\xdeadbeef'", r"decode(repeat('00ff5c22', 3001), 'hex')"]),
+    ("json", AGREES, &["'{\"b\" : [1, 2.5, null],\n \"a\":\"\\u00fc\\\"\"}'",
+        "' null '", "'\"text\"'", "'12345678901234567890'"]),
+    ("jsonb", AGREES, &["'{\"b\": {\"a\": [true, {}]}}'", "'[]'", "'\"\\\"\"'", "'null'"]),
+    ("date", AGREES, &["'2026-11-21'", "'0044-03-15 BC'", "'5874897-12-31'", "'infinity'", "'-infinity'"]),
+    ("time", AGREES, &["'02:37:00.123456'", "'24:00:00'"]),
+    ("timetz", AGREES, &["'02:37:00.123456+05:30'"]),
+    ("timestamp", AGREES,
+        &["'2026-11-21 02:37:00.123456'", "'2026-11-21 02:37:00'", "'0044-03-15 12:00 BC'",
+          "'294276-12-31 23:59:59.999999'",
+          "'infinity'", "'-infinity'", "'4713-01-01 00:00 BC'"]),
+    ("timestamptz", UTC,
+        &["'2026-11-21 02:37:00.1+05:30'", "'2026-11-21 02:37:00Z'", "'0044-03-15 12:00+00 BC'", "'12026-01-01 00:00Z'",
+          "'infinity'", "'-infinity'"]),
+    ("interval", AGREES, &["'1 year -2 months 3 days 04:05:06.7'", "'0'"]),
+    ("money", AGREES, &["12.34"]),
+    ("inet", AGREES, &["'10.1.2.3/8'"]),
+    ("macaddr", AGREES, &["'08:00:2b:01:02:03'"]),
+    ("bit(3)", AGREES, &["B'101'"]),
+    ("point", AGREES, &["'(1,2)'"]),
+    ("xml", AGREES, &["'<a b=\"c\"/>'"]),
+    ("tsvector", AGREES, &["'''a b'':1 c'"]),
+    ("pg_lsn", AGREES, &["'16/B374D848'"]),
+    ("int4range", AGREES, &["'[1,5)'"]),
+    ("integer[]", AS_TEXT, &["'{{1,NULL},{3,4}}'"]),
+    ("text[]", AS_TEXT, &["ARRAY['a\"b', 'c,d', NULL]"]),
+    ("mood", AGREES, &["'so \"so\"'"]),
+    ("pair", AS_TEXT, &["ROW(1, 'a,\"b')"]),
+    // A domain is text unless the plan is told its base type.
+    ("positive", AS_TEXT, &["7"]),
+];
+
+#[tokio::test]
+async fn every_type_comes_through_as_documented() {
+    let columns: Vec<_> = TYPES.iter().enumerate().map(|(i, (name, ..))| format!("c{i} {name}")).collect();
+    let mut stream = Stream::after(&format!(
+        "CREATE TYPE mood AS ENUM ('so \"so\"'); CREATE TYPE pair AS (a int, b text); \
+         CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE TABLE v (n serial PRIMARY KEY, {})",
+        columns.join(", ")
+    ))
+    .await;
+    let values = TYPES.iter().enumerate().flat_map(|(i, (_, _, values))| values.iter().map(move |v| (i, *v)));
+    let inserts: Vec<_> = values.map(|(i, value)| format!("INSERT INTO v (c{i}) VALUES ({value})")).collect();
+    let events = stream.run(&inserts.join(";")).await.events().await;
+
+    let oracle = |(i, (_, sql, _)): (usize, &(&str, &str, &[&str]))| {
+        format!("'c{i}', {}", sql.replacen("{}", &format!("c{i}"), 1))
+    };
+    let oracles: Vec<_> = TYPES.iter().enumerate().map(oracle).collect();
+    let sql = format!("SELECT jsonb_build_object('n', n, {})::text FROM v ORDER BY n", oracles.join(", "));
+    let rows = stream.client.query(&sql, &[]).await.expect(&sql);
+    assert_eq!((events.len(), rows.len()), (inserts.len(), inserts.len()));
+    for ((event, row), insert) in events.iter().zip(&rows).zip(&inserts) {
+        let (after, expected) =
+            (&event["after"], serde_json::from_str::<Value>(row.get(0)).expect("PostgreSQL's JSON"));
+        let expected = expected.as_object().expect("an object");
+        assert_eq!(after.as_object().map(serde_json::Map::len), Some(expected.len()));
+        for (column, expected) in expected {
+            assert!(same(&after[column], expected), "{insert}: {} for {expected}", after[column]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn json_that_only_a_lenient_reader_takes_is_embedded_as_it_was_written() {
+    let mut stream = Stream::after("CREATE TABLE j (n int PRIMARY KEY, j json)").await;
+    let written = "{\"a\":\"\\ud800\\u0000\",\n\t\"a\":1e999}";
+    stream.client.execute("INSERT INTO j VALUES (1, $1::text::json)", &[&written]).await.expect("insert");
+    let texts = stream.texts().await;
+    assert!(texts[0].contains(&format!("\"after\":{{\"n\":1,\"j\":{written}}}")), "{texts:?}");
+    serde_json::from_str::<&serde_json::value::RawValue>(&texts[0]).expect("JSON, by its grammar");
+}
+
+const IMAGES: [&str; 5] = ["op", "key", "before", "after", "unchanged"];
+
+#[tokio::test]
+async fn updates_and_deletes_show_what_the_replica_identity_tells() {
+    let mut stream = Stream::after(
+        "CREATE TABLE a (id int PRIMARY KEY, x text); INSERT INTO a VALUES (1, 'x'); \
+         CREATE TABLE f (id int PRIMARY KEY, x text); INSERT INTO f VALUES (1, NULL); \
+         ALTER TABLE f REPLICA IDENTITY FULL; \
+         CREATE TABLE i (id int, u int NOT NULL UNIQUE, x text); INSERT INTO i VALUES (1, 2, 'x'); \
+         ALTER TABLE i REPLICA IDENTITY USING INDEX i_u_key",
+    )
+    .await;
+    for (sql, expected) in [
+        ("UPDATE a SET x = 'y'", json!(["update", ["id"], null, {"id": 1, "x": "y"}, []])),
+        ("UPDATE a SET id = 2", json!(["update", ["id"], {"id": 1}, {"id": 2, "x": "y"}, []])),
+        ("DELETE FROM a", json!(["delete", ["id"], {"id": 2}, null, []])),
+        ("UPDATE f SET x = 'y'", json!(["update", [], {"id": 1, "x": null}, {"id": 1, "x": "y"}, []])),
+        ("DELETE FROM f", json!(["delete", [], {"id": 1, "x": "y"}, null, []])),
+        ("UPDATE i SET u = 3", json!(["update", ["u"], {"u": 2}, {"id": 1, "u": 3, "x": "x"}, []])),
+        ("DELETE FROM i", json!(["delete", ["u"], {"u": 3}, null, []])),
+    ] {
+        let event = stream.event(sql).await;
+        assert_eq!(IMAGES.map(|field| event[field].clone()).to_vec(), *expected.as_array().expect("a list"), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn unchanged_toast_is_listed_or_completed_from_the_old_row() {
+    let mut stream = Stream::after(
+        "CREATE TABLE d (id int PRIMARY KEY, n int, big text, large text); \
+         CREATE TABLE f (id int PRIMARY KEY, n int, big text); ALTER TABLE f REPLICA IDENTITY FULL; \
+         CREATE TABLE k (id text PRIMARY KEY, n int); \
+         ALTER TABLE d ALTER big SET STORAGE EXTERNAL, ALTER large SET STORAGE EXTERNAL; \
+         ALTER TABLE f ALTER big SET STORAGE EXTERNAL; ALTER TABLE k ALTER id SET STORAGE EXTERNAL; \
+         INSERT INTO d VALUES (1, 1, repeat('x', 9000), repeat('y', 9000)); \
+         INSERT INTO f VALUES (1, 1, repeat('x', 9000)); INSERT INTO k VALUES (repeat('k', 2500), 1)",
+    )
+    .await;
+    let big = "x".repeat(9000);
+
+    let event = stream.event("UPDATE d SET n = 2").await;
+    assert_eq!(
+        pick(&event, &["after", "unchanged"]),
+        json!({"after": {"id": 1, "n": 2}, "unchanged": ["big", "large"]})
+    );
+    let event = stream.event("UPDATE d SET large = NULL").await;
+    assert_eq!(
+        pick(&event, &["after", "unchanged"]),
+        json!({"after": {"id": 1, "n": 2, "large": null}, "unchanged": ["big"]})
+    );
+    let event = stream.event("UPDATE f SET n = 2").await;
+    assert_eq!(event["before"], json!({"id": 1, "n": 1, "big": big}));
+    assert_eq!(pick(&event, &["after", "unchanged"]), json!({"after": {"id": 1, "n": 2, "big": big}, "unchanged": []}));
+    // The server logs a large key although it did not change, since nothing else would tell it.
+    let (event, key) = (stream.event("UPDATE k SET n = 2").await, "k".repeat(2500));
+    assert_eq!(
+        pick(&event, &["before", "after", "unchanged"]),
+        json!({"before": {"id": key}, "after": {"id": key, "n": 2}, "unchanged": []})
+    );
+}
+
+#[tokio::test]
+async fn a_truncate_is_one_change_for_each_table() {
+    let mut stream = Stream::after(
+        "CREATE TABLE a (id serial PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY REFERENCES a); \
+         CREATE TABLE c (id int PRIMARY KEY)",
+    )
+    .await;
+    let events = stream.run("TRUNCATE a, c RESTART IDENTITY CASCADE").await.events().await;
+    let mut tables: Vec<_> = events.iter().map(|event| event["table"].as_str().expect("a name")).collect();
+    tables.sort_unstable();
+    assert_eq!(tables, ["a", "b", "c"]);
+    for (ordinal, event) in events.iter().enumerate() {
+        assert_eq!(event["ordinal"], ordinal);
+        assert_eq!(event["id"], format!("shop:{}:{ordinal}", event["commit_lsn"].as_str().expect("an LSN")));
+        assert_eq!(
+            pick(event, &["op", "cascade", "restart_identity"]),
+            json!({
+                "op": "truncate", "cascade": true, "restart_identity": true
+            })
+        );
+        assert_eq!(
+            pick(event, &["before", "after", "unchanged"]),
+            json!({
+                "before": null, "after": null, "unchanged": []
+            })
+        );
+    }
+}
+
+#[tokio::test]
+async fn events_name_the_transaction_that_made_them() {
+    let mut stream = Stream::after("CREATE SCHEMA s; CREATE TABLE s.a (id int PRIMARY KEY)").await;
+    let before: String = stream
+        .client
+        .query_one("SELECT to_jsonb(clock_timestamp() AT TIME ZONE 'UTC') #>> '{}'", &[])
+        .await
+        .expect("the time")
+        .get(0);
+    stream.run("BEGIN; INSERT INTO s.a VALUES (1)").await;
+    let xid: String =
+        stream.client.query_one("SELECT pg_current_xact_id()::xid::text", &[]).await.expect("an xid").get(0);
+    let event = stream.event("COMMIT").await;
+    assert_eq!(pick(&event, &["schema", "table", "ordinal"]), json!({"schema": "s", "table": "a", "ordinal": 0}));
+    assert_eq!(event["xid"].to_string(), xid);
+    let committed_at = event["committed_at"].as_str().expect("a time");
+    // Texts of one form sort as their times do; 20 bytes are the seconds.
+    assert!(committed_at[..19] >= before[..19] && committed_at.ends_with('Z'), "{committed_at} after {before}");
+}
+
+#[tokio::test]
+async fn what_a_savepoint_takes_back_is_not_counted() {
+    let mut stream = Stream::after("CREATE TABLE a (id int PRIMARY KEY)").await;
+    let sql = "BEGIN; INSERT INTO a VALUES (1); SAVEPOINT s; INSERT INTO a VALUES (2); ROLLBACK TO s; \
+        INSERT INTO a VALUES (3); RELEASE s; COMMIT; BEGIN; INSERT INTO a VALUES (4); ROLLBACK; \
+        INSERT INTO a VALUES (5)";
+    let events = stream.run(sql).await.events().await;
+    let seen: Vec<_> = events.iter().map(|event| (event["ordinal"].as_u64(), event["after"]["id"].as_u64())).collect();
+    assert_eq!(seen, [(Some(0), Some(1)), (Some(1), Some(3)), (Some(0), Some(5))]);
+}
+
+#[tokio::test]
+async fn logical_messages_count_within_their_transaction_and_come_alone_outside() {
+    let mut stream = Stream::after("CREATE TABLE a (id int PRIMARY KEY)").await;
+    let sql = "BEGIN; INSERT INTO a VALUES (1); SELECT pg_logical_emit_message(true, 'outbox', '\\x00ff'::bytea); \
+        SELECT pg_logical_emit_message(false, 'ping', 'x'); INSERT INTO a VALUES (2); COMMIT; \
+        BEGIN; SELECT pg_logical_emit_message(true, 'lost', ''); \
+        SELECT pg_logical_emit_message(false, 'kept', ''); ROLLBACK; INSERT INTO a VALUES (3)";
+    let events = stream.run(sql).await.events().await;
+    let seen: Vec<_> =
+        events.iter().map(|event| json!([event["message"], event["ordinal"], event["content"]])).collect();
+    let expected = [
+        json!(["ping", null, [120]]),
+        json!([null, 0, null]),
+        json!(["outbox", 1, [0, 255]]),
+        json!([null, 2, null]),
+        json!(["kept", null, []]),
+        // Its commit flushes the WAL; a message alone waits for that before it is sent.
+        json!([null, 0, null]),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_table_that_changes_inside_a_transaction_is_what_it_is_at_each_row() {
+    let mut stream = Stream::after("CREATE TABLE a (id int PRIMARY KEY, x int)").await;
+    let sql = "INSERT INTO a VALUES (1, 1); BEGIN; INSERT INTO a VALUES (2, 2); ALTER TABLE a ADD y text; \
+        INSERT INTO a VALUES (3, 3, 'y'); ALTER TABLE a RENAME TO b; ALTER TABLE b DROP x; \
+        INSERT INTO b VALUES (4, 'z'); COMMIT";
+    let events = stream.run(sql).await.events().await;
+    let seen: Vec<_> = events.iter().map(|event| json!([event["table"], event["after"]])).collect();
+    let expected = [
+        json!(["a", {"id": 1, "x": 1}]),
+        json!(["a", {"id": 2, "x": 2}]),
+        json!(["a", {"id": 3, "x": 3, "y": "y"}]),
+        json!(["b", {"id": 4, "y": "z"}]),
+    ];
+    assert_eq!(seen, expected);
+}

@@ -1,0 +1,597 @@
+//! The publisher against a real RabbitMQ: nothing lost, in order, whatever breaks.
+
+use std::collections::HashSet;
+use std::net::TcpListener;
+use std::ops::Range;
+use std::time::Duration;
+
+use lapin::options::ExchangeDeleteOptions;
+use pgsluice::broker::{Broker, Channel};
+use pgsluice::config::{RabbitSettings, Unroutable};
+use pgsluice::encode::message::{Header, Message, Properties};
+use pgsluice::failure::{Definite, Failure, Kind};
+use pgsluice::progress::{Limits, Seq};
+use pgsluice::rabbit::channel::RabbitBroker;
+use pgsluice::rabbit::publisher::{PublishError, Publisher, PublisherSettings, State};
+use pgsluice::rabbit::uri::BrokerUri;
+use serde_json::json;
+
+use crate::support::{self, Delivery, RabbitServer, SOON, eventually};
+
+const EXCHANGE: &str = "events";
+const WINDOW: Seq = 1000;
+
+fn settings(url: &str) -> RabbitSettings {
+    RabbitSettings {
+        uri: BrokerUri::parse(url).expect("a good URI"),
+        declare: true,
+        exchange_type: "topic".into(),
+        in_flight: Limits { events: 1000, bytes: 16 << 20 },
+        confirm_timeout: Duration::from_secs(30),
+        max_message_bytes: None,
+        unroutable: Unroutable::Wait,
+    }
+}
+
+/// A publisher, the events it was given and those that are settled.
+struct Rig {
+    publisher: Publisher<RabbitBroker>,
+    next: Seq,
+    settled: Seq,
+    routing_key: fn(Seq) -> &'static str,
+    body: Vec<u8>,
+}
+
+impl Rig {
+    fn new(settings: &RabbitSettings) -> Self {
+        let broker = RabbitBroker::new(settings, "test", vec![EXCHANGE.into(), String::new()]);
+        let publisher = Publisher::new(
+            broker,
+            PublisherSettings {
+                confirm_timeout: settings.confirm_timeout,
+                unroutable: settings.unroutable,
+                fail_fast: true,
+                jitter_seed: 1,
+            },
+        );
+        Self { publisher, next: 0, settled: 0, routing_key: |_| "k", body: b"{\"id\":1}".to_vec() }
+    }
+
+    /// A rig whose connection is open.
+    async fn connected(settings: &RabbitSettings) -> Self {
+        let mut rig = Self::new(settings);
+        let first = tokio::time::timeout(SOON, rig.publisher.drive()).await.expect("connect in time");
+        assert!(first.expect("connect").is_empty());
+        assert!(rig.publisher.accepts());
+        rig
+    }
+
+    fn publish(&mut self) -> Result<usize, PublishError> {
+        let id = format!("m{}", self.next);
+        let message = Message {
+            exchange: EXCHANGE,
+            routing_key: (self.routing_key)(self.next),
+            properties: Properties {
+                message_id: &id,
+                event_type: "OrderPaid",
+                app_id: "test",
+                content_type: "application/json",
+                timestamp_s: 1_700_000_000,
+                headers: &[("lsn", Header::Text("16/B374D848")), ("ordinal", Header::Int(7))],
+            },
+            body: &self.body,
+        };
+        let bytes = self.publisher.publish(self.next, &message)?;
+        self.next += 1;
+        Ok(bytes)
+    }
+
+    async fn drive(&mut self) -> Result<(), Definite> {
+        let Range { start, end } = self.publisher.drive().await?;
+        assert_eq!(start, self.settled, "a hole, or a repetition, in what settled");
+        assert!(end > start);
+        self.settled = end;
+        Ok(())
+    }
+
+    /// Publishes, a window at a time, until so many are settled.
+    async fn run(&mut self, until: Seq) -> Result<(), Definite> {
+        while self.settled < until {
+            while self.next < until && self.next - self.settled < WINDOW {
+                self.publish().expect("a good event");
+            }
+            self.drive().await?;
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, until: Seq) {
+        let run = tokio::time::timeout(SOON * 4, self.run(until)).await;
+        run.unwrap_or_else(|_| panic!("in time; {} settled, {:?}", self.settled, self.publisher.trouble()))
+            .expect("run");
+    }
+
+    /// Drives, without an event that could settle, until the publisher is in this state.
+    async fn until_state(&mut self, state: State) {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while self.publisher.state() != state {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{:?} {:?}",
+                self.publisher.state(),
+                self.publisher.trouble()
+            );
+            // Cancelled again and again: it must not matter.
+            if let Ok(driven) = tokio::time::timeout(Duration::from_millis(10), self.drive()).await {
+                driven.expect("no definite failure");
+            }
+        }
+    }
+}
+
+fn ids(deliveries: &[Delivery]) -> Vec<Seq> {
+    deliveries.iter().map(|one| one.message_id[1..].parse().expect("our message_id")).collect()
+}
+
+/// Every event came, and after its last repetition begins a complete, ordered sequence: repetitions start
+/// anywhere, but never leave a hole.
+fn assert_complete_and_ordered(ids: &[Seq], count: Seq) {
+    let mut next = 0;
+    for &id in ids {
+        assert!(id <= next, "a hole before {id}: expected {next}");
+        next = next.max(id + 1);
+    }
+    assert_eq!(next, count);
+    let mut seen = HashSet::new();
+    let last: Vec<_> = ids.iter().rev().filter(|id| seen.insert(**id)).copied().collect();
+    assert!(last.windows(2).all(|pair| pair[0] > pair[1]), "the last write of each is out of order");
+}
+
+#[tokio::test]
+async fn twenty_thousand_are_confirmed_once_and_in_order() {
+    let vhost = support::rabbitmq().vhost();
+    vhost.queue_on("classic", EXCHANGE).await;
+    vhost.queue("quorum", &[("x-queue-type", lapin::types::AMQPValue::LongString("quorum".into()))]).await;
+    vhost.bind("quorum", EXCHANGE, "#").await;
+    let mut rig = Rig::connected(&settings(&vhost.url())).await;
+    rig.settle(20_000).await;
+    assert!(rig.publisher.is_empty());
+    let counters = rig.publisher.counters();
+    assert_eq!((counters.events.confirmed, counters.events.republished, counters.reconnects), (20_000, 0, 0));
+    rig.publisher.close().await;
+    for queue in ["classic", "quorum"] {
+        let all = vhost.consume(queue, 20_000, SOON * 4).await;
+        assert!(ids(&all).into_iter().eq(0..20_000), "{queue}");
+        assert_eq!(vhost.depth(queue).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn properties_and_a_body_of_many_frames_arrive_as_they_were() {
+    let vhost = support::rabbitmq().vhost();
+    vhost.queue_on("all", EXCHANGE).await;
+    let mut rig = Rig::connected(&settings(&vhost.url())).await;
+    rig.body = (0..1_000_003_u32).map(|index| index.to_le_bytes()[0]).collect();
+    rig.settle(2).await;
+    rig.body.clear();
+    rig.settle(3).await;
+    let all = vhost.consume("all", 3, SOON).await;
+    assert_eq!((all[0].body.len(), all[2].body.len()), (1_000_003, 0));
+    assert!(all[1].body.iter().enumerate().all(|(index, byte)| index.to_le_bytes()[0] == *byte));
+    assert_eq!((all[0].message_id.as_str(), all[0].event_type.as_str()), ("m0", "OrderPaid"));
+    assert_eq!((&all[0].headers["lsn"], &all[0].headers["ordinal"]), (&json!("16/B374D848"), &json!(7)));
+    assert_eq!(all[0].properties.delivery_mode(), &Some(2));
+    assert_eq!(all[0].properties.timestamp(), &Some(1_700_000_000));
+}
+
+#[tokio::test]
+async fn an_unroutable_event_waits_for_its_binding_and_keeps_its_place() {
+    let vhost = support::rabbitmq().vhost();
+    vhost.declare_exchange(EXCHANGE, "topic").await;
+    vhost.queue("all", &[]).await;
+    vhost.bind("all", EXCHANGE, "even").await;
+    let mut rig = Rig::connected(&settings(&vhost.url())).await;
+    rig.routing_key = |seq| if seq % 2 == 0 { "even" } else { "odd" };
+    for _ in 0..100 {
+        rig.publish().expect("a good event");
+    }
+    rig.until_state(State::Retrying).await;
+    let trouble = rig.publisher.trouble().expect("says why").to_owned();
+    assert!(trouble.contains("no queue takes event m1 (exchange 'events', routing key 'odd')"), "{trouble}");
+    vhost.bind("all", EXCHANGE, "odd").await;
+    rig.settle(100).await;
+    assert_eq!(rig.settled, 100);
+    rig.settle(1100).await;
+    assert_eq!((rig.publisher.state(), rig.publisher.trouble()), (State::Flowing, None));
+    let counters = rig.publisher.counters().events;
+    assert_eq!((counters.confirmed, counters.discarded, counters.nacked), (1100, 0, 0));
+    assert!(counters.returned >= 50);
+    let mut consumer = vhost.consumer("all").await;
+    let all = consumer.until(SOON, |all| all.last().is_some_and(|last| last.message_id == "m1099")).await;
+    let ids = ids(&all);
+    // Before the binding came, the even ones behind the first odd one were accepted; then all in order.
+    let again = ids.iter().rposition(|id| *id == 1).expect("m1 came");
+    assert!(ids[again..].iter().copied().eq(1..1100), "{ids:?}");
+}
+
+#[tokio::test]
+async fn under_discard_unroutable_events_are_counted_and_passed() {
+    let vhost = support::rabbitmq().vhost();
+    vhost.declare_exchange(EXCHANGE, "topic").await;
+    vhost.queue("all", &[]).await;
+    vhost.bind("all", EXCHANGE, "even").await;
+    let settings = RabbitSettings { unroutable: Unroutable::Discard, ..settings(&vhost.url()) };
+    let mut rig = Rig::connected(&settings).await;
+    rig.routing_key = |seq| if seq % 2 == 0 { "even" } else { "odd" };
+    rig.settle(4000).await;
+    let counters = rig.publisher.counters().events;
+    assert_eq!((counters.confirmed, counters.discarded, counters.returned), (2000, 2000, 2000));
+    let all = vhost.consume("all", 2000, SOON).await;
+    assert!(ids(&all).into_iter().eq((0..4000).step_by(2)));
+}
+
+#[tokio::test]
+async fn events_that_a_full_queue_refuses_are_published_again_until_it_takes_them() {
+    let vhost = support::rabbitmq().vhost();
+    vhost.declare_exchange(EXCHANGE, "topic").await;
+    let reject = lapin::types::AMQPValue::LongString("reject-publish".into());
+    vhost.queue("small", &[("x-max-length", 20.into()), ("x-overflow", reject)]).await;
+    vhost.bind("small", EXCHANGE, "#").await;
+    let mut rig = Rig::connected(&settings(&vhost.url())).await;
+    for _ in 0..500 {
+        rig.publish().expect("a good event");
+    }
+    rig.until_state(State::Retrying).await;
+    assert!(rig.publisher.trouble().expect("says why").contains("nack"));
+    let mut consumer = vhost.consumer("small").await;
+    let drain = consumer.until(SOON * 4, |all| all.last().is_some_and(|last| last.message_id == "m499"));
+    let (all, ()) = tokio::join!(drain, rig.settle(500));
+    let counters = rig.publisher.counters().events;
+    assert!(counters.nacked > 0 && counters.confirmed == 500, "{counters:?}");
+    let mut ids = ids(&all);
+    let mut unique = HashSet::new();
+    ids.retain(|id| unique.insert(*id));
+    assert_eq!(unique.len(), 500);
+}
+
+#[tokio::test]
+async fn an_exchange_deleted_under_load_is_declared_again_and_nothing_is_lost() {
+    let vhost = support::rabbitmq().vhost();
+    vhost.queue_on("all", EXCHANGE).await;
+    let mut rig = Rig::connected(&settings(&vhost.url())).await;
+    rig.settle(2000).await;
+    let channel = vhost.channel().await;
+    let delete = async {
+        channel.exchange_delete(EXCHANGE.into(), ExchangeDeleteOptions::default()).await.expect("delete");
+        // The bindings are gone with it: until one is back, events are unroutable, and wait.
+        eventually("the exchange is back", SOON, async || {
+            let (status, _) = support::rabbitmq()
+                .try_api("GET", &format!("/exchanges/{}/{EXCHANGE}", vhost.name()), None)
+                .expect("ask for the exchange");
+            (status == 200).then_some(())
+        })
+        .await;
+        vhost.bind("all", EXCHANGE, "#").await;
+    };
+    tokio::join!(rig.settle(20_000), delete);
+    assert!(rig.publisher.counters().reconnects >= 1);
+    let mut consumer = vhost.consumer("all").await;
+    let all = consumer.until(SOON, |all| all.last().is_some_and(|last| last.message_id == "m19999")).await;
+    assert_complete_and_ordered(&ids(&all), 20_000);
+}
+
+#[tokio::test]
+async fn closed_connections_lose_nothing() {
+    let vhost = support::rabbitmq().vhost();
+    vhost.queue_on("all", EXCHANGE).await;
+    let mut rig = Rig::connected(&settings(&vhost.url())).await;
+    for round in 1..=3 {
+        tokio::join!(rig.settle(round * 10_000), vhost.close_connections(support::rabbitmq()));
+        rig.settle(round * 10_000 + 1).await;
+    }
+    assert!(rig.publisher.counters().reconnects >= 1);
+    let mut consumer = vhost.consumer("all").await;
+    let all = consumer.until(SOON * 2, |all| all.last().is_some_and(|last| last.message_id == "m30000")).await;
+    assert_complete_and_ordered(&ids(&all), 30_001);
+}
+
+async fn refusal(settings: &RabbitSettings) -> Definite {
+    let broker = RabbitBroker::new(settings, "test", vec![EXCHANGE.into()]);
+    match tokio::time::timeout(SOON, broker.open()).await.expect("an answer in time") {
+        Err(Failure::Definite(definite)) => {
+            assert!(!format!("{definite} {}", definite.hint).contains("secret"), "{definite}");
+            definite
+        }
+        Err(Failure::Transient(error)) => panic!("transient: {error:#}"),
+        Ok(_) => panic!("it opened"),
+    }
+}
+
+#[tokio::test]
+async fn what_only_a_human_can_mend_is_definite_and_says_how() {
+    let server = support::rabbitmq();
+    let vhost = server.vhost();
+    let guest = settings(&vhost.url());
+    server.api("PUT", "/users/publisher-app", Some(&json!({"password": "secret", "tags": ""})));
+
+    let wrong = refusal(&settings(&vhost.url_as("publisher-app:secret-but-wrong"))).await;
+    assert_eq!(wrong.kind, Kind::Broker);
+    assert!(wrong.to_string().contains("wrong user or password"), "{wrong}");
+
+    let no_vhost =
+        RabbitSettings { uri: BrokerUri::parse(&format!("{}x", vhost.url())).expect("URI"), ..guest.clone() };
+    let no_vhost = refusal(&no_vhost).await;
+    assert!(no_vhost.hint.contains("rabbitmqctl add_vhost"), "{no_vhost} {}", no_vhost.hint);
+
+    let app = settings(&vhost.url_as("publisher-app:secret"));
+    let no_access = refusal(&app).await;
+    assert!(no_access.hint.contains("rabbitmqctl set_permissions -p"), "{no_access} {}", no_access.hint);
+
+    let path = format!("/permissions/{}/publisher-app", vhost.name());
+    server.api("PUT", &path, Some(&json!({"configure": "", "write": ".*", "read": ""})));
+    let no_declare = refusal(&app).await;
+    assert!(no_declare.to_string().contains("declare exchange 'events'"), "{no_declare}");
+    assert!(no_declare.hint.contains("rabbitmq.declare = false"), "{}", no_declare.hint);
+
+    let passive = RabbitSettings { declare: false, ..app.clone() };
+    let missing = refusal(&passive).await;
+    assert!(missing.to_string().contains("exchange 'events': it does not exist"), "{missing}");
+
+    vhost.declare_exchange(EXCHANGE, "direct").await;
+    let other_type = refusal(&guest).await;
+    assert!(other_type.to_string().contains("received 'topic' but current is 'direct'"), "{other_type}");
+
+    let odd_type = RabbitSettings { exchange_type: "no-such-type".into(), ..guest.clone() };
+    let odd_type = refusal(&odd_type).await;
+    assert!(odd_type.to_string().contains("unknown exchange type"), "{odd_type}");
+
+    // Declared by somebody else, but not ours to write to: found out with the first event.
+    server.api("PUT", &path, Some(&json!({"configure": "", "write": "", "read": ""})));
+    let mut rig = Rig::connected(&passive).await;
+    let no_write = rig.run(1).await.expect_err("no write permission");
+    assert!(no_write.hint.contains("set_permissions"), "{no_write} {}", no_write.hint);
+}
+
+#[tokio::test]
+async fn hosts_are_tried_in_turn_and_a_missing_broker_is_definite_only_when_asked() {
+    let vhost = support::rabbitmq().vhost();
+    vhost.queue_on("all", EXCHANGE).await;
+    let dead = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
+    let url = vhost.url().replace('@', &format!("@{dead},"));
+    let mut rig = Rig::connected(&settings(&url)).await;
+    rig.settle(1).await;
+
+    let mut rig = Rig::new(&settings(&format!("amqp://{dead}")));
+    let definite = rig.publisher.drive().await.expect_err("nobody there");
+    assert_eq!(definite.kind, Kind::Unreachable);
+    assert!(definite.to_string().contains(&dead.to_string()), "{definite}");
+}
+
+#[tokio::test]
+async fn heartbeats_keep_an_idle_connection() {
+    let vhost = support::rabbitmq().vhost();
+    vhost.queue_on("all", EXCHANGE).await;
+    let mut rig = Rig::connected(&settings(&format!("{}?heartbeat=1", vhost.url()))).await;
+    // Without heartbeats the broker would close after two or three intervals.
+    assert!(tokio::time::timeout(Duration::from_secs(6), rig.drive()).await.is_err());
+    rig.settle(1).await;
+    assert_eq!(rig.publisher.counters().reconnects, 0);
+}
+
+/// What a broker says that RabbitMQ would not: raw bytes to a real connection. None of it is a panic.
+#[tokio::test]
+async fn a_peer_that_does_not_speak_amqp_is_a_transient_failure() {
+    use std::io::{Read, Write};
+    let nested = {
+        // connection.start whose server-properties hold tables in tables, as deep as a first frame allows.
+        let mut table: Vec<u8> = Vec::new();
+        while table.len() < 4000 {
+            let mut outer = vec![0, b'F'];
+            outer.extend(u32::try_from(table.len()).expect("small").to_be_bytes());
+            outer.append(&mut table);
+            table = outer;
+        }
+        let mut payload = vec![0, 10, 0, 10, 0, 9];
+        payload.extend(u32::try_from(table.len()).expect("small").to_be_bytes());
+        payload.extend(table);
+        payload.extend([0; 8]);
+        let mut frame = vec![1, 0, 0];
+        frame.extend(u32::try_from(payload.len()).expect("small").to_be_bytes());
+        frame.extend(payload);
+        frame.push(0xCE);
+        frame
+    };
+    let greetings: [&[u8]; 8] = [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"AMQP\x00\x01\x00\x00",
+        b"\x15\x03\x03\x00\x02\x02\x28",
+        b"\x01\x00\x00\xff\xff\xff\xff",
+        b"\x01\x00\x00\x00\x00\x00\x01\x00\x00",
+        b"\x01\x00\x00\x00\x00\x00\x04\x00\x3c\x00\x0a\xce",
+        &nested,
+    ];
+    for greeting in greetings {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let greeting = greeting.to_vec();
+        let peer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accept");
+            let mut header = [0; 8];
+            stream.read_exact(&mut header).expect("the protocol header");
+            stream.write_all(&greeting).expect("write");
+        });
+        let broker = RabbitBroker::new(&settings(&format!("amqp://{address}")), "test", Vec::new());
+        match tokio::time::timeout(SOON, broker.open()).await.expect("no wait without end") {
+            Err(Failure::Transient(_)) => {}
+            Err(Failure::Definite(definite)) => assert!(definite.to_string().contains("login mechanism"), "{definite}"),
+            Ok(_) => panic!("it opened"),
+        }
+        peer.join().expect("the peer");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_left_after_the_time_limit() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let url = format!("amqp://{}?connection_timeout=1", listener.local_addr().expect("address"));
+    let broker = RabbitBroker::new(&settings(&url), "test", Vec::new());
+    let failure = tokio::time::timeout(SOON, broker.open()).await.expect("a time limit").expect_err("nobody speaks");
+    assert!(failure.to_string().contains("greeting: no answer within 1000 ms"), "{failure}");
+}
+
+/// One private node for all that would disturb others: alarms, silence, SIGKILL.
+#[tokio::test(flavor = "multi_thread")]
+async fn alarms_silence_and_crashes_lose_nothing() {
+    let server = RabbitServer::private(&[]);
+    let vhost = server.vhost();
+    vhost.declare_exchange(EXCHANGE, "topic").await;
+    // Only a quorum queue has what it confirmed on disk.
+    vhost.queue("all", &[("x-queue-type", lapin::types::AMQPValue::LongString("quorum".into()))]).await;
+    vhost.bind("all", EXCHANGE, "#").await;
+    let url = format!("{}?heartbeat=30", vhost.url());
+    let settings = RabbitSettings { confirm_timeout: Duration::from_secs(3), ..settings(&url) };
+    let mut rig = Rig::connected(&settings).await;
+    rig.settle(100).await;
+
+    // An alarm: the broker blocks, the confirm timeout does not count.
+    server.rabbitmqctl(&["set_vm_memory_high_watermark", "0.00001"]);
+    for _ in 0..100 {
+        rig.publish().expect("a good event");
+    }
+    rig.until_state(State::Blocked).await;
+    let settled = rig.settled;
+    assert!(tokio::time::timeout(Duration::from_secs(5), rig.drive()).await.is_err());
+    assert_eq!((rig.publisher.counters().reconnects, rig.settled, rig.publisher.state()), (0, settled, State::Blocked));
+    server.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "512MB"]);
+    rig.settle(200).await;
+    assert_eq!((rig.publisher.state(), rig.publisher.trouble()), (State::Flowing, None));
+
+    // Silence under load: the confirm timeout notices.
+    server.pause();
+    rig.publish().expect("a good event");
+    rig.until_state(State::Reconnecting).await;
+    assert!(rig.publisher.trouble().expect("says why").contains("confirmed nothing for 3000 ms"));
+    server.resume();
+    rig.settle(1000).await;
+
+    // SIGKILL under load, and a restart.
+    let crash = tokio::task::spawn_blocking(move || {
+        server.kill();
+        server.start();
+        server
+    });
+    let (server, ()) = tokio::join!(crash, rig.settle(30_000));
+    let server = server.expect("restart");
+    rig.settle(30_001).await;
+    assert!(rig.publisher.counters().reconnects >= 2);
+    let mut consumer = vhost.consumer("all").await;
+    let all = consumer.until(SOON * 4, |all| all.last().is_some_and(|last| last.message_id == "m30000")).await;
+    assert_complete_and_ordered(&ids(&all), 30_001);
+    rig.publisher.close().await;
+    drop(server);
+}
+
+/// A certificate authority with a broker's and a client's certificate, as files.
+fn certificates(dir: &std::path::Path) {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).expect("write a PEM file");
+    let named = |names: &[&str], common: &str| {
+        let mut params =
+            CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("names");
+        params.distinguished_name.push(DnType::CommonName, common);
+        params
+    };
+    let ca_key = KeyPair::generate().expect("a key");
+    let mut ca = named(&[], "test authority");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    write("ca.pem", ca.self_signed(&ca_key).expect("a certificate").pem());
+    let issuer = Issuer::new(ca, ca_key);
+    for (name, params) in [("server", named(&["localhost"], "localhost")), ("client", named(&["client"], "tls-app"))] {
+        let key = KeyPair::generate().expect("a key");
+        write(&format!("{name}.pem"), params.signed_by(&key, &issuer).expect("a certificate").pem());
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
+}
+
+#[tokio::test]
+async fn tls_logins_by_certificate_and_the_brokers_own_size_limit() {
+    let files = support::folder("rabbitmq-tls");
+    std::fs::create_dir_all(&files).expect("a folder");
+    certificates(&files);
+    let file = |name: &str| files.join(name).to_str().expect("UTF-8").to_owned();
+    let port = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port();
+    let server = RabbitServer::private(&[
+        ("listeners.ssl.1", &format!("127.0.0.1:{port}")),
+        ("ssl_options.cacertfile", &file("ca.pem")),
+        ("ssl_options.certfile", &file("server.pem")),
+        ("ssl_options.keyfile", &file("server.key")),
+        ("ssl_options.verify", "verify_peer"),
+        ("ssl_options.fail_if_no_peer_cert", "false"),
+        ("auth_mechanisms.1", "PLAIN"),
+        ("auth_mechanisms.2", "AMQPLAIN"),
+        ("auth_mechanisms.3", "EXTERNAL"),
+        ("ssl_cert_login_from", "common_name"),
+        ("max_message_size", "100000"),
+    ]);
+    let vhost = server.vhost();
+    vhost.queue_on("all", EXCHANGE).await;
+    let url = |login: &str, host: &str, query: &str| format!("amqps://{login}{host}:{port}/{}?{query}", vhost.name());
+    let trusted = format!("cacertfile={}", file("ca.pem"));
+
+    let mut rig = Rig::connected(&settings(&url("", "localhost", &trusted))).await;
+    rig.body = vec![b'x'; 90_000];
+    rig.settle(200).await;
+    rig.publisher.close().await;
+    assert!(vhost.consume("all", 200, SOON).await.iter().all(|one| one.body.len() == 90_000));
+    let mut rig = Rig::connected(&settings(&url("", "127.0.0.1", "verify=verify_none"))).await;
+    rig.settle(1).await;
+
+    let stranger = refusal(&settings(&url("", "localhost", ""))).await;
+    assert!(format!("{stranger} {}", stranger.hint).contains("cacertfile"), "{stranger}");
+    let other_name = refusal(&settings(&url("", "127.0.0.1", &trusted))).await;
+    assert!(other_name.to_string().contains("certificate"), "{other_name}");
+
+    let external =
+        format!("{trusted}&auth_mechanism=external&certfile={}&keyfile={}", file("client.pem"), file("client.key"));
+    let not_offered = refusal(&settings(&url("", "localhost", &external))).await;
+    assert!(not_offered.hint.contains("rabbitmq_auth_mechanism_ssl"), "{not_offered} {}", not_offered.hint);
+    // Enabled while the node runs, so that the refusal above could be seen first.
+    server.rabbitmqctl(&[
+        "eval",
+        "Plugins = filename:dirname(code:lib_dir(rabbit)), \
+         [Ebin] = filelib:wildcard(filename:join([Plugins, \"rabbitmq_auth_mechanism_ssl-*\", \"ebin\"])), \
+         true = code:add_patha(Ebin), ok = application:load(rabbitmq_auth_mechanism_ssl), \
+         rabbit:start_apps([rabbitmq_auth_mechanism_ssl]).",
+    ]);
+    let unknown = refusal(&settings(&url("", "localhost", &external))).await;
+    assert!(unknown.to_string().contains("login"), "{unknown}");
+    server.api("PUT", "/users/tls-app", Some(&json!({"password_hash": "", "tags": ""})));
+    let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
+    server.api("PUT", &format!("/permissions/{}/tls-app", vhost.name()), Some(&all));
+    let mut rig = Rig::connected(&settings(&url("", "localhost", &external))).await;
+    rig.settle(1).await;
+
+    // Larger than the broker takes: known beforehand if we are told, from its refusal if not.
+    rig.body = vec![b'x'; 100_001];
+    rig.publish().expect("the default limit is higher");
+    let definite = rig.run(2).await.expect_err("too large");
+    assert_eq!(definite.kind, Kind::Event);
+    assert!(definite.to_string().contains("message size 100001"), "{definite}");
+    let told = RabbitSettings { max_message_bytes: Some(100_000), ..settings(&vhost.url()) };
+    let mut rig = Rig::connected(&told).await;
+    rig.body = vec![b'x'; 100_001];
+    assert_eq!(rig.publish(), Err(PublishError::TooLarge { bytes: 100_001, limit: 100_000 }));
+    rig.body.pop();
+    rig.settle(1).await;
+}
+
+#[tokio::test]
+async fn limits_come_from_the_broker() {
+    let vhost = support::rabbitmq().vhost();
+    let broker = RabbitBroker::new(&settings(&vhost.url()), "test", Vec::new());
+    let channel = broker.open().await.unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(channel.frame_max(), 131_072);
+    assert!([16 << 20, 128 << 20].contains(&channel.max_message_bytes()));
+    channel.close().await;
+}

@@ -1,0 +1,145 @@
+//! The usual scene: a shop's database, a queue that gets everything, and pgsluice between them; and the account of what
+//! was committed against what arrived.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{
+    Consumer, Database, Delivery, PostgresServer, Process, RabbitServer, Vhost, lifetime, pgsluice, postgres, rabbitmq,
+};
+
+/// Tables of a shop, its outbox with Debezium's column names, and a ledger for the account.
+const TABLES: &str = "
+    CREATE TABLE orders (id bigint PRIMARY KEY, customer text NOT NULL, total numeric(12,2), status text NOT NULL);
+    CREATE TABLE outbox (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, aggregateid text NOT NULL,
+        type text NOT NULL, payload jsonb);
+    CREATE TABLE ledger (id bigserial PRIMARY KEY, filler text NOT NULL DEFAULT '');";
+
+/// A database and a virtual host of one test.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) database: Database,
+    pub(crate) vhost: Vhost,
+    folder: std::path::PathBuf,
+}
+
+impl Scene {
+    /// On the shared servers.
+    pub(crate) async fn new() -> Self {
+        Self::on(postgres(), rabbitmq()).await
+    }
+
+    /// On servers that the test may kill.
+    pub(crate) async fn on(postgres: &PostgresServer, rabbitmq: &RabbitServer) -> Self {
+        let database = postgres.database().await;
+        database.execute(TABLES).await;
+        let vhost = rabbitmq.vhost();
+        vhost.queue("all", &[]).await;
+        for exchange in ["shop.changes", "shop.events"] {
+            vhost.declare_exchange(exchange, "topic").await;
+            vhost.bind("all", exchange, "#").await;
+        }
+        Self { database, vhost, folder: lifetime::folder("scene") }
+    }
+
+    /// The configuration: the ledger, the orders and the outbox. The slot has the database's name, because slots are the
+    /// whole server's. `more` is appended.
+    pub(crate) fn config(&self, more: &str) -> String {
+        let (slot, url, amqp) = (self.database.name(), self.database.url(), self.vhost.url());
+        format!(
+            "name = \"shop\"\n\
+             [source]\nurl = \"{url}\"\ntables = [\"public.orders\", \"public.ledger\"]\nslot = \"{slot}\"\n\
+             [outbox]\ntable = \"public.outbox\"\n\
+             [checkpoint]\npath = \"{}\"\n\
+             [rabbitmq]\nurl = \"{amqp}\"\n{more}",
+            self.checkpoint().display()
+        )
+    }
+
+    /// The checkpoint's folder; the same for every process of the scene.
+    pub(crate) fn checkpoint(&self) -> std::path::PathBuf {
+        self.folder.join("checkpoint")
+    }
+
+    /// pgsluice, once it streams.
+    pub(crate) async fn run(&self) -> Process {
+        self.run_with("").await
+    }
+
+    /// [`Self::run`] with more configuration.
+    pub(crate) async fn run_with(&self, more: &str) -> Process {
+        let process = pgsluice(&self.config(more));
+        process.wait_for_log("streaming from PostgreSQL", super::SOON).await;
+        process
+    }
+
+    /// Waits until PostgreSQL was told that everything up to now is done with.
+    pub(crate) async fn acknowledged(&self) {
+        let now = self.database.query_one("SELECT pg_current_wal_insert_lsn()").await;
+        let slot = self.database.name();
+        let sql = format!("SELECT confirmed_flush_lsn >= '{now}' FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        let what = format!("the slot is past {now}");
+        super::eventually(&what, super::SOON, async || (self.database.query_one(&sql).await == "t").then_some(()))
+            .await;
+    }
+}
+
+/// The ledger's rows as they arrived, held against the table.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    /// By ledger id: the message id of its first delivery.
+    seen: HashMap<i64, String>,
+    last: Option<(u64, u64)>,
+    /// Deliveries beyond the first of each.
+    pub(crate) repeated: usize,
+}
+
+impl Account {
+    /// Counts one delivery. Panics when a first delivery is out of order, or a repeat has another `message_id`.
+    pub(crate) fn take(&mut self, delivery: &Delivery) {
+        let event = delivery.json();
+        let id = event["after"]["id"].as_i64().expect("a ledger row");
+        let position = position(&event);
+        assert_eq!(event["id"], delivery.message_id.as_str());
+        if let Some(first) = self.seen.get(&id) {
+            assert_eq!(*first, delivery.message_id, "a repeat of row {id} has the message id of its first delivery");
+            self.repeated += 1;
+        } else {
+            assert!(self.last < Some(position), "row {id} at {position:?} came after {:?}", self.last);
+            self.last = Some(position);
+            self.seen.insert(id, delivery.message_id.clone());
+        }
+    }
+
+    /// Different rows that came.
+    pub(crate) fn len(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Takes from the queue until every row of the ledger has come; panics at the deadline, naming what is lost.
+    /// Rows that were never committed must not be among them.
+    pub(crate) async fn settle(&mut self, scene: &Scene, consumer: &mut Consumer, deadline: Duration) {
+        let client = scene.database.client().await;
+        let rows = client.query("SELECT id FROM ledger", &[]).await.expect("read the ledger");
+        let committed: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let end = tokio::time::Instant::now() + deadline;
+        while self.len() < committed.len() {
+            match tokio::time::timeout_at(end, consumer.next(deadline)).await {
+                Ok(delivery) => self.take(&delivery),
+                Err(_) => break,
+            }
+        }
+        let lost: Vec<_> = committed.iter().filter(|id| !self.seen.contains_key(id)).collect();
+        assert!(lost.is_empty(), "{} of {} committed rows are lost: {lost:?}", lost.len(), committed.len());
+        assert_eq!(self.len(), committed.len(), "rows came that were not committed");
+    }
+}
+
+/// `(commit_lsn, ordinal)` of a row event.
+fn position(event: &Value) -> (u64, u64) {
+    let lsn: ::pgsluice::lsn::Lsn = event["commit_lsn"].as_str().expect("commit_lsn").parse().expect("an LSN");
+    (lsn.0, event["ordinal"].as_u64().expect("ordinal"))
+}
