@@ -284,11 +284,15 @@ impl Intake {
         publisher: &mut Publisher<B>,
     ) -> Result<(), Definite> {
         let message = pgoutput::decode(data).map_err(|error| undecodable(error, lsn))?;
-        let Self { assembler, router, encoder, outbox_update_seen, .. } = self;
+        let Self { assembler, router, encoder, outbox_update_seen, received, .. } = self;
         assembler
             .take(message, &mut |step| match step {
                 Step::Begin(_) => Ok(()),
-                Step::Relation(relation) => router.learn(relation),
+                Step::Relation(relation) => router.learn(relation).map_err(|definite| {
+                    // A relation's own frame has no LSN.
+                    let table = format!("{}.{}", relation.schema, relation.name);
+                    definite.context(format!("can't publish the changes of {table} after {received}"))
+                }),
                 // Logical messages are not routed yet; they settle like every change that is not published.
                 Step::Message(message) => {
                     message.within.into_iter().for_each(|(position, _)| window.skip(position));
