@@ -119,8 +119,10 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
                     durable?;
                     self.report().await;
                 }
-                settled = self.publisher.drive() => settled?.for_each(|seq| self.window.settle(seq)),
-                news = self.source.next(), if may_read => match news? {
+                settled = self.publisher.drive() => settled
+                    .map_err(|definite| refused(definite, &self.window))?
+                    .for_each(|seq| self.window.settle(seq)),
+                news = self.source.next(), if may_read => match news.map_err(|definite| self.source_failed(definite))? {
                     News::Batch(batch) => self.intake.pending = batch,
                     News::Opened { start, report_every } => {
                         report_tick = report_timer(report_every);
@@ -150,6 +152,18 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         }
     }
 
+    /// What is known to be delivered when the source ends for good. Where a stream can't even start, that is part of
+    /// the reason already.
+    fn source_failed(&self, definite: Definite) -> Definite {
+        match &self.checkpointer {
+            Some(checkpointer) if self.source.is_open() && definite.kind == Kind::InDoubt => {
+                let flushed = checkpointer.binding().flushed;
+                definite.context(format!("changes committed after {flushed} may be missing"))
+            }
+            Some(_) | None => definite,
+        }
+    }
+
     /// Tells PostgreSQL what is durable. A stream that does not take it is lost, and opened again by the loop.
     async fn report(&mut self) {
         self.intake.report_now = false;
@@ -174,7 +188,9 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
                         durable?;
                         self.report().await;
                     }
-                    settled = self.publisher.drive() => settled?.for_each(|seq| self.window.settle(seq)),
+                    settled = self.publisher.drive() => settled
+                        .map_err(|definite| refused(definite, &self.window))?
+                        .for_each(|seq| self.window.settle(seq)),
                 }
             }
             Ok(())
@@ -268,11 +284,15 @@ impl Intake {
         publisher: &mut Publisher<B>,
     ) -> Result<(), Definite> {
         let message = pgoutput::decode(data).map_err(|error| undecodable(error, lsn))?;
-        let Self { assembler, router, encoder, outbox_update_seen, .. } = self;
+        let Self { assembler, router, encoder, outbox_update_seen, received, .. } = self;
         assembler
             .take(message, &mut |step| match step {
                 Step::Begin(_) => Ok(()),
-                Step::Relation(relation) => router.learn(relation),
+                Step::Relation(relation) => router.learn(relation).map_err(|definite| {
+                    // A relation's own frame has no LSN.
+                    let table = format!("{}.{}", relation.schema, relation.name);
+                    definite.context(format!("can't publish the changes of {table} after {received}"))
+                }),
                 // Logical messages are not routed yet; they settle like every change that is not published.
                 Step::Message(message) => {
                     message.within.into_iter().for_each(|(position, _)| window.skip(position));
@@ -316,6 +336,21 @@ fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
         error.into().context(format!("can't decode what PostgreSQL sent at {lsn}")),
         "nothing at or after this LSN was acknowledged; please report it with the server's version",
     )
+}
+
+/// The broker refuses an event without a word about which.
+fn refused(definite: Definite, window: &Window) -> Definite {
+    match (definite.kind, window.oldest(), window.reached().position) {
+        (Kind::Event, Some(oldest), Some(newest)) => {
+            let count = window.len();
+            definite.context(if count == 1 {
+                format!("can't publish the event at {oldest}")
+            } else {
+                format!("can't publish one of the {count} events from {oldest} to {newest}")
+            })
+        }
+        _ => definite,
+    }
 }
 
 /// An event that the broker would not take. Everything before it goes its way; nothing after it is published.

@@ -129,7 +129,12 @@ impl Checkpointer {
 
     fn retry_later(&mut self, error: &StoreError) {
         if self.backoff.attempts() == 0 {
-            tracing::error!(%error, "the checkpoint can't be stored; nothing more is acknowledged to PostgreSQL until it can");
+            // With its cause: only that tells a full disk from a missing folder.
+            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            tracing::error!(
+                error = format!("{error}{cause}"),
+                "the checkpoint can't be stored; nothing more is acknowledged to PostgreSQL until it can"
+            );
         }
         self.state = State::Failed(Instant::now() + self.backoff.next_wait());
     }

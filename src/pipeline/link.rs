@@ -51,10 +51,15 @@ impl<S: Source> Link<S> {
         self.resume = Some(checkpoint);
     }
 
+    /// Whether it was an open stream that `next` spoke of last.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
     /// What happens next on the stream; reconnects with backoff. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<News, Definite> {
         loop {
-            let failure = match &mut self.state {
+            let mut failure = match &mut self.state {
                 State::Waiting(until) => {
                     sleep_until(*until).await;
                     self.state = State::Opening(Box::pin(self.source.open(self.resume.clone())));
@@ -82,6 +87,9 @@ impl<S: Source> Link<S> {
                 },
             };
             let was_opening = matches!(self.state, State::Opening(_));
+            if !was_opening {
+                failure = failure.context("the replication stream can't go on");
+            }
             self.retry(failure)?;
             if !was_opening {
                 return Ok(News::Lost);
@@ -102,7 +110,8 @@ impl<S: Source> Link<S> {
         let error = match failure {
             Failure::Definite(definite) => return Err(definite),
             Failure::Transient(error) if self.fail_fast => {
-                let hint = "without --fail-fast, pgsluice keeps trying";
+                let hint =
+                    "check source.url and that PostgreSQL is up, or let pgsluice wait for it: without --fail-fast";
                 return Err(Definite::new(Kind::Unreachable, error.context("can't reach PostgreSQL"), hint));
             }
             Failure::Transient(error) => error,
