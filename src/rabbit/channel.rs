@@ -18,6 +18,7 @@ use amq_protocol::protocol::connection::{self, AMQPMethod as Connection};
 use anyhow::anyhow;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
+use tracing::{debug, info};
 
 use super::alarm::Alarm;
 use super::handshake::{self, Link, Opened, Plan};
@@ -68,7 +69,12 @@ impl Broker for RabbitBroker {
             for _ in hosts {
                 let (host, port) = &hosts[next.fetch_add(1, Ordering::Relaxed) % hosts.len()];
                 match handshake::open(&plan, host, *port).await {
-                    Ok(opened) => return Ok(RabbitChannel::new(opened, plan.clone(), format!("{host}:{port}"))),
+                    Ok(opened) => {
+                        let peer = format!("{host}:{port}");
+                        let Opened { frame_max, max_message_bytes, heartbeat, .. } = &opened;
+                        info!(peer, frame_max, max_message_bytes, ?heartbeat, "connected to RabbitMQ");
+                        return Ok(RabbitChannel::new(opened, plan.clone(), peer));
+                    }
                     Err(Failure::Transient(error)) => failures.push(error.context(format!("{host}:{port}"))),
                     Err(definite @ Failure::Definite(_)) => {
                         return Err(definite.context(format!("RabbitMQ at {host}:{port}")));
@@ -266,7 +272,7 @@ impl Channel for RabbitChannel {
             Ok(())
         };
         if let Err(failure) = within(CLOSE_LIMIT, "closing", goodbye).await {
-            tracing::debug!(%failure, "RabbitMQ did not say goodbye");
+            debug!(%failure, "RabbitMQ did not say goodbye");
         }
     }
 }

@@ -296,7 +296,6 @@ impl<B: Broker> Publisher<B> {
         let now = Instant::now();
         self.link = Link::Up { channel, since: now, blocked: false, progress: now };
         self.trouble = None;
-        info!(frame_max = limits.frame_max, max_message_bytes = limits.max_message_bytes, "connected to RabbitMQ");
         Ok(())
     }
 

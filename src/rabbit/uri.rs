@@ -78,6 +78,9 @@ pub enum UriError {
     /// More than one path segment: an unescaped slash in the vhost.
     #[error("the virtual host holds a '/': write it as %2F")]
     Slash,
+    /// A character that ends the part it stands in.
+    #[error("'/', '?' and '@' within a user, password, virtual host or parameter must be written %2F, %3F and %40")]
+    Unescaped,
     /// A query key that does not exist here.
     #[error("unknown parameter {0:?}; allowed are {ALLOWED}")]
     UnknownKey(String),
@@ -122,9 +125,13 @@ impl BrokerUri {
             _ => return Err(UriError::Scheme),
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        // The last '@' ends the user part, so that a password may hold an unescaped one; likewise a '/'.
-        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
-        let (hosts, vhost) = rest.split_once('/').unwrap_or((rest, ""));
+        let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
+        // Else a part of a password would be taken for a virtual host or a parameter, and shown.
+        if vhost.contains('@') || query.contains('@') {
+            return Err(UriError::Unescaped);
+        }
+        // The last '@' ends the user part, so that a password may hold an unescaped one.
+        let (login, hosts) = authority.rsplit_once('@').map_or((None, authority), |(login, rest)| (Some(login), rest));
         let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
             Some((user, password)) => (decode(user, "user")?, decode(password, "password")?),
             None => ("guest".to_owned(), "guest".to_owned()),
@@ -327,6 +334,9 @@ mod tests {
             error("amqps://a?auth_mechanism=external"),
             "auth_mechanism=external needs amqps:// with certfile and keyfile"
         );
+        for uri in ["amqp://u:sec/ret@a", "amqp://u:sec?ret@a", "amqp://u@a/v@x"] {
+            assert!(error(uri).ends_with("must be written %2F, %3F and %40"));
+        }
         assert_eq!(error("amqp://%ff:secret@a"), "the user is not UTF-8 after percent-decoding");
     }
 }

@@ -196,15 +196,15 @@ mod tests {
     #[test]
     fn amq_protocol_reads_back_what_was_written() {
         let mut out = VecDeque::new();
-        let framed = publish(&mut out, &message(b"hello"), 4096).expect("frames");
-        assert_eq!(framed.bytes, out.len());
+        let written = publish(&mut out, &message(b"hello"), 4096).expect("frames");
+        assert_eq!(written.bytes, out.len());
         assert_eq!(out[EXCHANGE_AT] as usize, "domain.events".len());
-        assert_eq!(out[framed.message_id_at] as usize, PROPERTIES.message_id.len());
-        let read = read_back(&mut out);
+        assert_eq!(out[written.message_id_at] as usize, PROPERTIES.message_id.len());
+        let frames = read_back(&mut out);
         let [AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(method))), header, body] =
-            read.as_slice()
+            frames.as_slice()
         else {
-            panic!("{read:?}")
+            panic!("{frames:?}")
         };
         assert_eq!((method.exchange.as_str(), method.routing_key.as_str()), ("domain.events", "order.paid"));
         assert!(method.mandatory && !method.immediate);

@@ -48,13 +48,16 @@ impl Vhost {
         Connection::connect(&self.url(), properties).await.expect("connect to RabbitMQ")
     }
 
-    /// A new channel on the helpers' connection.
+    /// A new channel on the helpers' connection, or on a new one when that was lost, which lapin may not know yet.
     pub(crate) async fn channel(&self) -> Channel {
         let mut shared = self.shared.lock().await;
-        if !shared.as_ref().is_some_and(|connection| connection.status().connected()) {
-            *shared = Some(self.lapin().await);
+        if let Some(connection) = shared.as_ref()
+            && let Ok(channel) = connection.create_channel().await
+        {
+            return channel;
         }
-        shared.as_ref().expect("just set").create_channel().await.expect("open a channel")
+        let connection = shared.insert(self.lapin().await);
+        connection.create_channel().await.expect("open a channel")
     }
 
     /// Declares a durable exchange.
