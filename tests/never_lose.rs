@@ -4,7 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::{Account, Database, PostgresServer, RabbitServer, SOON, Scene, eventually, pgsluice, postgres};
+use ::pgsluice::checkpoint::file::read;
+
+use crate::support::{
+    Account, Database, PostgresServer, RabbitServer, SOON, Scene, eventually, folder, pgsluice, pgsluice_command,
+    postgres,
+};
 
 /// A load of small and middling transactions, some with savepoints, some rolled back, until it is stopped.
 struct Load {
@@ -172,4 +177,33 @@ async fn without_room_for_the_checkpoint_nothing_is_acknowledged_and_the_stream_
     std::fs::remove_dir(&obstacle).expect("remove the obstacle");
     scene.acknowledged().await;
     assert_eq!(account.repeated, 0);
+}
+
+/// The exchange of an outbox event may be named by the row. The broker closes the channel over one that does not exist, and
+/// with it the confirms of all that was sent before: those must be had all the same, or they are repeated for ever.
+#[tokio::test]
+async fn an_event_for_an_exchange_that_does_not_exist_keeps_only_what_is_behind_it() {
+    let scene = Scene::new().await;
+    let exchange = ("PGSLUICE__OUTBOX__EXCHANGE", "{aggregatetype}");
+    let path = folder("bad-exchange").join("pgsluice.toml");
+    std::fs::write(&path, scene.config("")).expect("write the configuration");
+    let pgsluice = pgsluice_command(&["run", "--config", path.to_str().expect("text")], &[exchange]);
+    pgsluice.wait_for_log("streaming from PostgreSQL", SOON).await;
+    let row = |exchange: &str| {
+        format!(
+            "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('{exchange}', '', 't', '{{}}');"
+        )
+    };
+    let sql = format!("BEGIN; {} {} {} COMMIT", row("shop.events").repeat(50), row("none"), row("shop.events"));
+    scene.database.execute(&sql).await;
+    eventually("the checkpoint is right before the event", SOON, async || {
+        let checkpoint = read(&scene.checkpoint()).expect("is whole")?;
+        (checkpoint.position?.ordinal == 49).then_some(())
+    })
+    .await;
+    scene.vhost.declare_exchange("none", "topic").await;
+    scene.vhost.bind("all", "none", "#").await;
+    scene.acknowledged().await;
+    let depth = scene.vhost.depth("all").await;
+    assert!((52..200).contains(&depth), "{depth} deliveries of 52 events");
 }
