@@ -108,7 +108,9 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             if self.intake.report_now {
                 self.report().await;
             }
-            let may_read = self.intake.pending.is_empty();
+            // A stream that broke is opened again although the broker is away: a slot that nobody uses may be given up
+            // by the server. What is pending comes again.
+            let may_read = self.intake.pending.is_empty() || self.source.is_broken();
             // In this order: end when asked to; keep the walsender content whether or not the broker takes
             // messages; move the checkpoint; free the window; and only then take more in. The first three are
             // rarely ready, so that they starve nobody, and a busy broker holds back reading, as it should.
@@ -148,7 +150,9 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     fn lost(&mut self) {
         self.intake.forget_transaction();
         if let Some(checkpointer) = &self.checkpointer {
-            self.source.resume_from(checkpointer.binding().clone());
+            // What was taken in is in the window or settled, stored or not. So the next server must have all of it in
+            // its history: had a failover lost some, what it has in that place would be taken for a repetition.
+            self.source.resume_from(checkpointer.binding().at(self.window.reached()));
         }
     }
 
@@ -167,13 +171,16 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     /// Tells PostgreSQL what is durable. A stream that does not take it is lost, and opened again by the loop.
     async fn report(&mut self) {
         self.intake.report_now = false;
-        let Some(flushed) = self.checkpointer.as_ref().and_then(Checkpointer::durable) else { return };
+        let flushed = self.checkpointer.as_ref().and_then(Checkpointer::durable);
         self.source.report(Status { received: self.intake.received, flushed }).await;
     }
 
     /// Takes no more in, and waits for what is in flight and for its checkpoint, up to the deadline.
     async fn drain(&mut self) -> Result<(), Definite> {
         let deadline = Instant::now() + self.settings.shutdown_timeout;
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.hurry();
+        }
         tracing::info!(in_flight = self.window.len(), "stopping: waiting for what is in flight");
         let mut report_tick = report_timer(self.settings.source.report_every);
         let settle_all = async {
@@ -295,10 +302,14 @@ impl Intake {
                 }),
                 // Logical messages are not routed yet; they settle like every change that is not published.
                 Step::Message(message) => {
-                    message.within.into_iter().for_each(|(position, _)| window.skip(position));
+                    if let Some((position, _)) = message.within
+                        && !window.has_reached(position)
+                    {
+                        window.skip(position);
+                    }
                     Ok(())
                 }
-                Step::Change(change) if Some(change.position) <= window.reached().position => Ok(()),
+                Step::Change(change) if window.has_reached(change.position) => Ok(()),
                 Step::Change(change) => {
                     let publish = |message: &crate::encode::message::Message<'_>| {
                         publisher.publish(window.next_seq(), message).map_err(|error| unpublishable(error, &change))
