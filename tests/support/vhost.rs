@@ -51,10 +51,13 @@ impl Vhost {
     /// A new channel on the helpers' connection.
     pub(crate) async fn channel(&self) -> Channel {
         let mut shared = self.shared.lock().await;
-        if !shared.as_ref().is_some_and(|connection| connection.status().connected()) {
-            *shared = Some(self.lapin().await);
+        // After a stop of the broker it may not know yet that it is closed.
+        if let Some(connection) = shared.as_ref()
+            && let Ok(channel) = connection.create_channel().await
+        {
+            return channel;
         }
-        shared.as_ref().expect("just set").create_channel().await.expect("open a channel")
+        shared.insert(self.lapin().await).create_channel().await.expect("open a channel")
     }
 
     /// Declares a durable exchange.
