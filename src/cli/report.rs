@@ -10,7 +10,7 @@ pub fn print(definite: &Definite) {
     eprint!("{}", render(definite, logging::colours()));
 }
 
-/// The text of [`print`].
+/// The text of [`print()`].
 #[must_use]
 pub fn render(definite: &Definite, colours: bool) -> String {
     let paint = |code: &str, text: &str| {
