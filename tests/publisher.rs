@@ -133,23 +133,23 @@ fn ids(deliveries: &[Delivery]) -> Vec<Seq> {
     deliveries.iter().map(|one| one.message_id[1..].parse().expect("our message_id")).collect()
 }
 
-/// Every event came, and after its last repetition begins a complete, ordered sequence: repetitions start
-/// anywhere, but never leave a hole.
+/// Every event came, and repetitions start anywhere but never leave a hole.
 fn assert_complete_and_ordered(ids: &[Seq], count: Seq) {
     let mut next = 0;
     for &id in ids {
         assert!(id <= next, "a hole before {id}: expected {next}");
         next = next.max(id + 1);
     }
-    assert_eq!(next, count);
-    assert_last_writes_ordered(ids);
+    assert_last_complete_and_ordered(ids, count);
 }
 
-/// The last delivery of each event comes after the last delivery of every event before it.
-fn assert_last_writes_ordered(ids: &[Seq]) {
+/// Every event came, and the last delivery of each comes after the last delivery of every event before it.
+fn assert_last_complete_and_ordered(ids: &[Seq], count: Seq) {
     let mut seen = HashSet::new();
-    let last: Vec<_> = ids.iter().rev().filter(|id| seen.insert(**id)).copied().collect();
-    assert!(last.windows(2).all(|pair| pair[0] > pair[1]), "the last write of each is out of order");
+    let mut last: Vec<_> = ids.iter().rev().filter(|id| seen.insert(**id)).copied().collect();
+    last.reverse();
+    assert!(last.windows(2).all(|pair| pair[0] < pair[1]), "the last deliveries are out of order");
+    assert!(last.iter().copied().eq(0..count), "{} of {count} events came", last.len());
 }
 
 #[tokio::test]
@@ -259,8 +259,7 @@ async fn events_that_a_full_queue_refuses_are_published_again_until_it_takes_the
     let counters = rig.publisher.counters().events;
     assert!(counters.nacked > 0 && counters.confirmed == 501, "{counters:?}");
     let ids = ids(&all);
-    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 501);
-    assert_last_writes_ordered(&ids);
+    assert_last_complete_and_ordered(&ids, 501);
     eprintln!("{} deliveries of 501 events, {counters:?}", ids.len());
 }
 
@@ -285,9 +284,13 @@ async fn an_exchange_deleted_under_load_is_declared_again_and_nothing_is_lost() 
     };
     tokio::join!(rig.settle(20_000), delete);
     assert!(rig.publisher.counters().reconnects >= 1);
+    // Published once all others are settled: what comes before it is all there is.
+    rig.settle(20_001).await;
     let mut consumer = vhost.consumer("all").await;
-    let all = consumer.until(SOON, |all| all.last().is_some_and(|last| last.message_id == "m19999")).await;
-    assert_complete_and_ordered(&ids(&all), 20_000);
+    let all = consumer.until(SOON, |all| all.last().is_some_and(|last| last.message_id == "m20000")).await;
+    // Holes are allowed on the way: of several events in flight without a binding, a later one may be the first that
+    // finds it made again, and is queued before the earlier ones are sent again. Then it is sent again too, after them.
+    assert_last_complete_and_ordered(&ids(&all), 20_001);
 }
 
 #[tokio::test]
