@@ -15,6 +15,7 @@ use pgsluice::rabbit::channel::RabbitBroker;
 use pgsluice::rabbit::publisher::{PublishError, Publisher, PublisherSettings, State};
 use pgsluice::rabbit::uri::BrokerUri;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 use crate::support::{self, Delivery, RabbitServer, SOON, eventually};
 
@@ -453,6 +454,37 @@ async fn a_silent_peer_is_left_after_the_time_limit() {
     assert!(failure.to_string().contains("greeting: no answer within 1000 ms"), "{failure}");
 }
 
+#[tokio::test]
+async fn a_topology_connection_is_opened_only_for_exchanges_and_cut_when_it_hangs() {
+    let vhost = support::rabbitmq().vhost();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    let proxy = tokio::spawn(async move {
+        // The publishing connections of both attempts reach the broker; what comes third gets no answer.
+        for _ in 0..2 {
+            let (mut client, _) = listener.accept().await.expect("accept");
+            tokio::spawn(async move {
+                let broker = ("127.0.0.1", support::rabbitmq().port());
+                let mut broker = tokio::net::TcpStream::connect(broker).await.expect("connect");
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut broker).await;
+            });
+        }
+        let (mut client, _) = listener.accept().await.expect("accept");
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.expect("read until it is cut");
+        said
+    });
+    let settings = settings(&format!("amqp://{address}/{}?connection_timeout=1", vhost.name()));
+    let broker = RabbitBroker::new(&settings, "test", vec![String::new()]);
+    broker.open().await.unwrap_or_else(|failure| panic!("{failure}")).close().await;
+
+    let broker = RabbitBroker::new(&settings, "test", vec![EXCHANGE.into()]);
+    let failure = tokio::time::timeout(SOON, broker.open()).await.expect("a time limit").expect_err("no answer");
+    assert!(failure.to_string().contains("login for the topology: no answer within 1000 ms"), "{failure}");
+    let said = tokio::time::timeout(SOON, proxy).await.expect("the connection is cut").expect("the proxy");
+    assert_eq!(said, b"AMQP\x00\x00\x09\x01");
+}
+
 /// One private node for all that would disturb others: alarms, silence, SIGKILL.
 #[tokio::test(flavor = "multi_thread")]
 async fn alarms_silence_and_crashes_lose_nothing() {
@@ -557,6 +589,7 @@ async fn tls_logins_by_certificate_and_the_brokers_own_size_limit() {
     rig.settle(200).await;
     rig.publisher.close().await;
     assert!(vhost.consume("all", 200, SOON).await.iter().all(|one| one.body.len() == 90_000));
+    assert!(server.log().contains("pgsluice test topology"), "declared on a connection of that name");
     let mut rig = Rig::connected(&settings(&url("", "127.0.0.1", "verify=verify_none"))).await;
     rig.settle(1).await;
 
