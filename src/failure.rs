@@ -56,6 +56,12 @@ impl Definite {
         Self { kind, error: error.into(), hint: hint.into() }
     }
 
+    /// Says what was being done when this happened.
+    #[must_use]
+    pub fn context(self, doing: impl fmt::Display + Send + Sync + 'static) -> Self {
+        Self { error: self.error.context(doing), ..self }
+    }
+
     /// The process's exit code.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -85,7 +91,7 @@ impl Failure {
     pub fn context(self, doing: impl fmt::Display + Send + Sync + 'static) -> Self {
         match self {
             Self::Transient(error) => Self::Transient(error.context(doing)),
-            Self::Definite(d) => Self::Definite(Definite { error: d.error.context(doing), ..d }),
+            Self::Definite(definite) => Self::Definite(definite.context(doing)),
         }
     }
 }

@@ -10,34 +10,29 @@
 //! events, and loses none. What is read again after a reconnect, but was taken in before, is known by
 //! its position and dropped: it is still in the window, or settled.
 
+mod intake;
+mod link;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::broker::Broker;
-use crate::change::Change;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::file::FileStore;
 use crate::checkpoint::writer::Checkpointer;
 use crate::config::Settings;
-use crate::encode::Encoder;
 use crate::failure::{Definite, Kind};
-use crate::lsn::Lsn;
 use crate::postgres::open::PostgresSource;
-use crate::postgres::pgoutput;
-use crate::postgres::replication::Frame;
 use crate::progress::{Progress, Window};
 use crate::rabbit::channel::RabbitBroker;
-use crate::rabbit::publisher::{PublishError, Publisher, PublisherSettings};
-use crate::route::{Router, Skip, Verdict, exchanges};
-use crate::source::{Batch, Source, Status};
-use crate::transaction::{Assembler, Step, TakeError};
+use crate::rabbit::publisher::{Publisher, PublisherSettings};
+use crate::route::exchanges;
+use crate::source::{Source, Status};
+use intake::Intake;
 use link::{Link, News};
-
-mod link;
 
 /// Runs one pipeline against the real servers until `shutdown` completes (then `Ok`) or it has to stop.
 ///
@@ -61,15 +56,18 @@ struct Pipeline<S: Source, B: Broker> {
     window: Window,
 }
 
-/// What a frame goes through before it is published.
-struct Intake {
-    pending: Batch,
-    received: Lsn,
-    report_now: bool,
-    assembler: Assembler,
-    router: Router,
-    encoder: Encoder,
-    outbox_update_seen: bool,
+/// Why the loop can't go on.
+enum Stop {
+    /// The next event can't be published, or the next frame not read; both ends are well.
+    Unpublishable(Definite),
+    /// One of the ends, or the checkpoint, has failed for good.
+    Failed(Definite),
+}
+
+impl From<Definite> for Stop {
+    fn from(definite: Definite) -> Self {
+        Self::Failed(definite)
+    }
 }
 
 impl<S: Source, B: Broker> Pipeline<S, B> {
@@ -88,27 +86,30 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     }
 
     async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Definite> {
-        let mut result = self.flow(shutdown).await;
-        // What was published before an event that can't be is worth its confirm: it would only be repeated.
-        if matches!(result, Ok(()) | Err(Definite { kind: Kind::Event, .. })) {
-            result = self.drain().await.and(result);
-        }
+        let result = match self.flow(shutdown).await {
+            Ok(()) => self.drain().await,
+            // What was published before it is worth its confirm: it would only be repeated.
+            Err(Stop::Unpublishable(definite)) => self.drain().await.and(Err(definite)),
+            Err(Stop::Failed(definite)) => Err(definite),
+        };
         self.publisher.close().await;
         result
     }
 
     /// The loop. Ends with `Ok` when `shutdown` does.
-    async fn flow(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), Definite> {
+    async fn flow(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stop> {
         let mut shutdown = pin!(shutdown);
         let mut report_tick = report_timer(self.settings.source.report_every);
         loop {
             if self.publisher.accepts() {
-                self.intake.take_in(&mut self.window, &mut self.publisher)?;
+                self.intake.take_in(&mut self.window, &mut self.publisher).map_err(Stop::Unpublishable)?;
             }
             if self.intake.report_now {
                 self.report().await;
             }
-            let may_read = self.intake.pending.is_empty();
+            // A stream that broke is opened again although the broker is away: a slot that nobody uses may be given up
+            // by the server. What is pending comes again.
+            let may_read = self.intake.pending.is_empty() || self.source.is_broken();
             // In this order: end when asked to; keep the walsender content whether or not the broker takes
             // messages; move the checkpoint; free the window; and only then take more in. The first three are
             // rarely ready, so that they starve nobody, and a busy broker holds back reading, as it should.
@@ -119,8 +120,10 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
                     durable?;
                     self.report().await;
                 }
-                settled = self.publisher.drive() => settled?.for_each(|seq| self.window.settle(seq)),
-                news = self.source.next(), if may_read => match news? {
+                settled = self.publisher.drive() => settled
+                    .map_err(|definite| refused(definite, &self.window))?
+                    .for_each(|seq| self.window.settle(seq)),
+                news = self.source.next(), if may_read => match news.map_err(|definite| self.source_failed(definite))? {
                     News::Batch(batch) => self.intake.pending = batch,
                     News::Opened { start, report_every } => {
                         report_tick = report_timer(report_every);
@@ -146,20 +149,37 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     fn lost(&mut self) {
         self.intake.forget_transaction();
         if let Some(checkpointer) = &self.checkpointer {
-            self.source.resume_from(checkpointer.binding().clone());
+            // What was taken in is in the window or settled, stored or not. So the next server must have all of it in
+            // its history: had a failover lost some, what it has in that place would be taken for a repetition.
+            self.source.resume_from(checkpointer.binding().at(self.window.reached()));
+        }
+    }
+
+    /// What is known to be delivered when the source ends for good. Where a stream can't even start, that is part of
+    /// the reason already.
+    fn source_failed(&self, definite: Definite) -> Definite {
+        match &self.checkpointer {
+            Some(checkpointer) if self.source.is_open() && definite.kind == Kind::InDoubt => {
+                let flushed = checkpointer.binding().flushed;
+                definite.context(format!("changes committed after {flushed} may be missing"))
+            }
+            Some(_) | None => definite,
         }
     }
 
     /// Tells PostgreSQL what is durable. A stream that does not take it is lost, and opened again by the loop.
     async fn report(&mut self) {
         self.intake.report_now = false;
-        let Some(flushed) = self.checkpointer.as_ref().and_then(Checkpointer::durable) else { return };
+        let flushed = self.checkpointer.as_ref().and_then(Checkpointer::durable);
         self.source.report(Status { received: self.intake.received, flushed }).await;
     }
 
     /// Takes no more in, and waits for what is in flight and for its checkpoint, up to the deadline.
     async fn drain(&mut self) -> Result<(), Definite> {
         let deadline = Instant::now() + self.settings.shutdown_timeout;
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.hurry();
+        }
         tracing::info!(in_flight = self.window.len(), "stopping: waiting for what is in flight");
         let mut report_tick = report_timer(self.settings.source.report_every);
         let settle_all = async {
@@ -174,7 +194,9 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
                         durable?;
                         self.report().await;
                     }
-                    settled = self.publisher.drive() => settled?.for_each(|seq| self.window.settle(seq)),
+                    settled = self.publisher.drive() => settled
+                        .map_err(|definite| refused(definite, &self.window))?
+                        .for_each(|seq| self.window.settle(seq)),
                 }
             }
             Ok(())
@@ -217,119 +239,17 @@ fn report_timer(every: Duration) -> tokio::time::Interval {
     timer
 }
 
-impl Intake {
-    fn new(settings: &Settings) -> Self {
-        Self {
-            pending: Batch::default(),
-            received: Lsn::ZERO,
-            report_now: false,
-            assembler: Assembler::default(),
-            router: Router::new(settings),
-            encoder: Encoder::new(&settings.name),
-            outbox_update_seen: false,
-        }
-    }
-
-    /// The stream starts anew: a transaction that was half read comes again from its beginning.
-    fn forget_transaction(&mut self) {
-        self.pending = Batch::default();
-        self.assembler.reset();
-    }
-
-    /// Takes pending frames in while the window has room for what they may publish.
-    fn take_in<B: Broker>(&mut self, window: &mut Window, publisher: &mut Publisher<B>) -> Result<(), Definite> {
-        while window.has_room()
-            && let Some(payload) = self.pending.next_payload()
-        {
-            match Frame::parse(&payload).map_err(|error| undecodable(error, self.received))? {
-                Frame::XLogData { wal_start, data, .. } => {
-                    self.received = self.received.max(wal_start);
-                    self.message(wal_start, &data, window, publisher)?;
-                }
-                Frame::Keepalive { wal_end, reply_requested, .. } => {
-                    self.received = self.received.max(wal_end);
-                    // Everything that committed before `wal_end` has been sent: the walsender decodes in WAL
-                    // order, and sends this between transactions. With nothing unsettled, it is all settled.
-                    if !self.assembler.in_transaction() && self.pending.is_empty() {
-                        window.idle(wal_end);
-                    }
-                    self.report_now |= reply_requested;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn message<B: Broker>(
-        &mut self,
-        lsn: Lsn,
-        data: &[u8],
-        window: &mut Window,
-        publisher: &mut Publisher<B>,
-    ) -> Result<(), Definite> {
-        let message = pgoutput::decode(data).map_err(|error| undecodable(error, lsn))?;
-        let Self { assembler, router, encoder, outbox_update_seen, .. } = self;
-        assembler
-            .take(message, &mut |step| match step {
-                Step::Begin(_) => Ok(()),
-                Step::Relation(relation) => router.learn(relation),
-                // Logical messages are not routed yet; they settle like every change that is not published.
-                Step::Message(message) => {
-                    message.within.into_iter().for_each(|(position, _)| window.skip(position));
-                    Ok(())
-                }
-                Step::Change(change) if Some(change.position) <= window.reached().position => Ok(()),
-                Step::Change(change) => {
-                    let publish = |message: &crate::encode::message::Message<'_>| {
-                        publisher.publish(window.next_seq(), message).map_err(|error| unpublishable(error, &change))
-                    };
-                    let bytes = match router.verdict(&change) {
-                        Verdict::Change(plan, to) => encoder.change(plan, to, &change, publish)?,
-                        Verdict::Outbox(plan, row) => encoder.outbox(plan, &change, row, publish)?,
-                        Verdict::Skip(why) => {
-                            if why == Skip::OutboxUpdate && !std::mem::replace(outbox_update_seen, true) {
-                                tracing::warn!(position = %change.position, table = format!("{}.{}", change.relation.schema, change.relation.name), "a row of the outbox was updated; its event is out already, and updates are ignored");
-                            }
-                            window.skip(change.position);
-                            return Ok(());
-                        }
-                    };
-                    window.publish(change.position, bytes);
-                    Ok(())
-                }
-                Step::Commit { end_lsn, .. } => {
-                    window.commit(end_lsn);
-                    Ok(())
-                }
+/// The broker refuses an event without a word about which.
+fn refused(definite: Definite, window: &Window) -> Definite {
+    match (definite.kind, window.oldest(), window.reached().position) {
+        (Kind::Event, Some(oldest), Some(newest)) => {
+            let count = window.len();
+            definite.context(if count == 1 {
+                format!("can't publish the event at {oldest}")
+            } else {
+                format!("can't publish one of the {count} events from {oldest} to {newest}")
             })
-            .map_err(|error| match error {
-                TakeError::Assemble(error) => undecodable(error, lsn),
-                TakeError::Each(definite) => definite,
-            })
+        }
+        _ => definite,
     }
-}
-
-/// The stream makes no sense. Reading it again would bring the same bytes.
-fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
-    Definite::new(
-        Kind::Source,
-        error.into().context(format!("can't decode what PostgreSQL sent at {lsn}")),
-        "nothing at or after this LSN was acknowledged; please report it with the server's version",
-    )
-}
-
-/// An event that the broker would not take. Everything before it goes its way; nothing after it is published.
-fn unpublishable(error: PublishError, change: &Change<'_>) -> Definite {
-    let hint = match &error {
-        PublishError::TooLarge { .. } => {
-            "raise max_message_size in the broker's configuration (and rabbitmq.max_message_bytes, if it is set), or leave the table or the large column out"
-        }
-        PublishError::Frame(_) => {
-            "a routing key or a name is made of column values that are too long: change the template, or the row's source"
-        }
-        PublishError::NotReady => "this is a bug in pgsluice; please report it",
-    };
-    let table = format!("{}.{}", change.relation.schema, change.relation.name);
-    let what = format!("can't publish the {} of {table} at {}", change.row.op(), change.position);
-    Definite::new(Kind::Event, anyhow!(error).context(what), hint)
 }

@@ -144,6 +144,12 @@ impl Window {
         self.entries.back().map_or(self.watermark, |entry| entry.through)
     }
 
+    /// Whether this change was taken in before: it comes again after a reconnect.
+    #[must_use]
+    pub fn has_reached(&self, position: Position) -> bool {
+        Some(position) <= self.reached().position
+    }
+
     fn reached_mut(&mut self) -> &mut Progress {
         self.entries.back_mut().map_or(&mut self.watermark, |entry| &mut entry.through)
     }

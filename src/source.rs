@@ -51,8 +51,9 @@ pub trait ChangeStream: Send {
 pub struct Status {
     /// The highest LSN received; informs `pg_stat_replication.write_lsn`, decides nothing.
     pub received: Lsn,
-    /// What the server may forget: stored durably, with everything before it settled.
-    pub flushed: DurableLsn,
+    /// What the server may forget: stored durably, with everything before it settled. None while nothing
+    /// could be stored: the server hears that we live, and keeps everything.
+    pub flushed: Option<DurableLsn>,
 }
 
 /// Whole `CopyData` messages, in the order in which they came, in one buffer.

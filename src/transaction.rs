@@ -226,7 +226,7 @@ fn fits(tuple: Tuple<'_>, relation: &Relation) -> Result<(), AssembleError> {
     if columns == values {
         return Ok(());
     }
-    Err(AssembleError::TupleWidth { relation: format!("{}.{}", relation.schema, relation.name), columns, values })
+    Err(AssembleError::TupleWidth { relation: relation.to_string(), columns, values })
 }
 
 #[cfg(test)]

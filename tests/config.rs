@@ -55,6 +55,29 @@ fn a_missing_file() {
 }
 
 #[test]
+fn a_file_that_is_empty_or_none() {
+    assert_eq!(
+        refused(Some(""), &[]),
+        "error: shop.toml: name is missing\n\n\
+         hint: a short name for this pipeline, as in name = \"shop\"; it names the slot\n"
+    );
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = pgsluice(folder.path(), &["run", "--config", "."], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: cannot read the configuration .\n  \
+           cause: Is a directory (os error 21)\n\n\
+         hint: give the path of the configuration: --config FILE\n"
+    );
+    std::fs::write(folder.path().join("latin1.toml"), b"name = \"\xE4\"").expect("the configuration is written");
+    let output = pgsluice(folder.path(), &["run", "--config", "latin1.toml"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.ends_with("hint: the file must be TOML, in UTF-8\n"), "{error}");
+}
+
+#[test]
 fn text_that_is_not_toml_is_located_and_not_quoted() {
     assert_eq!(
         refused(Some(&format!("name = \"shop\"\n[source]\npassword = {SECRET}\n")), &[]),
@@ -153,6 +176,9 @@ fn urls_that_cannot_be_parsed_are_not_quoted() {
         ),
         "{error}"
     );
+    let url = format!("postgres://app:{SECRET}@db:99999/shop");
+    let error = refused(Some(&shop("")), &[("PGSLUICE__SOURCE__URL", &url)]);
+    assert!(error.contains("cause: `port` is `99999`; allowed: a port from 1 to 65535"), "{error}");
     let error = refused(Some(&shop("")), &[("PGSLUICE__RABBITMQ__URL", &format!("http://app:{SECRET}@mq"))]);
     assert!(error.starts_with("error: PGSLUICE__RABBITMQ__URL: rabbitmq.url can't be used\n  cause: "), "{error}");
     assert!(error.ends_with("\n\nhint: an AMQP URL, as in url = \"amqps://app@mq1,mq2/shop\"\n"), "{error}");

@@ -1,5 +1,6 @@
 //! All tests that need a server, in one binary, so that they share one PostgreSQL and one RabbitMQ.
 
+mod bad_input;
 mod checkpoint;
 mod config;
 mod connect;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::file::{FileStore, StoreError};
 use super::{Checkpoint, DurableLsn};
 use crate::backoff::Backoff;
-use crate::failure::{Definite, Kind};
+use crate::failure::{Definite, Failure, Kind};
 use crate::progress::Progress;
 
 /// Writes checkpoints of one binding (server and slot).
@@ -81,6 +81,14 @@ impl Checkpointer {
         self.binding = binding.at(self.binding.progress());
     }
 
+    /// The process is about to end: from now on, what is offered is stored at once.
+    pub fn hurry(&mut self) {
+        self.interval = Duration::ZERO;
+        if let State::Resting(until) = &mut self.state {
+            *until = Instant::now();
+        }
+    }
+
     /// Takes note of progress, to be stored when its time comes.
     pub fn offer(&mut self, progress: Progress) {
         self.wanted = progress;
@@ -101,6 +109,8 @@ impl Checkpointer {
                 }
                 State::Writing(write) => {
                     let result = write.await;
+                    // Until the result says otherwise; the handle is used up.
+                    self.state = State::Failed(Instant::now());
                     let result = result.map_err(|panic| {
                         Definite::new(Kind::Checkpoint, panic, "this is a bug in pgsluice; please report it")
                     })?;
@@ -114,7 +124,10 @@ impl Checkpointer {
                             self.durable = Some(durable);
                             return Ok(durable);
                         }
-                        Err(error) => self.retry_later(&error),
+                        Err(error) => match Failure::from(error) {
+                            Failure::Definite(definite) => return Err(definite),
+                            Failure::Transient(error) => self.retry_later(&error),
+                        },
                     }
                 }
             }
@@ -127,10 +140,50 @@ impl Checkpointer {
         self.state = State::Writing(tokio::task::spawn_blocking(move || store.store(&checkpoint)));
     }
 
-    fn retry_later(&mut self, error: &StoreError) {
+    fn retry_later(&mut self, error: &anyhow::Error) {
         if self.backoff.attempts() == 0 {
-            tracing::error!(%error, "the checkpoint can't be stored; nothing more is acknowledged to PostgreSQL until it can");
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the checkpoint can't be stored; nothing more is acknowledged to PostgreSQL until it can"
+            );
         }
         self.state = State::Failed(Instant::now() + self.backoff.next_wait());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsn::Lsn;
+
+    fn checkpoint(flushed: u64) -> Checkpoint {
+        Checkpoint { system_identifier: 1, timeline: 1, slot: "shop".to_owned(), flushed: Lsn(flushed), position: None }
+    }
+
+    #[tokio::test]
+    async fn progress_that_goes_back_is_an_error_and_not_tried_for_ever() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(FileStore::open(folder.path()).expect("is usable"));
+        store.store(&checkpoint(20)).expect("stores");
+        let mut writer = Checkpointer::new(store, Duration::ZERO, checkpoint(10));
+        let error = writer.stored().await.expect_err("is refused");
+        assert_eq!(error.kind, Kind::Checkpoint);
+        assert_eq!(writer.durable(), None);
+        assert!(!writer.has_stored(checkpoint(10).progress()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_the_interval_is_not_waited_for() {
+        let interval = Duration::from_mins(1);
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(FileStore::open(folder.path()).expect("is usable"));
+        let mut writer = Checkpointer::new(store, interval, checkpoint(10));
+        writer.stored().await.expect("stores the binding");
+        writer.offer(checkpoint(20).progress());
+        assert!(tokio::time::timeout(interval / 2, writer.stored()).await.is_err());
+        writer.hurry();
+        let begin = Instant::now();
+        assert_eq!(writer.stored().await.expect("stores").lsn(), Lsn(20));
+        assert!(begin.elapsed() < interval / 4 && writer.has_stored(checkpoint(20).progress()));
     }
 }

@@ -42,7 +42,9 @@ pub(super) fn read(
 ) -> Result<Layers, Definite> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => "give the path of the configuration: --config FILE",
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory => {
+                "give the path of the configuration: --config FILE"
+            }
             std::io::ErrorKind::InvalidData => "the file must be TOML, in UTF-8",
             _ => "the user that pgsluice runs as must be allowed to read the file",
         };

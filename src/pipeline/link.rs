@@ -10,6 +10,9 @@ use crate::checkpoint::Checkpoint;
 use crate::failure::{Definite, Failure, Kind};
 use crate::source::{Batch, ChangeStream, Opened, Source, Status};
 
+/// The longest wait between two attempts. A stream that lived for so long was a good one.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
 type Opening<S> = Pin<Box<dyn Future<Output = Result<Opened<<S as Source>::Stream>, Failure>> + Send>>;
 
 /// A source that is kept open.
@@ -25,7 +28,10 @@ pub(super) struct Link<S: Source> {
 enum State<S: Source> {
     Waiting(Instant),
     Opening(Opening<S>),
-    Open(S::Stream),
+    Open {
+        stream: S::Stream,
+        since: Instant,
+    },
     /// A report found the stream broken; the next turn says so.
     Broken(Failure),
 }
@@ -42,7 +48,7 @@ pub(super) enum News {
 
 impl<S: Source> Link<S> {
     pub(super) fn new(source: S, resume: Option<Checkpoint>, fail_fast: bool) -> Self {
-        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let backoff = Backoff::new(Duration::from_millis(100), LONGEST_WAIT);
         Self { source, resume, state: State::Waiting(Instant::now()), backoff, fail_fast }
     }
 
@@ -51,10 +57,15 @@ impl<S: Source> Link<S> {
         self.resume = Some(checkpoint);
     }
 
+    /// Whether it was an open stream that `next` spoke of last.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
     /// What happens next on the stream; reconnects with backoff. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<News, Definite> {
         loop {
-            let failure = match &mut self.state {
+            let mut failure = match &mut self.state {
                 State::Waiting(until) => {
                     sleep_until(*until).await;
                     self.state = State::Opening(Box::pin(self.source.open(self.resume.clone())));
@@ -63,26 +74,32 @@ impl<S: Source> Link<S> {
                 State::Opening(opening) => match opening.await {
                     Ok(Opened { stream, start, report_every }) => {
                         tracing::info!(from = %start.flushed, slot = start.slot, "streaming from PostgreSQL");
-                        self.state = State::Open(stream);
+                        self.state = State::Open { stream, since: Instant::now() };
                         self.fail_fast = false;
                         return Ok(News::Opened { start, report_every });
                     }
                     Err(failure) => failure,
                 },
-                State::Open(stream) => match stream.next().await {
+                State::Open { stream, since } => match stream.next().await {
                     Ok(batch) => {
-                        self.backoff.reset();
+                        // Not at once: one that breaks soon after each start must not be opened without a pause.
+                        if since.elapsed() >= LONGEST_WAIT {
+                            self.backoff.reset();
+                        }
                         return Ok(News::Batch(batch));
                     }
                     Err(failure) => failure,
                 },
                 State::Broken(_) => match std::mem::replace(&mut self.state, State::Waiting(Instant::now())) {
                     State::Broken(failure) => failure,
-                    State::Waiting(_) | State::Opening(_) | State::Open(_) => continue,
+                    State::Waiting(_) | State::Opening(_) | State::Open { .. } => continue,
                 },
             };
             let was_opening = matches!(self.state, State::Opening(_));
-            self.retry(failure)?;
+            if !was_opening {
+                failure = failure.context("the replication stream can't go on");
+            }
+            self.retry(failure, was_opening)?;
             if !was_opening {
                 return Ok(News::Lost);
             }
@@ -91,29 +108,88 @@ impl<S: Source> Link<S> {
 
     /// Tells the server how far we are, if there is one to tell.
     pub(super) async fn report(&mut self, status: Status) {
-        if let State::Open(stream) = &mut self.state
+        if let State::Open { stream, .. } = &mut self.state
             && let Err(failure) = stream.report(status).await
         {
             self.state = State::Broken(failure);
         }
     }
 
-    fn retry(&mut self, failure: Failure) -> Result<(), Definite> {
+    /// Whether a report found the stream broken, so that there is nothing more to read.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.state, State::Broken(_))
+    }
+
+    fn retry(&mut self, failure: Failure, was_opening: bool) -> Result<(), Definite> {
         let error = match failure {
             Failure::Definite(definite) => return Err(definite),
             Failure::Transient(error) if self.fail_fast => {
-                let hint = "without --fail-fast, pgsluice keeps trying";
+                let hint =
+                    "check source.url and that PostgreSQL is up, or let pgsluice wait for it: without --fail-fast";
                 return Err(Definite::new(Kind::Unreachable, error.context("can't reach PostgreSQL"), hint));
             }
             Failure::Transient(error) => error,
         };
         let wait = self.backoff.next_wait();
-        if self.backoff.attempts() == 1 {
+        if !was_opening || self.backoff.attempts() == 1 {
             tracing::warn!(error = format!("{error:#}"), "PostgreSQL is away; trying again until it is back");
         } else {
             tracing::debug!(error = format!("{error:#}"), ?wait, "PostgreSQL is still away");
         }
         self.state = State::Waiting(Instant::now() + wait);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::lsn::Lsn;
+
+    /// Each stream brings one batch, and ends.
+    struct ShortLived(Arc<AtomicUsize>);
+
+    struct Stream {
+        batches: usize,
+    }
+
+    impl Source for ShortLived {
+        type Stream = Stream;
+
+        fn open(
+            &self,
+            _: Option<Checkpoint>,
+        ) -> impl Future<Output = Result<Opened<Stream>, Failure>> + Send + 'static {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let slot = "shop".to_owned();
+            let start = Checkpoint { system_identifier: 1, timeline: 1, slot, flushed: Lsn::ZERO, position: None };
+            async { Ok(Opened { stream: Stream { batches: 1 }, start, report_every: LONGEST_WAIT }) }
+        }
+    }
+
+    impl ChangeStream for Stream {
+        async fn next(&mut self) -> Result<Batch, Failure> {
+            self.batches = self.batches.checked_sub(1).ok_or_else(|| Failure::transient(anyhow::anyhow!("broken")))?;
+            Ok(Batch::default())
+        }
+
+        async fn report(&mut self, _: Status) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_breaks_after_each_start_is_opened_with_growing_waits() {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let mut link = Link::new(ShortLived(Arc::clone(&opened)), None, false);
+        let until = Instant::now() + Duration::from_mins(10);
+        while Instant::now() < until {
+            link.next().await.expect("nothing definite");
+        }
+        let opened = opened.load(Ordering::Relaxed);
+        assert!((60..150).contains(&opened), "{opened} times in ten minutes");
     }
 }

@@ -47,9 +47,10 @@ pub struct Connection {
 }
 
 /// Settings of the database or the role would change how values are written; these don't let them.
-/// `search_path` is empty so that every name in every query says its schema.
+/// `search_path` is empty so that every name in every query says its schema. The warning that a publication is
+/// skipped (see `replication`) must not be silenced by `client_min_messages`.
 const PINNED: &str = "-c DateStyle=ISO -c IntervalStyle=iso_8601 -c TimeZone=UTC -c extra_float_digits=1 \
-                      -c bytea_output=hex -c lc_monetary=C -c search_path=";
+                      -c bytea_output=hex -c lc_monetary=C -c client_min_messages=notice -c search_path=";
 
 /// The startup `options`: the user's own first, so that ours win.
 pub(crate) fn startup_options(conninfo: &Conninfo) -> String {

@@ -166,7 +166,7 @@ pub async fn apply(client: &Client, name: &str, plan: &Plan) -> Result<(), Failu
 }
 
 fn refused(name: &str, plan: &Plan, error: &tokio_postgres::Error) -> Failure {
-    let failure = sql_failure(&format!("changing the publication \"{name}\""), error);
+    let failure = sql_failure(&format!("can't create or change the publication \"{name}\""), error);
     let Failure::Definite(definite) = failure else { return failure };
     match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {

@@ -5,6 +5,7 @@
 //! it to each change, `encode` builds a plan out of it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// A table, its replica identity, and the columns that its tuples carry.
@@ -27,6 +28,13 @@ impl Relation {
     #[must_use]
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
+    }
+}
+
+/// `schema.table`, for messages.
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
     }
 }
 

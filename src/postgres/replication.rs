@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::client::stream::Stream;
 use super::client::wire::{Message, closed};
 use super::client::{ClientError, Connection, ProtocolError, ServerError, log_notice, within};
+use crate::checkpoint::DurableLsn;
 use crate::failure::Failure;
 use crate::lsn::Lsn;
 use crate::source::{Batch, ChangeStream, Status};
@@ -52,7 +53,8 @@ impl ChangeStream for ReplicationStream {
     }
 
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
-        self.outbox.put(status.received, status.flushed.lsn());
+        // 0/0, `InvalidXLogRecPtr`, moves nothing at the server (`ProcessStandbyReplyMessage`).
+        self.outbox.put(status.received, status.flushed.map_or(Lsn::ZERO, DurableLsn::lsn));
         Ok(within(REPORT_TIMEOUT, "reporting to PostgreSQL", self.outbox.send(&mut self.stream)).await?)
     }
 }

@@ -205,14 +205,13 @@ fn same_stream(name: &str, checkpoint: &Checkpoint, server: &ServerState) -> Res
         ));
     }
     same_history(checkpoint, server)?;
-    if checkpoint.flushed > server.flushed {
+    if is_past(checkpoint, server.flushed) {
+        let reached = reached(checkpoint);
         return Err(in_doubt(
             anyhow!(
-                "the checkpoint ({}) is ahead of the server, whose WAL ends at {}: the server lost that part, and what it \
-                 has written or will write in its place up to {} would be skipped",
-                checkpoint.flushed,
-                server.flushed,
-                checkpoint.flushed
+                "the checkpoint ({reached}) is ahead of the server, whose WAL ends at {}: the server lost that part, and \
+                 what it has written or will write in its place up to {reached} would be skipped",
+                server.flushed
             ),
             "The server was restored from a backup or a snapshot, or lost WAL in a crash (fsync = off). Events of \
              transactions that no longer exist may have been published.",
@@ -221,12 +220,24 @@ fn same_stream(name: &str, checkpoint: &Checkpoint, server: &ServerState) -> Res
     Ok(())
 }
 
+/// Up to where changes were taken in. Those of a transaction that did not end yet lie beyond `flushed`, and when
+/// they come again they are known by their position: it, too, must be of the server's history.
+fn reached(checkpoint: &Checkpoint) -> Lsn {
+    checkpoint.position.map_or(checkpoint.flushed, |position| position.commit_lsn.max(checkpoint.flushed))
+}
+
+/// Whether some of what was taken in is not in a WAL that ends at `end`.
+fn is_past(checkpoint: &Checkpoint, end: Lsn) -> bool {
+    // A position is where a commit record starts: one that starts at the end is not in it.
+    checkpoint.flushed > end || checkpoint.position.is_some_and(|position| position.commit_lsn >= end)
+}
+
 fn same_history(checkpoint: &Checkpoint, server: &ServerState) -> Result<(), Definite> {
     let (old, new) = (checkpoint.timeline, server.timeline);
     if old == new {
         return Ok(());
     }
-    let flushed = checkpoint.flushed;
+    let flushed = reached(checkpoint);
     let (error, hint) = if old > new {
         (
             anyhow!(
@@ -239,7 +250,7 @@ fn same_history(checkpoint: &Checkpoint, server: &ServerState) -> Result<(), Def
              lead to the current primary.",
         )
     } else if let Some(switch) = server.history.iter().find(|switch| switch.timeline == old) {
-        if flushed <= switch.at {
+        if !is_past(checkpoint, switch.at) {
             return Ok(());
         }
         (
@@ -455,8 +466,9 @@ mod tests {
 
     #[test]
     fn a_checkpoint_ahead_of_the_server_is_in_doubt() {
+        let idle = Checkpoint { position: None, ..checkpoint() };
         let server = ServerState { flushed: Lsn(0x1FF), ..server() };
-        refused(Some(checkpoint()), Some(slot()), &server, Kind::InDoubt, &["0/200", "ends at 0/1FF", "backup"]);
+        refused(Some(idle), Some(slot()), &server, Kind::InDoubt, &["0/200", "ends at 0/1FF", "backup"]);
     }
 
     #[test]
@@ -506,7 +518,7 @@ mod tests {
 
     #[test]
     fn a_promoted_server_goes_on_when_it_has_the_checkpoint_in_its_history() {
-        let history = vec![Switch { timeline: 2, at: Lsn(0x90) }, Switch { timeline: 3, at: Lsn(0x200) }];
+        let history = vec![Switch { timeline: 2, at: Lsn(0x90) }, Switch { timeline: 3, at: Lsn(0x211) }];
         let server = ServerState { timeline: 5, history, ..server() };
         let expected = Checkpoint { timeline: 5, ..checkpoint() };
         let decision = verify(NAME, Some(&checkpoint()), Some(&slot()), &server).expect("is fine");
@@ -517,7 +529,26 @@ mod tests {
     fn a_promoted_server_that_lacks_the_checkpoint_is_in_doubt() {
         let server = ServerState { timeline: 4, history: vec![Switch { timeline: 3, at: Lsn(0x1FF) }], ..server() };
         let parts = ["timeline 3", "timeline 4", "between 0/1FF and 0/200"];
-        refused(Some(checkpoint()), Some(slot()), &server, Kind::InDoubt, &parts);
+        let idle = Checkpoint { position: None, ..checkpoint() };
+        refused(Some(idle), Some(slot()), &server, Kind::InDoubt, &parts);
+    }
+
+    /// Else other changes of the same LSNs would be taken for those that were delivered, and dropped.
+    #[test]
+    fn a_transaction_that_was_half_delivered_must_be_in_the_history_too() {
+        for at in [0x200, 0x210] {
+            let server = ServerState { timeline: 4, history: vec![Switch { timeline: 3, at: Lsn(at) }], ..server() };
+            let range = format!("between {} and 0/210", Lsn(at));
+            refused(Some(checkpoint()), Some(slot()), &server, Kind::InDoubt, &[&range]);
+            let behind = ServerState { flushed: Lsn(at), ..self::server() };
+            refused(
+                Some(checkpoint()),
+                Some(slot()),
+                &behind,
+                Kind::InDoubt,
+                &["0/210", &format!("ends at {}", Lsn(at))],
+            );
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Broker for RabbitBroker {
                     }
                     Err(Failure::Transient(error)) => failures.push(error.context(format!("{host}:{port}"))),
                     Err(definite @ Failure::Definite(_)) => {
-                        return Err(definite.context(format!("RabbitMQ at {host}:{port}")));
+                        return Err(definite.context(format!("can't publish to RabbitMQ at {host}:{port}")));
                     }
                 }
             }
@@ -181,7 +181,7 @@ impl RabbitChannel {
                 Ok(Some(Incoming::Reply(reply))) => return Poll::Ready(Ok(reply)),
                 Ok(Some(Incoming::Method(_, method))) => {
                     let failure = refusal::unexpected(&method, Stage::Publishing, &self.plan.uri);
-                    return Poll::Ready(Err(failure.context(format!("RabbitMQ at {}", self.peer))));
+                    return Poll::Ready(Err(failure.context(format!("can't publish to RabbitMQ at {}", self.peer))));
                 }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(Failure::transient(error).context(self.peer.clone()))),

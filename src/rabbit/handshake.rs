@@ -78,7 +78,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         early: Vec::new(),
     };
     let version = within(limit, "greeting", greet(&mut link, plan)).await?;
-    let (frame_max, heartbeat) = within(limit, "login", log_in(&mut link, uri)).await?;
+    let (frame_max, heartbeat) = within(limit, "logging in", log_in(&mut link, uri)).await?;
     link.inbox.set_frame_max(frame_max);
     within(limit, "opening the virtual host", open_vhost(&mut link, uri)).await?;
     topology::declare(plan, host, port, secure.as_ref()).await?;

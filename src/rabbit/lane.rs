@@ -279,12 +279,13 @@ impl Lane {
         }
     }
 
-    /// A new channel is open, the old one is gone: everything above the watermark goes out again.
+    /// A new channel is open, the old one is gone: everything above the watermark goes out again, the head first. The
+    /// broker may have closed the channel over one event (no such exchange), and with it the confirms of those before.
     pub fn reconnected(&mut self) {
         self.counters.republished += self.begun() as u64;
         self.rewind();
         self.first_tag = 1;
-        self.mode = Mode::Flowing;
+        self.mode = if self.is_empty() { Mode::Flowing } else { Mode::Probing { step: 1, left: 1 } };
     }
 
     /// What the lane is doing.

@@ -218,9 +218,14 @@ fn a_new_channel_starts_from_the_watermark_with_tag_one() {
     lane.returned(&returned("3")).expect("outstanding");
     let size = push(&mut lane, 4);
     lane.reconnected();
-    assert_eq!((lane.settled(), lane.mode(), lane.counters().republished), (0..1, Mode::Flowing, 3));
-    assert_eq!(write_all(&mut lane), 4 * size);
-    lane.ack(4, true).expect("tags from 1");
+    assert_eq!((lane.settled(), lane.counters().republished), (0..1, 3));
+    // Else the one event over which the broker closes the channel keeps those before it from their confirms.
+    assert_eq!(write_all(&mut lane), size, "the head goes first");
+    lane.ack(1, false).expect("tags from 1");
+    assert_eq!(write_all(&mut lane), 2 * size);
+    lane.ack(3, true).expect("tags from 1");
+    assert_eq!(write_all(&mut lane), size);
+    lane.ack(4, false).expect("tags from 1");
     assert_eq!(lane.settled(), 1..5);
 }
 

@@ -48,8 +48,10 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
     let broker = |what: &str, hint: String| {
         Failure::definite(Kind::Broker, anyhow!("RabbitMQ refuses {what}: {text} ({code})"), hint)
     };
-    let grant = "grant what is missing: rabbitmqctl set_permissions";
-    let permissions = format!("{grant} -p '{vhost}' '{user}' '<configure>' '<write>' '<read>'");
+    let permissions = format!(
+        "pgsluice needs `configure` (to declare) and `write` (to publish) on its exchanges; set_permissions replaces all three: \
+         rabbitmqctl set_permissions -p '{vhost}' '{user}' '<configure>' '<write>' '<read>'"
+    );
     match (code, stage) {
         // RabbitMQ's connection limits (per vhost, user, node) come with the same codes as refusals for good.
         (NOT_ALLOWED, _) if text.contains("limit") => transient(code, text),
@@ -59,7 +61,9 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
         ),
         (ACCESS_REFUSED, Stage::Login) => broker(
             &format!("the login of user '{user}' (wrong user or password)"),
-            "check the user and the password, or the client certificate, of rabbitmq.url".into(),
+            "check the user of rabbitmq.url, and its password (rabbitmq.password, rabbitmq.password_file or in the URL) or its \
+             client certificate"
+                .into(),
         ),
         (NOT_ALLOWED | INVALID_PATH, Stage::Login) if text.contains("not found") => broker(
             &format!("virtual host '{vhost}'"),
@@ -74,7 +78,10 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             "the routing key",
             format!("rabbitmqctl set_topic_permissions -p '{vhost}' '{user}' '<exchange>' '<write>' '<read>'"),
         ),
-        (ACCESS_REFUSED, Stage::Topology { declare: false, .. } | Stage::Publishing) => broker("access", permissions),
+        (ACCESS_REFUSED, Stage::Topology { exchange, declare: false }) => {
+            broker(&format!("access to exchange '{exchange}'"), permissions)
+        }
+        (ACCESS_REFUSED, Stage::Publishing) => broker("to take events", permissions),
         (NOT_FOUND, Stage::Topology { exchange, .. }) => broker(
             &format!("exchange '{exchange}': it does not exist"),
             "create it, or let pgsluice declare it with rabbitmq.declare = true".into(),

@@ -48,9 +48,14 @@ impl OutboxPlan {
         let missing = |what: String| {
             let columns: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
             Definite::new(
-                Kind::Source,
+                // Not PostgreSQL's refusal: the table had all of them at the start, and was changed since.
+                Kind::Event,
                 anyhow!("the outbox table {}.{} has no column for {what}", relation.schema, relation.name),
-                format!("its columns are {}; set [outbox.columns] or change the table", columns.join(", ")),
+                format!(
+                    "when this row was written, its columns were {}: name those in [outbox.columns] and in the templates. \
+                     Changing the table has no effect on rows that were written before",
+                    columns.join(", ")
+                ),
             )
         };
         let column = |column: &str| relation.column(column).ok_or_else(|| missing(format!("`{column}`")));

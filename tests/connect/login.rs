@@ -79,10 +79,14 @@ async fn values_are_written_our_way_whatever_the_database_says() {
     let fixture = Fixture::get().await;
     let database = fixture.server.database().await;
     database.execute(&format!("ALTER DATABASE {} SET DateStyle = 'German'", database.name())).await;
+    // Silenced, the server would not say that it skips a publication.
+    database.execute(&format!("ALTER DATABASE {} SET client_min_messages = 'error'", database.name())).await;
     let conninfo = conninfo(&format!("{}?options=-c%20DateStyle%3DSQL%20-c%20work_mem%3D1234", database.url()));
     let mut connection = Connection::connect(&conninfo, Purpose::Replication).await.expect("connected");
     let rows = connection.query("SELECT date '2024-01-31', current_setting('work_mem'), NULL").await.expect("a row");
     assert_eq!(rows, [[Some("2024-01-31".to_owned()), Some("1234kB".to_owned()), None]]);
+    let level = connection.query("SHOW client_min_messages").await.expect("a row");
+    assert_eq!(level, [[Some("notice".to_owned())]]);
     assert_eq!(connection.parameter("client_encoding"), Some("UTF8"));
     assert_eq!(connection.parameter("application_name"), Some("pgsluice"));
     let pid = connection.query("SELECT pg_backend_pid()").await.expect("a row");

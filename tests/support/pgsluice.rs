@@ -45,6 +45,12 @@ pub(crate) struct Process {
 impl Process {
     fn start(invocation: Invocation) -> Self {
         let mut command = lifetime::command(env!("CARGO_BIN_EXE_pgsluice"));
+        // Whoever runs the tests: no error of pgsluice's shows a back-trace.
+        command.env("RUST_BACKTRACE", "1");
+        // What the developer's shell has set for libpq or for pgsluice is not part of the test.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+            command.env_remove(name);
+        }
         command.args(&invocation.arguments).envs(invocation.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = lifetime::spawn(command).expect("run setpriv, of util-linux");

@@ -133,7 +133,8 @@ impl Account {
             }
         }
         let lost: Vec<_> = committed.iter().filter(|id| !self.seen.contains_key(id)).collect();
-        assert!(lost.is_empty(), "{} of {} committed rows are lost: {lost:?}", lost.len(), committed.len());
+        let some = &lost[..lost.len().min(10)];
+        assert!(lost.is_empty(), "{} of {} committed rows did not come, as {some:?}", lost.len(), committed.len());
         assert_eq!(self.len(), committed.len(), "rows came that were not committed");
     }
 }

@@ -61,7 +61,8 @@ fn of_login(error: &AuthError) -> String {
     }
 }
 
-const PASSWORD_SOURCES: &str = "the password comes from the source URL, from PGPASSWORD, or from the password file (PGPASSFILE, ~/.pgpass, mode 0600)";
+const PASSWORD_SOURCES: &str = "the password comes from source.password or source.password_file, from the source URL, from PGPASSWORD, or from the password \
+     file (PGPASSFILE, ~/.pgpass, mode 0600)";
 
 /// Trying again helps against all of these: the server is away, full, or changing roles.
 fn is_transient(code: &str) -> bool {
@@ -107,9 +108,7 @@ fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> 
         "57P04" => "the database was dropped: name the right one at the end of the source URL".to_owned(),
         "58P01" | "55000" if slot_is_lost(error) => return Some((Kind::InDoubt, LOST_SLOT.to_owned())),
         "42704" if says("replication slot") => return Some((Kind::InDoubt, LOST_SLOT.to_owned())),
-        "42704" if says("publication") => {
-            "create the publication, but mind that the slot must be younger: the changes since the slot's creation can't be decoded without it".to_owned()
-        }
+        "42704" if says("publication") => return Some((Kind::InDoubt, LOST_PUBLICATION.to_owned())),
         "XX001" | "XX002" => "the server reports corrupted data: see its log".to_owned(),
         _ => error.hint.clone().unwrap_or_else(|| "see the message, and the server's log at this time".to_owned()),
     };
@@ -118,6 +117,12 @@ fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> 
 
 const LOST_SLOT: &str = "the slot no longer holds the WAL since the last checkpoint, so changes may be lost: \
                          compare or reload the data that depends on them, then start with a new slot";
+
+/// Decoding looks it up as it was when the change was written.
+const LOST_PUBLICATION: &str = "the publication was dropped, or renamed, while changes were written: those can't be read through \
+    it, and creating it again has no effect on them. Set `source.publication` to one that has existed all along, if there is \
+    one; else, once what may be missing was dealt with (compared, or sent again from the tables), drop the slot and move the \
+    checkpoint file away: pgsluice then creates what is missing and starts at the server's current position";
 
 fn slot_is_lost(error: &ServerError) -> bool {
     ["can no longer get changes", "can no longer access replication slot", "invalidated", "has already been removed"]
@@ -211,7 +216,7 @@ mod tests {
         let lost = said("55000", "can no longer get changes from replication slot \"shop\"");
         assert_eq!(kind(&lost), Some(Kind::InDoubt));
         assert_eq!(kind(&said("42704", "replication slot \"shop\" does not exist")), Some(Kind::InDoubt));
-        assert_eq!(kind(&said("42704", "publication \"shop\" does not exist")), Some(Kind::Source));
+        assert_eq!(kind(&said("42704", "publication \"shop\" does not exist")), Some(Kind::InDoubt));
     }
 
     #[test]

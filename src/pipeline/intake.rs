@@ -1,0 +1,180 @@
+//! The way in: frames that are pending, decoded, put into their transactions, routed, encoded and published,
+//! as far as the window has room.
+//!
+//! Invariant: every change either enters the window, in stream order, or is settled in it by its position; what was
+//! taken in before a reconnect is known by its position and dropped. No IO: the loop reads and writes.
+
+use anyhow::anyhow;
+
+use crate::broker::Broker;
+use crate::change::Change;
+use crate::config::Settings;
+use crate::encode::Encoder;
+use crate::encode::message::Message;
+use crate::failure::{Definite, Kind};
+use crate::lsn::Lsn;
+use crate::postgres::pgoutput;
+use crate::postgres::replication::Frame;
+use crate::progress::Window;
+use crate::rabbit::publisher::{PublishError, Publisher};
+use crate::route::{Router, Skip, Verdict};
+use crate::source::Batch;
+use crate::transaction::{Assembler, Step, TakeError};
+
+/// What a frame goes through before it is published.
+pub(super) struct Intake {
+    /// What was read, and not yet taken in.
+    pub(super) pending: Batch,
+    /// The highest LSN that was seen.
+    pub(super) received: Lsn,
+    /// The server asked for a report.
+    pub(super) report_now: bool,
+    assembler: Assembler,
+    encode: Encode,
+}
+
+/// From a change to a published event.
+struct Encode {
+    router: Router,
+    encoder: Encoder,
+    outbox_update_seen: bool,
+}
+
+impl Intake {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            pending: Batch::default(),
+            received: Lsn::ZERO,
+            report_now: false,
+            assembler: Assembler::default(),
+            encode: Encode {
+                router: Router::new(settings),
+                encoder: Encoder::new(&settings.name),
+                outbox_update_seen: false,
+            },
+        }
+    }
+
+    /// The stream starts anew: a transaction that was half read comes again from its beginning.
+    pub(super) fn forget_transaction(&mut self) {
+        self.pending = Batch::default();
+        self.assembler.reset();
+    }
+
+    /// Takes pending frames in while the window has room for what they may publish.
+    pub(super) fn take_in<B: Broker>(
+        &mut self,
+        window: &mut Window,
+        publisher: &mut Publisher<B>,
+    ) -> Result<(), Definite> {
+        while window.has_room()
+            && let Some(payload) = self.pending.next_payload()
+        {
+            match Frame::parse(&payload).map_err(|error| undecodable(error, self.received))? {
+                Frame::XLogData { wal_start, data, .. } => {
+                    self.received = self.received.max(wal_start);
+                    self.message(wal_start, &data, window, publisher)?;
+                }
+                Frame::Keepalive { wal_end, reply_requested, .. } => {
+                    self.received = self.received.max(wal_end);
+                    // Everything that committed before `wal_end` has been sent: the walsender decodes in WAL
+                    // order, and sends this between transactions. With nothing unsettled, it is all settled.
+                    if !self.assembler.in_transaction() && self.pending.is_empty() {
+                        window.idle(wal_end);
+                    }
+                    self.report_now |= reply_requested;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn message<B: Broker>(
+        &mut self,
+        lsn: Lsn,
+        data: &[u8],
+        window: &mut Window,
+        publisher: &mut Publisher<B>,
+    ) -> Result<(), Definite> {
+        let message = pgoutput::decode(data).map_err(|error| undecodable(error, lsn))?;
+        let Self { assembler, encode, received, .. } = self;
+        let taken = assembler.take(message, &mut |step| {
+            match step {
+                Step::Begin(_) => {}
+                Step::Relation(relation) => encode.router.learn(relation).map_err(|definite| {
+                    // A relation's own frame has no LSN.
+                    definite.context(format!("can't publish the changes of {relation} after {received}"))
+                })?,
+                Step::Change(change) if window.has_reached(change.position) => {}
+                Step::Change(change) => encode.change(&change, window, publisher)?,
+                // Logical messages are not routed yet; they settle like every change that is not published.
+                Step::Message(message) => match message.within {
+                    Some((position, _)) if !window.has_reached(position) => window.skip(position),
+                    Some(_) | None => {}
+                },
+                Step::Commit { end_lsn, .. } => window.commit(end_lsn),
+            }
+            Ok(())
+        });
+        taken.map_err(|error| match error {
+            TakeError::Assemble(error) => undecodable(error, lsn),
+            TakeError::Each(definite) => definite,
+        })
+    }
+}
+
+impl Encode {
+    fn change<B: Broker>(
+        &mut self,
+        change: &Change<'_>,
+        window: &mut Window,
+        publisher: &mut Publisher<B>,
+    ) -> Result<(), Definite> {
+        let publish = |message: &Message<'_>| {
+            publisher.publish(window.next_seq(), message).map_err(|error| unpublishable(error, change))
+        };
+        let bytes = match self.router.verdict(change) {
+            Verdict::Change(plan, destination) => self.encoder.change(plan, destination, change, publish)?,
+            Verdict::Outbox(plan, row) => self.encoder.outbox(plan, change, row, publish)?,
+            Verdict::Skip(why) => {
+                if why == Skip::OutboxUpdate && !std::mem::replace(&mut self.outbox_update_seen, true) {
+                    tracing::warn!(
+                        position = %change.position,
+                        table = %change.relation,
+                        "a row of the outbox was updated; its event is out already, and updates are ignored"
+                    );
+                }
+                window.skip(change.position);
+                return Ok(());
+            }
+        };
+        window.publish(change.position, bytes);
+        Ok(())
+    }
+}
+
+/// The stream makes no sense. Reading it again would bring the same bytes.
+fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
+    Definite::new(
+        Kind::Source,
+        error.into().context(format!("can't decode what PostgreSQL sent at {lsn}")),
+        "nothing at or after this LSN was acknowledged; please report it with the server's version",
+    )
+}
+
+/// An event that the broker would not take. Everything before it goes its way; nothing after it is published.
+fn unpublishable(error: PublishError, change: &Change<'_>) -> Definite {
+    let hint = match &error {
+        PublishError::TooLarge { .. } => {
+            "raise max_message_size in the broker's configuration (and rabbitmq.max_message_bytes, if it is set), or leave \
+             the table or the large column out"
+        }
+        PublishError::Frame(_) => {
+            "a routing key or a name is made of column values that are too long: change the template, or the row's \
+             source"
+        }
+        PublishError::NotReady => "this is a bug in pgsluice; please report it",
+    };
+    let what = format!("can't publish the {} of {} at {}", change.row.op(), change.relation, change.position);
+    Definite::new(Kind::Event, anyhow!(error).context(what), hint)
+}
