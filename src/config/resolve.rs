@@ -76,7 +76,7 @@ fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSe
         slot: slot_name(at, "source.slot", written.slot.unwrap_or_else(|| name.to_owned()))?,
         publication,
         report_every: millis(at, "source.report_every_ms", written.report_every_ms, 10_000, 100..=MAX_WAIT_MS)?,
-        slot_wait: millis(at, "source.slot_wait_ms", written.slot_wait_ms, 60_000, 1..=MAX_WAIT_MS)?,
+        slot_wait: millis(at, "source.slot_wait_ms", written.slot_wait_ms, 90_000, 1..=MAX_WAIT_MS)?,
     })
 }
 

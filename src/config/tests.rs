@@ -46,7 +46,7 @@ fn the_smallest_configuration_gets_the_defaults() {
     assert_eq!((settings.source.slot.as_str(), settings.source.publication.as_str()), ("shop", "shop"));
     assert!(settings.source.tables.selects("public", "orders"));
     assert_eq!(settings.source.report_every, Duration::from_secs(10));
-    assert_eq!(settings.source.slot_wait, Duration::from_mins(1));
+    assert_eq!(settings.source.slot_wait, Duration::from_secs(90));
     assert_eq!(settings.changes.exchange.literal(), Some("shop.changes"));
     assert_eq!(settings.changes.routing_key.variables().collect::<Vec<_>>(), ["schema", "table", "op"]);
     assert!(settings.outbox.is_none());

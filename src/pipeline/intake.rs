@@ -173,6 +173,9 @@ fn unpublishable(error: PublishError, change: &Change<'_>) -> Definite {
             "a routing key or a name is made of column values that are too long: change the template, or the row's \
              source"
         }
+        PublishError::NoExchange => {
+            "the template of outbox.exchange is made of columns that are null or empty in this row: change the template"
+        }
         PublishError::NotReady => "this is a bug in pgsluice; please report it",
     };
     let what = format!("can't publish the {} of {} at {}", change.row.op(), change.relation, change.position);

@@ -88,7 +88,8 @@ impl Inner {
         let look = if again { Look::Again } else { Look::First };
         let sql = sql::connect(&self.settings.conninfo).await?;
         let mut prepared = limited("checking the database", self.prepare(&sql, look)).await?;
-        let deadline = Instant::now() + self.settings.slot_wait;
+        // What held the slot before was ourselves: after a cut network the server takes its time to notice.
+        let deadline = (look == Look::First).then(|| Instant::now() + self.settings.slot_wait);
         let mut waiting = Waiting { sql: &sql, slot: &self.settings.slot, deadline, told: false };
         loop {
             let mut connection = self.connect(look, &mut waiting).await?;
@@ -100,7 +101,6 @@ impl Inner {
             match within(ANSWER_LIMIT, "starting the replication stream", starting).await? {
                 Ok(stream) => {
                     self.look_again(&sql, &session, &start).await?;
-                    info!(slot = start.slot, from = %start.flushed, timeline = start.timeline, "the stream has started");
                     return Ok(Opened { stream, start, report_every: self.report_every(&session) });
                 }
                 // Somebody was quicker than we between looking and starting. The connection is used up.
@@ -298,13 +298,18 @@ async fn limited<T>(doing: &str, step: impl Future<Output = Result<T, Failure>>)
 struct Waiting<'a> {
     sql: &'a Client,
     slot: &'a str,
-    deadline: Instant,
+    /// None: no hurry.
+    deadline: Option<Instant>,
     told: bool,
 }
 
 impl Waiting<'_> {
+    fn given_up(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
     async fn for_slot(&mut self, pid: Option<i32>) -> Result<(), Failure> {
-        let given_up = Instant::now() >= self.deadline;
+        let given_up = self.given_up();
         if given_up || !self.told {
             let holder = within(ANSWER_LIMIT, "looking for who uses the slot", describe(self.sql, pid)).await?;
             if given_up {
@@ -325,7 +330,7 @@ impl Waiting<'_> {
     }
 
     async fn for_walsender(&mut self, error: ClientError) -> Result<(), Failure> {
-        if Instant::now() >= self.deadline {
+        if self.given_up() {
             let asking = preflight::no_free_walsender(self.sql);
             let failure = within(ANSWER_LIMIT, "looking for who uses the walsenders", asking).await?;
             // When it is the ordinary connections that are used up, it may pass.

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::alarm::Alarm;
-use super::handshake::{self, Link, Opened, Plan};
+use super::handshake::{self, CLOSE_LIMIT, Link, Opened, Plan};
 use super::inbox::Incoming;
 use super::refusal::{self, Stage};
 use crate::broker::{Broker, Channel, Reply, Turn};
@@ -30,8 +30,6 @@ use crate::failure::{Failure, within};
 
 /// A heartbeat frame (§4.2.7).
 const HEARTBEAT: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, 0xCE];
-/// How long a goodbye may take.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A RabbitMQ broker, or a cluster of them: its hosts are tried in turn.
 #[derive(Debug, Clone)]

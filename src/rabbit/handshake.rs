@@ -4,6 +4,7 @@
 //! that the URI sets. `channel` takes over what is opened here.
 
 use std::io::Cursor;
+use std::sync::Arc;
 use std::time::Duration;
 
 use amq_protocol::frame::{AMQPFrame, WriteContext, gen_frame};
@@ -11,6 +12,7 @@ use amq_protocol::protocol::connection::{self, AMQPMethod as Connection};
 use amq_protocol::protocol::{AMQPClass, channel, confirm};
 use amq_protocol::types::{AMQPValue, FieldTable, LongString, ShortString};
 use anyhow::anyhow;
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -24,6 +26,8 @@ use crate::failure::{Failure, Kind, within};
 
 /// The largest frame that we agree to, in bytes: RabbitMQ's default. Larger ones buy nothing.
 const FRAME_MAX: u32 = 131_072;
+/// How long a goodbye may take.
+pub(super) const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Largest message by default: 128 MiB before RabbitMQ 4.0, 16 MiB from there on.
 const MESSAGE_MAX: (usize, usize) = (128 << 20, 16 << 20);
 
@@ -64,8 +68,12 @@ pub(super) struct Link {
 pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, Failure> {
     let uri = &plan.uri;
     let limit = uri.connection_timeout;
+    let secure = match &uri.tls {
+        Some(options) => Some(within(limit, "reading certificates", tls::config(options.clone())).await?),
+        None => None,
+    };
     let mut link = Link {
-        stream: within(limit, "connecting", dial(uri, host, port)).await?,
+        stream: within(limit, "connecting", dial(host, port, secure.as_ref())).await?,
         inbox: Inbox::new(FRAME_MAX as usize),
         early: Vec::new(),
     };
@@ -73,6 +81,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
     let (frame_max, heartbeat) = within(limit, "logging in", log_in(&mut link, uri)).await?;
     link.inbox.set_frame_max(frame_max);
     within(limit, "opening the virtual host", open_vhost(&mut link, uri)).await?;
+    topology::declare(plan, host, port, secure.as_ref()).await?;
     within(limit, "opening a channel", async {
         link.send(AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
         match link.method().await? {
@@ -81,7 +90,6 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         }
     })
     .await?;
-    topology::declare(&mut link, plan).await?;
     within(limit, "turning on confirms", async {
         link.send(AMQPClass::Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false }))).await?;
         match link.method().await? {
@@ -94,12 +102,12 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
     Ok(Opened { link, frame_max, max_message_bytes, heartbeat })
 }
 
-async fn dial(uri: &BrokerUri, host: &str, port: u16) -> Result<Box<dyn Stream>, Failure> {
+async fn dial(host: &str, port: u16, secure: Option<&Arc<ClientConfig>>) -> Result<Box<dyn Stream>, Failure> {
     let stream = TcpStream::connect((host, port)).await?;
     // Whole windows are written at once; waiting for more would only delay the confirms.
     stream.set_nodelay(true)?;
-    Ok(match &uri.tls {
-        Some(options) => Box::new(tls::encrypt(stream, host, options).await?),
+    Ok(match secure {
+        Some(config) => Box::new(tls::encrypt(stream, host, config).await?),
         None => Box::new(stream),
     })
 }

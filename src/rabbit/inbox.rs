@@ -198,7 +198,7 @@ fn parse_method(frame: &[u8], channel: u16, payload: &[u8]) -> Result<Frame, Pro
     let expected = match id {
         (10, 10) => channel == 0 && payload.get(6..).is_some_and(|tables| nests_little(tables, NESTING)),
         (10, 20 | 30 | 41 | 50 | 51 | 60 | 61) => channel == 0,
-        (20, 11 | 20 | 40 | 41) | (40 | 85, 11) | (60, 50 | 80 | 120) => channel != 0,
+        (20, 11 | 20 | 40 | 41) | (85, 11) | (60, 50 | 80 | 120) => channel != 0,
         _ => false,
     };
     if !expected {

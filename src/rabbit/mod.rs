@@ -2,8 +2,8 @@
 //!
 //! [`publisher`] drives a [`lane`] (the memory of what is in flight) over a [`channel`] (our own publish-only AMQP
 //! 0-9-1 connection). Below these: [`wire`] frames what goes out, `inbox` what comes in, `handshake` opens and
-//! `tls` encrypts a connection, `topology` declares the exchanges, `refusal` sorts what the broker refuses.
-//! `alarm` keeps the time.
+//! `tls` encrypts a connection, `topology` declares the exchanges through lapin, `refusal` sorts what the broker
+//! refuses. `alarm` keeps the time.
 
 mod alarm;
 pub mod channel;

@@ -50,6 +50,9 @@ pub enum PublishError {
     /// There was no connection yet, so that the broker's limits are not known.
     #[error("not connected to RabbitMQ yet")]
     NotReady,
+    /// It would go to a queue by its name, past all bindings.
+    #[error("the name of its exchange is empty")]
+    NoExchange,
     /// The broker would close the channel over it.
     #[error("the body is {bytes} bytes long; the broker takes at most {limit}")]
     TooLarge {
@@ -170,6 +173,9 @@ impl<B: Broker> Publisher<B> {
     /// When it can't be published as it is; nothing has changed then.
     pub fn publish(&mut self, seq: Seq, message: &Message<'_>) -> Result<usize, PublishError> {
         let limits = self.limits.ok_or(PublishError::NotReady)?;
+        if message.exchange.is_empty() {
+            return Err(PublishError::NoExchange);
+        }
         let bytes = message.body.len();
         if bytes > limits.max_message_bytes {
             return Err(PublishError::TooLarge { bytes, limit: limits.max_message_bytes });

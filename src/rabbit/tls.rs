@@ -18,23 +18,20 @@ use tokio_rustls::client::TlsStream;
 use super::uri::TlsOptions;
 use crate::failure::{Failure, Kind};
 
-/// Encrypts, and verifies that `host` answers unless told to trust anyone.
+/// Encrypts, and verifies that `host` answers unless the configuration trusts anyone.
 pub(super) async fn encrypt(
     stream: TcpStream,
     host: &str,
-    options: &TlsOptions,
+    config: &Arc<ClientConfig>,
 ) -> Result<TlsStream<TcpStream>, Failure> {
-    let config = config(options.clone()).await.map_err(|error| {
-        Failure::definite(Kind::Broker, error, "check cacertfile, certfile and keyfile in rabbitmq.url")
-    })?;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| {
         Failure::definite(Kind::Broker, error, "TLS needs a host name or an address in rabbitmq.url")
     })?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(refused)
+    TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(refused)
 }
 
 /// A certificate that does not verify will not do so in a second either.
-fn refused(error: std::io::Error) -> Failure {
+pub(super) fn refused(error: std::io::Error) -> Failure {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     if matches!(inner, Some(rustls::Error::InvalidCertificate(_))) {
         let hint = "set cacertfile in rabbitmq.url to the authority that signed the broker's certificate, and connect \
@@ -44,9 +41,13 @@ fn refused(error: std::io::Error) -> Failure {
     Failure::transient(anyhow!(error).context("TLS handshake"))
 }
 
-async fn config(options: TlsOptions) -> anyhow::Result<ClientConfig> {
+/// Reads the files; what it returns serves all connections of one attempt.
+pub(super) async fn config(options: TlsOptions) -> Result<Arc<ClientConfig>, Failure> {
     // Reading the system's certificates takes milliseconds: not on the thread that serves the connections.
-    tokio::task::spawn_blocking(move || build(&options)).await.context("reading certificates")?
+    let built = tokio::task::spawn_blocking(move || build(&options)).await.map_err(anyhow::Error::from);
+    built.flatten().map(Arc::new).map_err(|error| {
+        Failure::definite(Kind::Broker, error, "check cacertfile, certfile and keyfile in rabbitmq.url")
+    })
 }
 
 fn build(options: &TlsOptions) -> anyhow::Result<ClientConfig> {

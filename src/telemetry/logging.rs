@@ -22,7 +22,8 @@ pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
     }
     // A lone word that is no level would pass for the name of a target.
     let level: tracing::level_filters::LevelFilter = level.parse().map_err(ParseError::from)?;
-    EnvFilter::try_new(format!("warn,pgsluice={level}"))
+    // What lapin logs as an error comes back to us as one, and is ours to sort and to say, once.
+    EnvFilter::try_new(format!("warn,lapin=off,pgsluice={level}"))
 }
 
 /// Whether standard error takes colours: a terminal, and the user has not said no (<https://no-color.org>).
@@ -51,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_level_is_about_our_own_messages_and_a_filter_is_taken_whole() {
-        assert_eq!(filter("debug").expect("a level").to_string(), "pgsluice=debug,warn");
+        assert_eq!(filter("debug").expect("a level").to_string(), "pgsluice=debug,lapin=off,warn");
         assert_eq!(filter("warn,lapin=trace").expect("a filter").to_string(), "lapin=trace,warn");
         assert!(filter("loud").is_err());
         assert!(filter("pgsluice=loud").is_err());
