@@ -253,13 +253,17 @@ impl Inner {
     /// The slot after the start of the stream: ours, on the server that we asked, and not forwarded.
     async fn look_again(&self, sql: &Client, session: &Session, start: &Checkpoint) -> Result<(), Failure> {
         let name = &self.settings.slot;
-        let slot = self.slot_now(sql).await?;
-        if slot.as_ref().and_then(|slot| slot.active_pid) != Some(session.pid) {
+        let elsewhere = || {
             let what = "the SQL connection does not see the stream at the replication slot: the two have reached different \
                         servers";
-            return Err(Failure::transient(anyhow!("{what} (replication slot \"{name}\")")));
+            Failure::transient(anyhow!("{what} (replication slot \"{name}\")"))
+        };
+        let slot = self.slot_now(sql).await?.ok_or_else(elsewhere)?;
+        // A stream that has failed at once holds nothing any more; reading it says why.
+        if slot.active_pid.is_some_and(|pid| pid != session.pid) {
+            return Err(elsewhere());
         }
-        if let Some(confirmed) = slot.and_then(|slot| slot.confirmed_flush) {
+        if let Some(confirmed) = slot.confirmed_flush {
             slot::not_ahead(name, start.flushed, confirmed)?;
         }
         Ok(())
