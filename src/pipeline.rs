@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::broker::Broker;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, DurableLsn};
 use crate::checkpoint::file::FileStore;
 use crate::checkpoint::writer::Checkpointer;
 use crate::config::Settings;
@@ -54,6 +54,8 @@ struct Pipeline<S: Source, B: Broker> {
     checkpointer: Option<Checkpointer>,
     intake: Intake,
     window: Window,
+    /// What PostgreSQL was told last.
+    reported: Option<DurableLsn>,
 }
 
 /// Why the loop can't go on.
@@ -81,6 +83,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             checkpointer: None,
             intake: Intake::new(&settings),
             window: Window::new(progress, settings.rabbitmq.in_flight),
+            reported: None,
             settings,
         })
     }
@@ -137,6 +140,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
 
     fn opened(&mut self, start: Checkpoint) {
         self.intake.forget_transaction();
+        self.reported = None;
         if let Some(checkpointer) = &mut self.checkpointer {
             checkpointer.rebind(&start);
             return;
@@ -168,9 +172,15 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     }
 
     /// Tells PostgreSQL what is durable. A stream that does not take it is lost, and opened again by the loop.
+    ///
+    /// While events are unsettled, an LSN that was told before is not told again: a server that shuts down waits
+    /// until what it sent is flushed, if it hears of a flush, and else until it is received. So it need not wait for
+    /// a broker that is away.
     async fn report(&mut self) {
         self.intake.report_now = false;
-        let flushed = self.checkpointer.as_ref().and_then(Checkpointer::durable);
+        let durable = self.checkpointer.as_ref().and_then(Checkpointer::durable);
+        let flushed = durable.filter(|_| self.window.is_empty() || durable != self.reported);
+        self.reported = durable;
         self.source.report(Status { received: self.intake.received, flushed }).await;
     }
 

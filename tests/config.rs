@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::support;
+
 const SECRET: &str = "hunter2hunter2";
 
 /// Runs `pgsluice run --config shop.toml` in a folder of its own, where the file holds `text`.
@@ -207,4 +209,16 @@ fn a_wrong_command_line_and_the_help() {
     let help = pgsluice(folder.path(), &["run", "--help"], &[]);
     assert_eq!(help.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&help.stdout).contains("5  changes may be missing"));
+}
+
+#[test]
+fn the_configuration_in_the_readme_is_valid() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("README.md");
+    let toml = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a TOML block");
+    let path = support::folder("readme").join("shop.toml");
+    std::fs::write(&path, toml).expect("write the configuration");
+    let settings = ::pgsluice::config::load(&path).unwrap_or_else(|definite| panic!("{definite}"));
+    assert_eq!(settings.name, "shop");
+    assert!(settings.source.tables.selects("public", "orders") && !settings.source.tables.selects("public", "audit_1"));
+    assert_eq!(settings.outbox.map(|outbox| outbox.table).as_deref(), Some("outbox"));
 }

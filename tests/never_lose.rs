@@ -207,3 +207,23 @@ async fn an_event_for_an_exchange_that_does_not_exist_keeps_only_what_is_behind_
     let depth = scene.vhost.depth("all").await;
     assert!((52..200).contains(&depth), "{depth} deliveries of 52 events");
 }
+
+/// A server that shuts down waits for what it sent to be flushed, if it hears of a flush at all.
+#[tokio::test]
+async fn a_database_can_be_shut_down_while_the_broker_is_away() {
+    let postgres = PostgresServer::private(&[]);
+    let rabbitmq = RabbitServer::private(&[]);
+    let scene = Scene::on(&postgres, &rabbitmq).await;
+    let _pgsluice = scene.run_with("[source]\nreport_every_ms = 500").await;
+    scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
+    scene.acknowledged().await;
+    rabbitmq.kill();
+    scene.database.execute("INSERT INTO ledger SELECT FROM generate_series(1, 5)").await;
+    // Panics when the server has not ended in time.
+    postgres.stop();
+    postgres.start();
+    rabbitmq.start();
+    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
+    account.settle(&scene, &mut consumer, Duration::from_mins(1)).await;
+    assert_eq!(account.len(), 6);
+}
