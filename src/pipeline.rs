@@ -20,9 +20,9 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::broker::Broker;
-use crate::checkpoint::{Checkpoint, DurableLsn};
 use crate::checkpoint::file::FileStore;
 use crate::checkpoint::writer::Checkpointer;
+use crate::checkpoint::{Checkpoint, DurableLsn};
 use crate::config::Settings;
 use crate::failure::{Definite, Kind};
 use crate::postgres::open::PostgresSource;

@@ -214,7 +214,7 @@ async fn a_database_can_be_shut_down_while_the_broker_is_away() {
     let postgres = PostgresServer::private(&[]);
     let rabbitmq = RabbitServer::private(&[]);
     let scene = Scene::on(&postgres, &rabbitmq).await;
-    let _pgsluice = scene.run_with("[source]\nreport_every_ms = 500").await;
+    let _pgsluice = scene.run().await;
     scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
     scene.acknowledged().await;
     rabbitmq.kill();
