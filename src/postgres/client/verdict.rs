@@ -29,8 +29,9 @@ pub(crate) fn of(error: &ClientError, user: Option<&str>) -> Option<(Kind, Strin
         ClientError::Auth(error) => source(of_login(error)),
         ClientError::SkippedPublication(_) => Some((
             Kind::InDoubt,
-            "the publication does not exist at this position of the WAL, so its changes are dropped by the server: \
-             find out since when it is missing, then take a new snapshot of the tables with a new slot"
+            "the publication does not exist at this position of the WAL, so its changes are dropped by the server, \
+             and creating it again has no effect on them: find out since when it is missing, then take a new snapshot \
+             of the tables with a new slot"
                 .to_owned(),
         )),
         ClientError::Connect(error) => of_hosts(error),
