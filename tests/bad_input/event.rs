@@ -79,7 +79,8 @@ async fn an_event_that_is_larger_than_the_broker_takes() {
         &["an event is larger than RabbitMQ takes", "message size 5002 is larger than configured max size 3000"],
     );
     says(&message, &["hint: raise max_message_size on the broker"]);
-    says(&message, &["error: can't publish the event at "]);
+    // Whether the one after it was sent already, the broker decides by its haste.
+    assert!(message.contains("error: can't publish the event at ") || message.contains("one of the 2 events from "));
     // As the hint says: then the event is named, and not sent.
     let mut named = super::start(&scene, &[("rabbitmq.max_message_bytes", "3000")]);
     position(&scene, &mut named).await;
