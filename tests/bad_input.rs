@@ -18,7 +18,7 @@ use crate::support::{Account, Process, SOON, Scene, folder, pgsluice_command};
 const SECRET: &str = "hunter2hunter2";
 
 /// `key = value`, on top of the scene's configuration.
-type Overrides<'a> = &'a [(&'a str, &'a str)];
+pub(crate) type Overrides<'a> = &'a [(&'a str, &'a str)];
 
 /// pgsluice with the scene's configuration and `overrides`, which go through the environment.
 fn start(scene: &Scene, overrides: Overrides<'_>) -> Process {
@@ -31,7 +31,7 @@ fn start(scene: &Scene, overrides: Overrides<'_>) -> Process {
 }
 
 /// [`start`], once it streams.
-async fn streaming(scene: &Scene, overrides: Overrides<'_>) -> Process {
+pub(crate) async fn streaming(scene: &Scene, overrides: Overrides<'_>) -> Process {
     let process = start(scene, overrides);
     process.wait_for_log("streaming from PostgreSQL", SOON).await;
     process
@@ -44,7 +44,7 @@ async fn refused(scene: &Scene, overrides: Overrides<'_>, code: i32) -> String {
 }
 
 /// Waits for the end. The message is the last that it writes, and looks as all of them do.
-async fn ended(process: &mut Process, code: i32) -> String {
+pub(crate) async fn ended(process: &mut Process, code: i32) -> String {
     let (ended, output) = process.wait(SOON).await;
     assert_eq!(ended, Some(code), "{output}");
     assert!(!output.contains(SECRET), "{output}");
@@ -68,7 +68,7 @@ fn path(path: &Path) -> String {
 }
 
 /// The message holds every part.
-fn says(message: &str, parts: &[&str]) {
+pub(crate) fn says(message: &str, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "`{part}` in: {message}");
     }

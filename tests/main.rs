@@ -9,6 +9,7 @@ mod harness;
 mod main_job;
 mod never_lose;
 mod open;
+mod peers_losses;
 mod preflight;
 mod publisher;
 mod support;

@@ -109,25 +109,6 @@ async fn a_restart_goes_on_where_the_last_one_stopped() {
 }
 
 #[tokio::test]
-async fn sigterm_in_the_middle_of_a_large_transaction_is_not_its_end() {
-    const ROWS: usize = 50_000;
-    let scene = Scene::new().await;
-    let mut pgsluice = scene.run_with("in_flight_events = 100").await;
-    scene.database.execute(&format!("INSERT INTO ledger SELECT FROM generate_series(1, {ROWS})")).await;
-    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
-    for _ in 0..500 {
-        account.take(&consumer.next(SOON).await);
-    }
-    pgsluice.terminate();
-    let (code, log) = pgsluice.wait(SOON).await;
-    assert_eq!(code, Some(0), "{log}");
-    let _again = scene.run().await;
-    account.settle(&scene, &mut consumer, Duration::from_mins(2)).await;
-    // What was settled before the stop is in the checkpoint, in the middle of the transaction.
-    assert_eq!((account.len(), account.repeated), (ROWS, 0));
-}
-
-#[tokio::test]
 async fn a_transaction_needs_no_memory_of_its_size() {
     const ROWS: usize = 60_000;
     let scene = Scene::new().await;
