@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 
 use crate::broker::Broker;
 use crate::checkpoint::file::FileStore;
@@ -56,6 +56,7 @@ struct Pipeline<S: Source, B: Broker> {
     window: Window,
     /// What PostgreSQL was told last.
     reported: Option<DurableLsn>,
+    report_tick: Interval,
 }
 
 /// Why the loop can't go on.
@@ -84,6 +85,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             intake: Intake::new(&settings),
             window: Window::new(progress, settings.rabbitmq.in_flight),
             reported: None,
+            report_tick: report_timer(settings.source.report_every),
             settings,
         })
     }
@@ -102,43 +104,47 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     /// The loop. Ends with `Ok` when `shutdown` does.
     async fn flow(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stop> {
         let mut shutdown = pin!(shutdown);
-        let mut report_tick = report_timer(self.settings.source.report_every);
         loop {
             if self.publisher.accepts() {
                 self.intake.take_in(&mut self.window, &mut self.publisher).map_err(Stop::Unpublishable)?;
             }
-            if self.intake.report_now {
-                self.report().await;
-            }
             // A stream that broke is opened again although the broker is away: a slot that nobody uses may be given up
             // by the server. What is pending comes again.
             let may_read = self.intake.pending.is_empty() || self.source.is_broken();
-            // In this order: end when asked to; keep the walsender content whether or not the broker takes
-            // messages; move the checkpoint; free the window; and only then take more in. The first three are
-            // rarely ready, so that they starve nobody, and a busy broker holds back reading, as it should.
             tokio::select! { biased;
                 () = &mut shutdown => return Ok(()),
-                _ = report_tick.tick() => self.report().await,
-                durable = stored(&mut self.checkpointer, self.window.watermark()) => {
-                    durable?;
-                    self.report().await;
-                }
-                settled = self.publisher.drive() => settled
-                    .map_err(|definite| refused(definite, &self.window))?
-                    .for_each(|seq| self.window.settle(seq)),
-                news = self.source.next(), if may_read => match news.map_err(|definite| self.source_failed(definite))? {
-                    News::Batch(batch) => self.intake.pending = batch,
-                    News::Opened { start, report_every } => {
-                        report_tick = report_timer(report_every);
-                        self.opened(start);
-                    }
-                    News::Lost => self.lost(),
-                },
+                turn = self.turn(may_read) => turn?,
             }
         }
     }
 
-    fn opened(&mut self, start: Checkpoint) {
+    /// Does what is to be done next. In this order: keep the walsender content, whether or not the broker takes
+    /// messages; move the checkpoint; free the window; and only then read more. The first two are rarely ready, so that
+    /// they starve nobody, and a busy broker holds back reading, as it should. Cancel-safe.
+    async fn turn(&mut self, may_read: bool) -> Result<(), Definite> {
+        if self.intake.report_now {
+            self.report().await;
+        }
+        tokio::select! { biased;
+            _ = self.report_tick.tick() => self.report().await,
+            durable = stored(&mut self.checkpointer, self.window.watermark()) => {
+                durable?;
+                self.report().await;
+            }
+            settled = self.publisher.drive() => settled
+                .map_err(|definite| refused(definite, &self.window))?
+                .for_each(|seq| self.window.settle(seq)),
+            news = self.source.next(), if may_read => match news.map_err(|definite| self.source_failed(definite))? {
+                News::Batch(batch) => self.intake.pending = batch,
+                News::Opened { start, report_every } => self.opened(start, report_every),
+                News::Lost => self.lost(),
+            },
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, start: Checkpoint, report_every: Duration) {
+        self.report_tick = report_timer(report_every);
         self.intake.forget_transaction();
         self.reported = None;
         if let Some(checkpointer) = &mut self.checkpointer {
@@ -191,23 +197,13 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             checkpointer.hurry();
         }
         tracing::info!(in_flight = self.window.len(), "stopping: waiting for what is in flight");
-        let mut report_tick = report_timer(self.settings.source.report_every);
         let settle_all = async {
             let is_stored = |pipeline: &Self| {
                 let watermark = pipeline.window.watermark();
                 pipeline.checkpointer.as_ref().is_none_or(|checkpointer| checkpointer.has_stored(watermark))
             };
             while !(self.window.is_empty() && is_stored(self)) {
-                tokio::select! { biased;
-                    _ = report_tick.tick() => self.report().await,
-                    durable = stored(&mut self.checkpointer, self.window.watermark()) => {
-                        durable?;
-                        self.report().await;
-                    }
-                    settled = self.publisher.drive() => settled
-                        .map_err(|definite| refused(definite, &self.window))?
-                        .for_each(|seq| self.window.settle(seq)),
-                }
+                self.turn(false).await?;
             }
             Ok(())
         };
@@ -243,7 +239,7 @@ async fn stored(checkpointer: &mut Option<Checkpointer>, watermark: Progress) ->
     }
 }
 
-fn report_timer(every: Duration) -> tokio::time::Interval {
+fn report_timer(every: Duration) -> Interval {
     let mut timer = interval(every);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     timer
