@@ -45,8 +45,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     Pipeline::new(settings, source, broker, store)?.run(shutdown).await
 }
 
-/// Both ends, and everything between them.
-struct Pipeline<S: Source, B: Broker> {
+/// Both ends, and everything between them. [`run`] gives it the real ones, the simulation of the tests its own.
+pub struct Pipeline<S: Source, B: Broker> {
     settings: Settings,
     source: Link<S>,
     publisher: Publisher<B>,
@@ -74,7 +74,11 @@ impl From<Definite> for Stop {
 }
 
 impl<S: Source, B: Broker> Pipeline<S, B> {
-    fn new(settings: Settings, source: S, broker: B, store: FileStore) -> Result<Self, Definite> {
+    /// A pipeline that goes on from what `store` holds. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The stored checkpoint can't be read.
+    pub fn new(settings: Settings, source: S, broker: B, store: FileStore) -> Result<Self, Definite> {
         let checkpoint = store.load()?;
         let progress = checkpoint.as_ref().map_or_else(Progress::default, Checkpoint::progress);
         Ok(Self {
@@ -90,7 +94,11 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         })
     }
 
-    async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Definite> {
+    /// Runs until `shutdown` completes (then `Ok`) or it has to stop.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Definite> {
         let result = match self.flow(shutdown).await {
             Ok(()) => self.drain().await,
             // What was published before it is worth its confirm: it would only be repeated.
