@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use lapin::options::ExchangeDeleteOptions;
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Account, SOON, Scene, eventually};
+use crate::support::{Account, SOON, Scene, eventually, folder, pgsluice_command};
 
 #[tokio::test]
 async fn an_outbox_row_arrives_as_the_application_wrote_it() {
@@ -145,4 +147,44 @@ async fn an_idle_publication_beside_a_busy_table_does_not_hold_the_wal() {
     })
     .await;
     assert_eq!(scene.vhost.depth("all").await, 0);
+}
+
+#[tokio::test]
+async fn sigint_stops_as_sigterm_does_and_a_second_one_does_not_wait() {
+    let scene = Scene::new().await;
+    let mut process = scene.run().await;
+    process.signal(Signal::INT);
+    let (code, log) = process.wait(SOON).await;
+    assert_eq!(code, Some(0), "{log}");
+
+    // Without a binding the event stays in flight, so that the first signal waits.
+    scene
+        .vhost
+        .channel()
+        .await
+        .exchange_delete("shop.changes".into(), ExchangeDeleteOptions::default())
+        .await
+        .expect("delete");
+    let mut process = scene.run().await;
+    scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
+    process.wait_for_log("no queue takes event", SOON).await;
+    process.signal(Signal::INT);
+    process.wait_for_log("waiting for what is in flight", SOON).await;
+    process.signal(Signal::INT);
+    let (code, log) = process.wait(SOON).await;
+    assert_eq!(code, Some(130), "{log}");
+}
+
+#[tokio::test]
+async fn the_flag_fail_fast_gives_up() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr()).expect("a free port");
+    let config = folder("flag").join("shop.toml");
+    let text = format!(
+        "name = \"shop\"\n[source]\nurl = \"postgres://app@{nobody}/shop\"\ntables = [\"public.*\"]\n\
+         [rabbitmq]\nurl = \"amqp://{nobody}\"\n[checkpoint]\npath = \"checkpoint\"\n"
+    );
+    std::fs::write(&config, text).expect("write the configuration");
+    let mut process = pgsluice_command(&["run", "--fail-fast", "--config", config.to_str().expect("text")], &[]);
+    let (code, log) = process.wait(SOON).await;
+    assert_eq!(code, Some(6), "{log}");
 }
