@@ -22,7 +22,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 use crate::broker::Broker;
 use crate::checkpoint::file::FileStore;
 use crate::checkpoint::writer::Checkpointer;
-use crate::checkpoint::{Checkpoint, DurableLsn};
+use crate::checkpoint::{Checkpoint, DurableLsn, Store};
 use crate::config::Settings;
 use crate::failure::{Definite, Kind};
 use crate::postgres::open::PostgresSource;
@@ -39,10 +39,10 @@ use link::{Link, News};
 /// # Errors
 /// Whatever a human has to look at; see [`Kind`] for the exit codes.
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), Definite> {
-    let store = FileStore::open(&settings.checkpoint.path)?;
+    let store = Arc::new(FileStore::new(&settings.checkpoint.path, &settings.name, settings.source.standby_timeout));
     let source = PostgresSource::new(settings.source.clone(), settings.outbox.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, exchanges(&settings));
-    Pipeline::new(settings, source, broker, store)?.run(shutdown).await
+    Pipeline::new(settings, source, broker, store).run(shutdown).await
 }
 
 /// Both ends, and everything between them. [`run`] gives it the real ones, the simulation of the tests its own.
@@ -50,7 +50,7 @@ pub struct Pipeline<S: Source, B: Broker> {
     settings: Settings,
     source: Link<S>,
     publisher: Publisher<B>,
-    store: Arc<FileStore>,
+    store: Arc<dyn Store>,
     checkpointer: Option<Checkpointer>,
     intake: Intake,
     window: Window,
@@ -75,23 +75,19 @@ impl From<Definite> for Stop {
 
 impl<S: Source, B: Broker> Pipeline<S, B> {
     /// A pipeline that goes on from what `store` holds. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// The stored checkpoint can't be read.
-    pub fn new(settings: Settings, source: S, broker: B, store: FileStore) -> Result<Self, Definite> {
-        let checkpoint = store.load()?;
-        let progress = checkpoint.as_ref().map_or_else(Progress::default, Checkpoint::progress);
-        Ok(Self {
-            source: Link::new(source, checkpoint, settings.fail_fast),
+    #[must_use]
+    pub fn new(settings: Settings, source: S, broker: B, store: Arc<dyn Store>) -> Self {
+        Self {
+            source: Link::new(source, Arc::clone(&store), settings.fail_fast),
             publisher: Publisher::new(broker, publisher_settings(&settings)),
-            store: Arc::new(store),
+            store,
             checkpointer: None,
             intake: Intake::new(&settings),
-            window: Window::new(progress, settings.rabbitmq.in_flight),
+            window: Window::new(Progress::default(), settings.rabbitmq.in_flight),
             reported: None,
             report_tick: report_timer(settings.source.report_every),
             settings,
-        })
+        }
     }
 
     /// Runs until `shutdown` completes (then `Ok`) or it has to stop.

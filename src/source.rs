@@ -3,11 +3,12 @@
 //! It exists for its second implementation, the simulation of the tests. A batch is what one read
 //! brought: whole frames sliced out of one buffer, copied nowhere.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::checkpoint::{Checkpoint, DurableLsn};
+use crate::checkpoint::{Checkpoint, DurableLsn, Store};
 use crate::failure::Failure;
 use crate::lsn::Lsn;
 
@@ -16,14 +17,32 @@ pub trait Source {
     /// An open stream.
     type Stream: ChangeStream;
 
-    /// Connects, verifies that the stream can go on from `checkpoint` without a gap (creating
-    /// publication and slot when there is no checkpoint yet), and starts it.
+    /// Connects, verifies that the stream can go on without a gap (creating publication and slot when there
+    /// is no checkpoint yet), and starts it. While another pgsluice has the slot, waits for it as a standby.
     ///
     /// The future owns what it needs, so that it can be kept across turns of the loop.
-    fn open(
-        &self,
-        checkpoint: Option<Checkpoint>,
-    ) -> impl Future<Output = Result<Opened<Self::Stream>, Failure>> + Send + 'static;
+    fn open(&self, resume: Resume) -> impl Future<Output = Result<Opened<Self::Stream>, Failure>> + Send + 'static;
+}
+
+/// Where a stream goes on.
+#[derive(Debug, Clone)]
+pub struct Resume {
+    /// Where checkpoints are kept.
+    pub store: Arc<dyn Store>,
+    /// How far this process has come; none before its first stream: then it is what is stored.
+    pub reached: Option<Checkpoint>,
+}
+
+impl Resume {
+    /// The checkpoint to go on from. Who had the slot before may have moved it until it let go: read it after the slot
+    /// was seen free.
+    ///
+    /// # Errors
+    /// What is stored can't be read, or somebody else has taken the store over.
+    pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, Failure> {
+        let stored = Arc::clone(&self.store).load().await?;
+        Ok(self.reached.clone().or(stored))
+    }
 }
 
 /// A stream that was opened, and what the server said of itself.
@@ -31,7 +50,7 @@ pub trait Source {
 pub struct Opened<S> {
     /// The stream.
     pub stream: S,
-    /// Where it starts, bound to server and slot: the checkpoint that was given, or the first one.
+    /// Where it starts, bound to server and slot: the checkpoint, or the first one.
     pub start: Checkpoint,
     /// How often to report to the server, well within its `wal_sender_timeout`.
     pub report_every: Duration,

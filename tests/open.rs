@@ -1,8 +1,10 @@
 //! The source opens only where no change can be missing, and says what is in doubt otherwise.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgsluice::checkpoint::Checkpoint;
+use pgsluice::checkpoint::memory::MemoryStore;
 use pgsluice::config::SourceSettings;
 use pgsluice::failure::{Failure, Kind};
 use pgsluice::lsn::Lsn;
@@ -11,7 +13,7 @@ use pgsluice::postgres::conninfo::Conninfo;
 use pgsluice::postgres::open::PostgresSource;
 use pgsluice::postgres::replication::ReplicationStream;
 use pgsluice::route::select::Selection;
-use pgsluice::source::{ChangeStream, Opened, Source};
+use pgsluice::source::{ChangeStream, Opened, Resume, Source};
 
 use crate::preflight::refused;
 use crate::support::{self, Database, PostgresServer, SOON, eventually};
@@ -24,7 +26,7 @@ fn settings(database: &Database) -> SourceSettings {
         slot: database.name().to_owned(),
         publication: "pub of \"mine\"".to_owned(),
         report_every: Duration::from_secs(10),
-        slot_wait: Duration::from_millis(100),
+        standby_timeout: Some(Duration::from_millis(100)),
     }
 }
 
@@ -33,7 +35,11 @@ async fn open(
     checkpoint: Option<&Checkpoint>,
 ) -> Result<Opened<ReplicationStream>, Failure> {
     let source = PostgresSource::new(settings.clone(), None);
-    tokio::time::timeout(SOON, source.open(checkpoint.cloned())).await.expect("opens or refuses in time")
+    tokio::time::timeout(SOON, source.open(from(checkpoint))).await.expect("opens or refuses in time")
+}
+
+fn from(checkpoint: Option<&Checkpoint>) -> Resume {
+    Resume { store: Arc::new(MemoryStore::new(checkpoint.cloned())), reached: None }
 }
 
 /// A database with a table, and the settings of a source of its own.
@@ -108,10 +114,11 @@ async fn a_restart_goes_on_from_the_checkpoint_or_without_one_from_the_slot() {
 async fn the_same_source_opens_again_without_touching_the_publication() {
     let (database, settings) = fresh(support::postgres()).await;
     let source = PostgresSource::new(settings.clone(), None);
-    let start = source.open(None).await.expect("opens").start;
+    let start = source.open(from(None)).await.expect("opens").start;
     free(&database, &settings).await;
     database.execute("CREATE TABLE later (id int PRIMARY KEY)").await;
-    drop(source.open(Some(start.clone())).await.expect("opens again"));
+    let again = Resume { reached: Some(start.clone()), ..from(Some(&start)) };
+    drop(source.open(again).await.expect("opens again"));
     let count = "SELECT count(*) FROM pg_publication_tables WHERE tablename = 'later'";
     assert_eq!(database.query_one(count).await, "0");
     free(&database, &settings).await;
@@ -123,9 +130,9 @@ async fn the_same_source_opens_again_without_touching_the_publication() {
 async fn a_slot_in_use_is_waited_for_and_then_named() {
     let (_database, settings) = fresh(support::postgres()).await;
     let first = open(&settings, None).await.expect("opens");
-    let parts = ["is in use by PID", "user postgres", "pg_terminate_backend(", "source.slot_wait_ms"];
+    let parts = ["is in use by PID", "user postgres", "pg_terminate_backend(", "standby_timeout_ms"];
     refused(open(&settings, Some(&first.start)).await, Kind::Source, &parts);
-    let patient = SourceSettings { slot_wait: SOON, ..settings };
+    let patient = SourceSettings { standby_timeout: Some(SOON), ..settings };
     let start = first.start.clone();
     let second = tokio::spawn(async move { open(&patient, Some(&start)).await.map(|opened| opened.start) });
     assert!(!second.is_finished());
@@ -242,7 +249,7 @@ async fn without_a_free_walsender_those_who_use_them_are_named() {
     let other = Connection::connect(&settings.conninfo, Purpose::Replication).await.expect("takes the only walsender");
     let parts = ["max_wal_senders is 1", &format!("PID {}", other.process_id())];
     refused(open(&settings, None).await, Kind::Source, &parts);
-    let patient = SourceSettings { slot_wait: SOON, ..settings };
+    let patient = SourceSettings { standby_timeout: Some(SOON), ..settings };
     drop(other);
     open(&patient, None).await.expect("opens once it is free");
 }

@@ -162,9 +162,9 @@ async fn live(life: Life, settings: &Settings, shared: &Shared, folder: &Path) {
         let mut world = shared.lock();
         world.crash_at = if let Life::CrashAt(step) = life { Some(world.steps + step) } else { None };
     }
-    let store = open(folder);
+    let store = Arc::new(FileStore::new(folder, world::NAME, None));
     let pipeline = Pipeline::new(settings.clone(), SimSource(shared.clone()), SimBroker(shared.clone()), store);
-    let mut run = pin!(pipeline.expect("the checkpoint can be read").run(shutdown));
+    let mut run = pin!(pipeline.run(shutdown));
     tokio::select! { biased;
         () = crashed.notified() => return,
         () = finished(shared) => {}
@@ -192,17 +192,6 @@ async fn live(life: Life, settings: &Settings, shared: &Shared, folder: &Path) {
         Ok(Some(stored)) if stored.flushed.0 >= end => {}
         stored => world.violate(format!("stopped cleanly with the checkpoint {stored:?}, but all ends at {end}")),
     }
-}
-
-/// The predecessor may still be storing its last checkpoint; time stands still meanwhile.
-fn open(folder: &Path) -> FileStore {
-    for _ in 0..10_000 {
-        if let Ok(store) = FileStore::open(folder) {
-            return store;
-        }
-        std::thread::sleep(Duration::from_micros(100));
-    }
-    FileStore::open(folder).expect("the folder is free")
 }
 
 /// All is done, or never will be.

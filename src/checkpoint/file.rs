@@ -2,31 +2,34 @@
 //!
 //! Invariant: at any moment, power loss included, `checkpoint.json` is a whole checkpoint, the last
 //! stored one or the one before it. Hence temporary file, fsync, rename, fsync of the folder; and
-//! only when all four have happened is there a [`DurableLsn`], without which nothing can be
-//! reported to PostgreSQL. A checksum finds what the file system or an editor did to it.
+//! only when all four have happened is it stored, and can be reported to PostgreSQL. A checksum finds
+//! what the file system or an editor did to it.
 //!
-//! Called by the loop on a blocking thread; knows nothing of slots or servers (`postgres::slot`
-//! judges whether a checkpoint fits them).
+//! The folder is locked for as long as the store lives. Another pgsluice of the same name waits for it as a
+//! warm standby. Knows nothing of slots or servers (`postgres::slot` judges whether a checkpoint fits them).
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, DurableLsn};
+use super::{Checkpoint, Loading, Store, Storing};
 use crate::failure::{Definite, Failure, Kind};
 
 /// The checkpoint, within the folder.
 pub const FILE: &str = "checkpoint.json";
 /// Where the next one is written before it replaces the last. A leftover is overwritten, never read.
 const TEMPORARY: &str = "checkpoint.json.tmp";
-/// Held locked by the process that owns the folder; holds its process id.
+/// Held locked by the process that owns the folder; holds its process id and its name.
 const LOCK: &str = "lock";
+/// How often a standby looks whether the folder is free.
+const POLL: Duration = Duration::from_millis(250);
 /// Of the format. Raise it when an older pgsluice would misread a newer file.
 const VERSION: u32 = 1;
 /// A checkpoint takes some 300 bytes; what is larger is something else.
@@ -36,14 +39,48 @@ const START_FROM_THE_SLOT: &str = "Restore the file from a backup taken from thi
     then goes on from the slot's confirmed_flush_lsn, which is never past what was stored, so that nothing is lost and \
     some events may be sent again.";
 
-/// The store that owns one folder.
+/// The store in one folder.
 #[derive(Debug)]
 pub struct FileStore {
     dir: PathBuf,
-    /// The last checkpoint known to be on disk. The lock also keeps two stores from interleaving.
-    last: Mutex<Option<Checkpoint>>,
-    /// Locked for as long as it is open.
+    /// Of this pgsluice.
+    name: String,
+    /// How long to wait for a folder that is in use; none: for ever.
+    patience: Option<Duration>,
+    held: Mutex<Option<Held>>,
+}
+
+/// What the owner of the folder has.
+#[derive(Debug)]
+struct Held {
+    /// The last checkpoint known to be on disk.
+    last: Option<Checkpoint>,
     _lock: File,
+}
+
+/// Why the folder was not taken into possession.
+#[derive(Debug)]
+pub enum TakeError {
+    /// Another process of the same name has it.
+    InUse(Definite),
+    /// It can't be used.
+    Unusable(Definite),
+}
+
+impl From<Definite> for TakeError {
+    fn from(definite: Definite) -> Self {
+        Self::Unusable(definite)
+    }
+}
+
+impl TakeError {
+    /// For who does not wait.
+    #[must_use]
+    pub fn definite(self) -> Definite {
+        match self {
+            Self::InUse(definite) | Self::Unusable(definite) => definite,
+        }
+    }
 }
 
 /// Why a checkpoint was not stored.
@@ -59,6 +96,9 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// A bug of the caller.
+    #[error("nothing can be stored in a folder that was not taken into possession")]
+    NotTaken,
     /// A bug of the caller: progress never goes back, and its server and slot never change.
     #[error("refusing to replace the stored checkpoint ({stored:?}) with one that is not further on ({given:?})")]
     Backwards {
@@ -73,7 +113,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Io { .. } => Self::transient(error),
-            StoreError::Backwards { .. } => Self::definite(
+            StoreError::NotTaken | StoreError::Backwards { .. } => Self::definite(
                 Kind::Checkpoint,
                 error,
                 "This is a bug in pgsluice; nothing was acknowledged. Please report it.",
@@ -99,30 +139,33 @@ struct Versioned {
 }
 
 impl FileStore {
-    /// Takes `dir` into possession, creating it when it is missing.
-    ///
-    /// # Errors
-    /// It can't be created or written, is no folder, or another process has it. All definite: a
-    /// pgsluice that can't store its checkpoint must not start.
-    pub fn open(dir: &Path) -> Result<Self, Definite> {
-        create(dir)?;
-        let lock = lock(dir)?;
-        let temporary = dir.join(TEMPORARY);
-        // Found now rather than at the first store, minutes into the stream.
-        File::create(&temporary).and_then(|_| fs::remove_file(&temporary)).map_err(|error| {
-            unusable(dir, &format!("cannot create {} in the checkpoint folder", temporary.display()), error)
-        })?;
-        Ok(Self { dir: dir.to_owned(), last: Mutex::new(None), _lock: lock })
+    /// The store in `dir` for the pgsluice called `name`, which waits so long for it; none: for ever. Touches nothing
+    /// yet.
+    #[must_use]
+    pub fn new(dir: &Path, name: &str, patience: Option<Duration>) -> Self {
+        Self { dir: dir.to_owned(), name: name.to_owned(), patience, held: Mutex::new(None) }
     }
 
-    /// Reads the checkpoint; none when none was stored yet.
+    /// Takes the folder into possession, creating it when it is missing, and reads the checkpoint; none when none was
+    /// stored yet.
     ///
     /// # Errors
-    /// The file can't be read, or is not what a store has written. Never guessed around: a wrong
-    /// position can lose events.
-    pub fn load(&self) -> Result<Option<Checkpoint>, Definite> {
-        let loaded = read(&self.dir)?;
-        if loaded.is_some() {
+    /// The folder can't be created or written, is no folder, or another process has it; the file can't be read, or is
+    /// not what a store has written. Never guessed around: a wrong position can lose events.
+    pub fn take(&self) -> Result<Option<Checkpoint>, TakeError> {
+        let mut held = self.held();
+        if let Some(held) = held.as_ref() {
+            return Ok(held.last.clone());
+        }
+        create(&self.dir)?;
+        let lock = lock(&self.dir, &self.name)?;
+        let temporary = self.dir.join(TEMPORARY);
+        // Found now rather than at the first store, minutes into the stream.
+        File::create(&temporary).and_then(|_| fs::remove_file(&temporary)).map_err(|error| {
+            unusable(&self.dir, &format!("cannot create {} in the checkpoint folder", temporary.display()), error)
+        })?;
+        let last = read(&self.dir)?;
+        if last.is_some() {
             // The process that stored it may have died between rename and fsync.
             let path = self.file();
             File::open(&path)
@@ -130,8 +173,8 @@ impl FileStore {
                 .and_then(|()| sync_dir(&self.dir))
                 .map_err(|error| unusable(&self.dir, &format!("cannot fsync {}", path.display()), error))?;
         }
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&loaded);
-        Ok(loaded)
+        *held = Some(Held { last: last.clone(), _lock: lock });
+        Ok(last)
     }
 
     /// Replaces the stored checkpoint, and returns once it would survive a power loss.
@@ -139,9 +182,10 @@ impl FileStore {
     /// # Errors
     /// [`StoreError::Io`] leaves the last checkpoint in place (or this one, not known to be durable);
     /// storing again is safe, because every attempt writes a new file.
-    pub fn store(&self, checkpoint: &Checkpoint) -> Result<DurableLsn, StoreError> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stored) = last.as_ref().filter(|stored| !follows(stored, checkpoint)) {
+    pub fn replace(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let mut held = self.held();
+        let Some(held) = held.as_mut() else { return Err(StoreError::NotTaken) };
+        if let Some(stored) = held.last.as_ref().filter(|stored| !follows(stored, checkpoint)) {
             return Err(StoreError::Backwards { stored: stored.clone().into(), given: checkpoint.clone().into() });
         }
         let temporary = self.dir.join(TEMPORARY);
@@ -158,15 +202,8 @@ impl FileStore {
         let path = self.file();
         fs::rename(&temporary, &path).map_err(io_error("rename to", &path))?;
         sync_dir(&self.dir).map_err(io_error("fsync", &self.dir))?;
-        *last = Some(checkpoint.clone());
-        Ok(DurableLsn(checkpoint.flushed))
-    }
-
-    /// How far the checkpoint on disk goes; none before the first load that found one, or store.
-    #[must_use]
-    pub fn durable(&self) -> Option<DurableLsn> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().map(|checkpoint| DurableLsn(checkpoint.flushed))
+        held.last = Some(checkpoint.clone());
+        Ok(())
     }
 
     /// Where the checkpoint is.
@@ -174,13 +211,55 @@ impl FileStore {
     pub fn file(&self) -> PathBuf {
         self.dir.join(FILE)
     }
+
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn take_when_free(self: Arc<Self>) -> Result<Option<Checkpoint>, Failure> {
+        let deadline = self.patience.map(|patience| Instant::now() + patience);
+        let mut told = false;
+        loop {
+            let store = Arc::clone(&self);
+            match blocking(move || store.take()).await? {
+                Ok(checkpoint) => return Ok(checkpoint),
+                Err(TakeError::InUse(definite)) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!("standing by: {definite}");
+                    }
+                    tokio::time::sleep(POLL).await;
+                }
+                Err(error) => return Err(error.definite().into()),
+            }
+        }
+    }
+}
+
+impl Store for FileStore {
+    fn load(self: Arc<Self>) -> Loading {
+        Box::pin(self.take_when_free())
+    }
+
+    fn store(self: Arc<Self>, checkpoint: Checkpoint) -> Storing {
+        // Begins at once, not when it is waited for.
+        let storing = tokio::task::spawn_blocking(move || self.replace(&checkpoint));
+        Box::pin(async { storing.await.map_err(panicked)?.map_err(Failure::from) })
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(panicked)
+}
+
+fn panicked(panic: tokio::task::JoinError) -> Failure {
+    Failure::definite(Kind::Checkpoint, panic, "This is a bug in pgsluice; please report it.")
 }
 
 /// Reads the checkpoint in `dir` without taking the folder into possession, for commands that only
 /// look; none when there is no file.
 ///
 /// # Errors
-/// As [`FileStore::load`].
+/// As [`FileStore::take`].
 pub fn read(dir: &Path) -> Result<Option<Checkpoint>, Definite> {
     let path = dir.join(FILE);
     let mut text = Vec::new();
@@ -262,27 +341,31 @@ fn create(dir: &Path) -> Result<(), Definite> {
     sync_dir(parent).map_err(failed)
 }
 
-fn lock(dir: &Path) -> Result<File, Definite> {
+fn lock(dir: &Path, name: &str) -> Result<File, TakeError> {
     let path = dir.join(LOCK);
     let failed = |error| unusable(dir, &format!("cannot lock {}", path.display()), error);
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // Only to name it; the message is good without.
-            let _ = file.take(32).read_to_string(&mut holder);
-            let holder = holder.trim().parse::<u32>().map_or_else(|_| String::new(), |pid| format!(" (process {pid})"));
-            let error = anyhow!("the checkpoint folder {} is in use by another pgsluice{holder}", dir.display());
-            let hint = "Two processes must not share a checkpoint: stop the other one, or give this one a `name` and a \
-                        `checkpoint.path` of its own.";
-            return Err(Definite::new(Kind::Checkpoint, error, hint));
-        }
+        Err(TryLockError::Error(error)) => return Err(failed(error).into()),
+        Err(TryLockError::WouldBlock) => return Err(in_use(dir, name, file)),
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+    file.set_len(0).and_then(|()| writeln!(file, "{} {name}", std::process::id())).map_err(failed)?;
     Ok(file)
+}
+
+fn in_use(dir: &Path, name: &str, lock: File) -> TakeError {
+    let mut text = String::new();
+    // Only to name the holder; it may be writing just now.
+    let _ = lock.take(1024).read_to_string(&mut text);
+    let (pid, holder) = text.trim().split_once(' ').unwrap_or(("", ""));
+    let of = if holder.is_empty() { String::new() } else { format!(" (process {pid}, name \"{holder}\")") };
+    let error = anyhow!("the checkpoint folder {} is in use by another pgsluice{of}", dir.display());
+    let hint = "Two processes must not share a checkpoint: stop the other one, or give this one a `name` and a \
+                `checkpoint.path` of its own.";
+    let definite = Definite::new(Kind::Checkpoint, error, hint);
+    if holder.is_empty() || holder == name { TakeError::InUse(definite) } else { TakeError::Unusable(definite) }
 }
 
 /// Makes a rename or a new entry in `dir` durable.

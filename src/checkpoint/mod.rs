@@ -1,12 +1,36 @@
 //! The watermark as last stored durably, and the proof of it.
 
 pub mod file;
+pub mod memory;
 pub mod writer;
+
+use std::fmt::Debug;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Failure;
 use crate::lsn::{Lsn, Position};
 use crate::progress::Progress;
+
+/// Where checkpoints are kept, for one pgsluice at a time.
+///
+/// The futures own what they need, so that they can be kept across turns of the loop.
+pub trait Store: Debug + Send + Sync {
+    /// Takes the store into possession, waiting as a standby for as long as another pgsluice has it, and reads the
+    /// checkpoint; none when none was stored yet.
+    fn load(self: Arc<Self>) -> Loading;
+
+    /// Replaces the stored checkpoint, and completes once it would survive a power loss. Storing again after a
+    /// transient failure is safe.
+    fn store(self: Arc<Self>, checkpoint: Checkpoint) -> Storing;
+}
+
+/// What [`Store::load`] returns. Definite: what is stored can't be read, or is not what a store has written.
+pub type Loading = Pin<Box<dyn Future<Output = Result<Option<Checkpoint>, Failure>> + Send>>;
+/// What [`Store::store`] returns. Transient: a full disk, a server that is away.
+pub type Storing = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
 /// What is stored: how far everything is settled, and on which server and slot that is true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +42,8 @@ pub struct Checkpoint {
     pub timeline: u32,
     /// The replication slot.
     pub slot: String,
+    /// The publication: it decides which changes the slot sends, and so how they are counted in a position.
+    pub publication: String,
     /// Everything before it is settled; `START_REPLICATION` begins here.
     #[serde(with = "as_text")]
     pub flushed: Lsn,
@@ -40,8 +66,8 @@ impl Checkpoint {
     }
 }
 
-/// An LSN at or below a checkpoint that is on disk. Only a store makes one, so that telling PostgreSQL
-/// about anything else does not compile.
+/// An LSN at or below a checkpoint that is stored durably. Only the [writer](writer::Checkpointer) makes one, from a
+/// store's word, so that telling PostgreSQL about anything else does not compile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DurableLsn(Lsn);
 

@@ -1,4 +1,4 @@
-//! Stores the watermark on a thread of its own, so that an `fsync` never holds up the loop.
+//! Stores the watermark beside the loop, so that an `fsync` never holds it up.
 //!
 //! One write at a time, at most one an interval; what is stored comes back as a [`DurableLsn`], which
 //! alone can be reported to PostgreSQL. A write that fails (a full disk) is tried again, and meanwhile
@@ -7,19 +7,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::file::{FileStore, StoreError};
-use super::{Checkpoint, DurableLsn};
+use super::{Checkpoint, DurableLsn, Store, Storing};
 use crate::backoff::Backoff;
-use crate::failure::{Definite, Failure, Kind};
+use crate::failure::{Definite, Failure};
 use crate::progress::Progress;
 
 /// Writes checkpoints of one binding (server and slot).
-#[derive(Debug)]
 pub struct Checkpointer {
-    store: Arc<FileStore>,
+    store: Arc<dyn Store>,
     interval: Duration,
     /// What is on disk, or will be when `state` says that it is being written.
     binding: Checkpoint,
@@ -30,11 +27,10 @@ pub struct Checkpointer {
     backoff: Backoff,
 }
 
-#[derive(Debug)]
 enum State {
     /// Nothing is being written; the next write may start at the instant.
     Resting(Instant),
-    Writing(JoinHandle<Result<DurableLsn, StoreError>>),
+    Writing(Storing),
     /// The last write failed; the next attempt starts at the instant.
     Failed(Instant),
 }
@@ -43,7 +39,7 @@ impl Checkpointer {
     /// A writer that goes on from `binding`. It is stored first, so that server and slot are on record
     /// before anything is published.
     #[must_use]
-    pub fn new(store: Arc<FileStore>, interval: Duration, binding: Checkpoint) -> Self {
+    pub fn new(store: Arc<dyn Store>, interval: Duration, binding: Checkpoint) -> Self {
         let wanted = binding.progress();
         let mut writer = Self {
             store,
@@ -107,37 +103,31 @@ impl Checkpointer {
                     sleep_until(*until).await;
                     self.write();
                 }
-                State::Writing(write) => {
-                    let result = write.await;
-                    // Until the result says otherwise; the handle is used up.
-                    self.state = State::Failed(Instant::now());
-                    let result = result.map_err(|panic| {
-                        Definite::new(Kind::Checkpoint, panic, "this is a bug in pgsluice; please report it")
-                    })?;
-                    match result {
-                        Ok(durable) => {
-                            if self.backoff.attempts() > 0 {
-                                tracing::info!("the checkpoint is being stored again");
-                            }
-                            self.backoff.reset();
-                            self.state = State::Resting(Instant::now() + self.interval);
-                            self.durable = Some(durable);
-                            return Ok(durable);
+                State::Writing(write) => match write.await {
+                    Ok(()) => {
+                        if self.backoff.attempts() > 0 {
+                            tracing::info!("the checkpoint is being stored again");
                         }
-                        Err(error) => match Failure::from(error) {
-                            Failure::Definite(definite) => return Err(definite),
-                            Failure::Transient(error) => self.retry_later(&error),
-                        },
+                        self.backoff.reset();
+                        self.state = State::Resting(Instant::now() + self.interval);
+                        let durable = DurableLsn(self.binding.flushed);
+                        self.durable = Some(durable);
+                        return Ok(durable);
                     }
-                }
+                    Err(Failure::Transient(error)) => self.retry_later(&error),
+                    Err(Failure::Definite(definite)) => {
+                        // The future is used up.
+                        self.state = State::Failed(Instant::now());
+                        return Err(definite);
+                    }
+                },
             }
         }
     }
 
     fn write(&mut self) {
         self.binding = self.binding.at(self.wanted);
-        let (store, checkpoint) = (Arc::clone(&self.store), self.binding.clone());
-        self.state = State::Writing(tokio::task::spawn_blocking(move || store.store(&checkpoint)));
+        self.state = State::Writing(Arc::clone(&self.store).store(self.binding.clone()));
     }
 
     fn retry_later(&mut self, error: &anyhow::Error) {
@@ -154,17 +144,27 @@ impl Checkpointer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::file::FileStore;
+    use crate::failure::Kind;
     use crate::lsn::Lsn;
 
     fn checkpoint(flushed: u64) -> Checkpoint {
-        Checkpoint { system_identifier: 1, timeline: 1, slot: "shop".to_owned(), flushed: Lsn(flushed), position: None }
+        let name = || "shop".to_owned();
+        let flushed = Lsn(flushed);
+        Checkpoint { system_identifier: 1, timeline: 1, slot: name(), publication: name(), flushed, position: None }
+    }
+
+    async fn opened(folder: &std::path::Path) -> Arc<FileStore> {
+        let store = Arc::new(FileStore::new(folder, "shop", None));
+        Arc::clone(&store).load().await.expect("is usable");
+        store
     }
 
     #[tokio::test]
     async fn progress_that_goes_back_is_an_error_and_not_tried_for_ever() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Arc::new(FileStore::open(folder.path()).expect("is usable"));
-        store.store(&checkpoint(20)).expect("stores");
+        let store = opened(folder.path()).await;
+        Arc::clone(&store).store(checkpoint(20)).await.expect("stores");
         let mut writer = Checkpointer::new(store, Duration::ZERO, checkpoint(10));
         let error = writer.stored().await.expect_err("is refused");
         assert_eq!(error.kind, Kind::Checkpoint);
@@ -176,7 +176,7 @@ mod tests {
     async fn at_the_end_the_interval_is_not_waited_for() {
         let interval = Duration::from_mins(1);
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Arc::new(FileStore::open(folder.path()).expect("is usable"));
+        let store = opened(folder.path()).await;
         let mut writer = Checkpointer::new(store, interval, checkpoint(10));
         writer.stored().await.expect("stores the binding");
         writer.offer(checkpoint(20).progress());

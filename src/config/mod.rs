@@ -68,8 +68,8 @@ pub struct SourceSettings {
     pub publication: String,
     /// Upper bound for the time between two status updates; the server's `wal_sender_timeout` may ask for less.
     pub report_every: Duration,
-    /// How long to wait for a slot that another connection still uses, such as that of a killed predecessor.
-    pub slot_wait: Duration,
+    /// How long to stand by for a slot, or a checkpoint folder, that another process has; none: for ever.
+    pub standby_timeout: Option<Duration>,
 }
 
 /// `[changes]`: the events of plain tables.

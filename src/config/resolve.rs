@@ -33,11 +33,24 @@ const MEBIBYTE: i64 = 1024 * 1024;
 /// Checks and completes everything.
 pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
     let Layers { written, origins } = layers;
-    let Written { name, shutdown_timeout_ms, fail_fast, source, changes, outbox, rabbitmq, checkpoint, log } = written;
+    let Written {
+        name,
+        shutdown_timeout_ms,
+        standby_timeout_ms,
+        fail_fast,
+        source,
+        changes,
+        outbox,
+        rabbitmq,
+        checkpoint,
+        log,
+    } = written;
     let at = &origins;
     let name = required(at, "name", name, "a short name for this pipeline, as in name = \"shop\"; it names the slot")?;
     let name = slot_name(at, "name", name)?;
-    let source = self::source(at, source, &name)?;
+    let standby_timeout =
+        standby_timeout_ms.map(|ms| millis(at, "standby_timeout_ms", Some(ms), ms, 1..=MAX_WAIT_MS)).transpose()?;
+    let source = SourceSettings { standby_timeout, ..self::source(at, source, &name)? };
     let outbox = outbox.map(|outbox| self::outbox(at, outbox, &name)).transpose()?;
     if source.tables.is_empty() && outbox.is_none() {
         let hint = "write source.tables = [\"public.*\"] for the changes of tables, an [outbox] section, or both";
@@ -76,7 +89,7 @@ fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSe
         slot: slot_name(at, "source.slot", written.slot.unwrap_or_else(|| name.to_owned()))?,
         publication,
         report_every: millis(at, "source.report_every_ms", written.report_every_ms, 10_000, 100..=MAX_WAIT_MS)?,
-        slot_wait: millis(at, "source.slot_wait_ms", written.slot_wait_ms, 90_000, 1..=MAX_WAIT_MS)?,
+        standby_timeout: None,
     })
 }
 

@@ -46,7 +46,7 @@ fn the_smallest_configuration_gets_the_defaults() {
     assert_eq!((settings.source.slot.as_str(), settings.source.publication.as_str()), ("shop", "shop"));
     assert!(settings.source.tables.selects("public", "orders"));
     assert_eq!(settings.source.report_every, Duration::from_secs(10));
-    assert_eq!(settings.source.slot_wait, Duration::from_secs(90));
+    assert_eq!(settings.source.standby_timeout, None);
     assert_eq!(settings.changes.exchange.literal(), Some("shop.changes"));
     assert_eq!(settings.changes.routing_key.variables().collect::<Vec<_>>(), ["schema", "table", "op"]);
     assert!(settings.outbox.is_none());
@@ -117,7 +117,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
     assert_eq!(
         error(&format!("tabels = []\n{SMALLEST}"), &[]),
         "conf/shop.toml:1: tabels is unknown\n\
-         known at the top: name, shutdown_timeout_ms, fail_fast, source, changes, outbox, rabbitmq, checkpoint, log"
+         known at the top: name, shutdown_timeout_ms, standby_timeout_ms, fail_fast, source, changes, outbox, rabbitmq, checkpoint, log"
     );
     assert_eq!(
         error(SMALLEST, &[("PGSLUICE__CHECKPOINT__PAHT", "x")]),
@@ -372,7 +372,7 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
     found.sort();
     known.sort();
     assert_eq!(found, known);
-    let examples = ["password", "max_message_bytes", "format"];
+    let examples = ["password", "max_message_bytes", "format", "standby_timeout_ms"];
     let without_examples: Vec<&str> =
         uncommented.into_iter().filter(|line| !examples.iter().any(|example| line.starts_with(example))).collect();
     // What is commented out is the default, so that uncommenting it changes nothing.

@@ -16,6 +16,8 @@ pub(super) struct Written {
     pub(super) name: Option<String>,
     #[serde(deserialize_with = "number")]
     pub(super) shutdown_timeout_ms: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) standby_timeout_ms: Option<i64>,
     #[serde(deserialize_with = "flag")]
     pub(super) fail_fast: Option<bool>,
     pub(super) source: Source,
@@ -38,8 +40,6 @@ pub(super) struct Source {
     pub(super) publication: Option<String>,
     #[serde(deserialize_with = "number")]
     pub(super) report_every_ms: Option<i64>,
-    #[serde(deserialize_with = "number")]
-    pub(super) slot_wait_ms: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]

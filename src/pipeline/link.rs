@@ -1,14 +1,15 @@
 //! The source's end of the loop: a stream that is opened, lost, and opened again, one state at a time.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Store};
 use crate::failure::{Definite, Failure, Kind};
-use crate::source::{Batch, ChangeStream, Opened, Source, Status};
+use crate::source::{Batch, ChangeStream, Opened, Resume, Source, Status};
 
 /// The longest wait between two attempts. A stream that lived for so long was a good one.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -19,7 +20,7 @@ type Opening<S> = Pin<Box<dyn Future<Output = Result<Opened<<S as Source>::Strea
 pub(super) struct Link<S: Source> {
     source: S,
     /// Where the next opening goes on from.
-    resume: Option<Checkpoint>,
+    resume: Resume,
     state: State<S>,
     backoff: Backoff,
     fail_fast: bool,
@@ -47,14 +48,15 @@ pub(super) enum News {
 }
 
 impl<S: Source> Link<S> {
-    pub(super) fn new(source: S, resume: Option<Checkpoint>, fail_fast: bool) -> Self {
+    pub(super) fn new(source: S, store: Arc<dyn Store>, fail_fast: bool) -> Self {
+        let resume = Resume { store, reached: None };
         let backoff = Backoff::new(Duration::from_millis(100), LONGEST_WAIT);
         Self { source, resume, state: State::Waiting(Instant::now()), backoff, fail_fast }
     }
 
     /// Where to go on from when the stream has to be opened again.
     pub(super) fn resume_from(&mut self, checkpoint: Checkpoint) {
-        self.resume = Some(checkpoint);
+        self.resume.reached = Some(checkpoint);
     }
 
     /// Whether it was an open stream that `next` spoke of last.
@@ -143,10 +145,10 @@ impl<S: Source> Link<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::checkpoint::file::FileStore;
     use crate::lsn::Lsn;
 
     /// Each stream brings one batch, and ends.
@@ -159,13 +161,11 @@ mod tests {
     impl Source for ShortLived {
         type Stream = Stream;
 
-        fn open(
-            &self,
-            _: Option<Checkpoint>,
-        ) -> impl Future<Output = Result<Opened<Stream>, Failure>> + Send + 'static {
+        fn open(&self, _: Resume) -> impl Future<Output = Result<Opened<Stream>, Failure>> + Send + 'static {
             self.0.fetch_add(1, Ordering::Relaxed);
-            let slot = "shop".to_owned();
-            let start = Checkpoint { system_identifier: 1, timeline: 1, slot, flushed: Lsn::ZERO, position: None };
+            let name = || "shop".to_owned();
+            let (slot, publication, flushed) = (name(), name(), Lsn::ZERO);
+            let start = Checkpoint { system_identifier: 1, timeline: 1, slot, publication, flushed, position: None };
             async { Ok(Opened { stream: Stream { batches: 1 }, start, report_every: LONGEST_WAIT }) }
         }
     }
@@ -184,7 +184,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_breaks_after_each_start_is_opened_with_growing_waits() {
         let opened = Arc::new(AtomicUsize::new(0));
-        let mut link = Link::new(ShortLived(Arc::clone(&opened)), None, false);
+        let store = Arc::new(FileStore::new("unused".as_ref(), "shop", None));
+        let mut link = Link::new(ShortLived(Arc::clone(&opened)), store, false);
         let until = Instant::now() + Duration::from_mins(10);
         while Instant::now() < until {
             link.next().await.expect("nothing definite");

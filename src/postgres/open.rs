@@ -25,7 +25,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{OutboxSettings, SourceSettings};
 use crate::failure::{Failure, Kind, within};
 use crate::lsn::Lsn;
-use crate::source::{Opened, Source};
+use crate::source::{Opened, Resume, Source};
 
 /// The publication may have to wait for locks, see there.
 const PREPARE_LIMIT: Duration = Duration::from_mins(1);
@@ -63,11 +63,11 @@ impl Source for PostgresSource {
 
     fn open(
         &self,
-        checkpoint: Option<Checkpoint>,
+        resume: Resume,
     ) -> impl Future<Output = Result<Opened<ReplicationStream>, Failure>> + Send + 'static {
         let inner = Arc::clone(&self.0);
         async move {
-            let opened = inner.open(checkpoint.as_ref()).await?;
+            let opened = inner.open(&resume).await?;
             inner.opened.store(true, Ordering::Relaxed);
             Ok(opened)
         }
@@ -82,35 +82,57 @@ struct Prepared {
 }
 
 impl Inner {
-    async fn open(&self, checkpoint: Option<&Checkpoint>) -> Result<Opened<ReplicationStream>, Failure> {
+    async fn open(&self, resume: &Resume) -> Result<Opened<ReplicationStream>, Failure> {
+        // A store that can't be used is found before any connection is made.
+        resume.checkpoint().await?;
         // Without a checkpoint the slot may have to be created, and so the publication before it.
-        let again = self.opened.load(Ordering::Relaxed) && checkpoint.is_some();
+        let again = self.opened.load(Ordering::Relaxed) && resume.reached.is_some();
         let look = if again { Look::Again } else { Look::First };
-        let sql = sql::connect(&self.settings.conninfo).await?;
-        let mut prepared = limited("checking the database", self.prepare(&sql, look)).await?;
         // What held the slot before was ourselves: after a cut network the server takes its time to notice.
-        let deadline = (look == Look::First).then(|| Instant::now() + self.settings.slot_wait);
-        let mut waiting = Waiting { sql: &sql, slot: &self.settings.slot, deadline, told: false };
+        let patience = self.settings.standby_timeout.filter(|_| look == Look::First);
+        let mut waiting = Waiting { deadline: patience.map(|patience| Instant::now() + patience), told: false };
+        // Who had the slot has changed what was looked at before.
         loop {
-            let mut connection = self.connect(look, &mut waiting).await?;
-            let (session, decision) = self.decide(&mut connection, checkpoint, &mut waiting).await?;
-            self.publish(&sql, &session, &decision, &mut prepared).await?;
-            let start = self.begin(&sql, &mut connection, &session, decision).await?;
-            let command = walsender::start_command(&self.settings.slot, &self.settings.publication, start.flushed);
-            let starting = async { Ok(connection.start_replication(&command).await) };
-            match within(ANSWER_LIMIT, "starting the replication stream", starting).await? {
-                Ok(stream) => {
-                    self.look_again(&sql, &session, &start).await?;
-                    return Ok(Opened { stream, start, report_every: self.report_every(&session) });
-                }
-                // Somebody was quicker than we between looking and starting. The connection is used up.
-                Err(error) if error.code() == Some("55006") => {
-                    let holder = self.slot_now(&sql).await?.and_then(|slot| slot.active_pid);
-                    waiting.for_slot(holder).await?;
-                }
-                Err(error) => return Err(Failure::from(error).context("starting the replication stream")),
+            let sql = sql::connect(&self.settings.conninfo).await?;
+            if let Some(opened) = self.attempt(&sql, look, resume, &mut waiting).await? {
+                return Ok(opened);
             }
+            self.stand_by(&sql, &mut waiting).await?;
         }
+    }
+
+    /// None when another client has the slot.
+    async fn attempt(
+        &self,
+        sql: &Client,
+        look: Look,
+        resume: &Resume,
+        waiting: &mut Waiting,
+    ) -> Result<Option<Opened<ReplicationStream>>, Failure> {
+        let mut prepared = limited("checking the database", self.prepare(sql, look)).await?;
+        let mut connection = self.connect(sql, look, waiting).await?;
+        let Some((session, decision)) = self.decide(&mut connection, resume).await? else { return Ok(None) };
+        self.publish(sql, &session, &decision, &mut prepared).await?;
+        let start = self.begin(sql, &mut connection, &session, decision).await?;
+        let command = walsender::start_command(&self.settings.slot, &self.settings.publication, start.flushed);
+        let starting = async { Ok(connection.start_replication(&command).await) };
+        match within(ANSWER_LIMIT, "starting the replication stream", starting).await? {
+            Ok(stream) => {
+                self.look_again(sql, &session, &start).await?;
+                Ok(Some(Opened { stream, start, report_every: self.report_every(&session) }))
+            }
+            // Somebody was quicker than we between looking and starting.
+            Err(error) if error.code() == Some("55006") => Ok(None),
+            Err(error) => Err(Failure::from(error).context("starting the replication stream")),
+        }
+    }
+
+    /// Waits until nobody has the slot.
+    async fn stand_by(&self, sql: &Client, waiting: &mut Waiting) -> Result<(), Failure> {
+        while let Some(holder) = self.slot_now(sql).await?.and_then(|slot| slot.active_pid) {
+            waiting.for_slot(sql, &self.settings.slot, holder).await?;
+        }
+        Ok(())
     }
 
     async fn prepare(&self, sql: &Client, look: Look) -> Result<Prepared, Failure> {
@@ -128,36 +150,45 @@ impl Inner {
     }
 
     /// A replication connection, once a walsender is free.
-    async fn connect(&self, look: Look, waiting: &mut Waiting<'_>) -> Result<Connection, Failure> {
+    async fn connect(&self, sql: &Client, look: Look, waiting: &mut Waiting) -> Result<Connection, Failure> {
         loop {
             match Connection::connect(&self.settings.conninfo, Purpose::Replication).await {
                 Ok(connection) => return Ok(connection),
                 // too_many_connections; what holds them may be our predecessor, whose end nobody has noticed yet.
                 Err(error) if error.code() == Some("53300") && look == Look::First => {
-                    waiting.for_walsender(error).await?;
+                    waiting.for_walsender(sql, error).await?;
                 }
                 Err(error) => return Err(Failure::from(error).context("opening the replication connection")),
             }
         }
     }
 
-    /// Judges the slot until it is free.
+    /// Judges the slot; none when another client has it.
     async fn decide(
         &self,
         connection: &mut Connection,
-        checkpoint: Option<&Checkpoint>,
-        waiting: &mut Waiting<'_>,
-    ) -> Result<(Session, Decision), Failure> {
+        resume: &Resume,
+    ) -> Result<Option<(Session, Decision)>, Failure> {
+        let SourceSettings { slot: name, publication, .. } = &self.settings;
+        let mut slot = walsender::read_slot(connection, name).await?;
         loop {
-            // Read anew in each round: who uses the slot moves both.
-            let session = walsender::identify(connection, checkpoint.map(|it| it.timeline)).await?;
-            let slot = walsender::read_slot(connection, &self.settings.slot).await?;
-            let decision = verify(&self.settings.slot, checkpoint, slot.as_ref(), &session.server);
+            // After the slot, because its holder stores a checkpoint before it moves the slot. And before it: the store
+            // may have made us wait for that holder to end.
+            let checkpoint = resume.checkpoint().await?;
+            let before = std::mem::replace(&mut slot, walsender::read_slot(connection, name).await?);
+            let session = walsender::identify(connection, checkpoint.as_ref().map(|it| it.timeline)).await?;
+            let decision = verify(name, publication, checkpoint.as_ref(), slot.as_ref(), &session.server);
             let holder = slot.as_ref().and_then(|slot| slot.active_pid);
-            let in_creation = slot.as_ref().is_some_and(|slot| slot.confirmed_flush.is_none() && holder.is_some());
-            match holder {
-                Some(_) if decision.is_ok() || in_creation => waiting.for_slot(holder).await?,
-                Some(_) | None => return Ok((session, decision?)),
+            let in_creation = slot.as_ref().is_some_and(|slot| slot.confirmed_flush.is_none());
+            match (holder, decision) {
+                // A slot that is not ours to use is not waited for.
+                (Some(_), Err(definite)) if definite.kind == Kind::Source && !in_creation => {
+                    return Err(definite.into());
+                }
+                (Some(_), _) => return Ok(None),
+                (None, decision) if slot == before => return Ok(Some((session, decision?))),
+                // It moved while the checkpoint was being read.
+                (None, _) => {}
             }
         }
     }
@@ -206,7 +237,7 @@ impl Inner {
             Decision::Create => {
                 let from = self.create(sql, connection, session.pid).await?;
                 info!(slot, %from, "created the replication slot");
-                Ok(slot::first(slot, &session.server, from))
+                Ok(slot::first(slot, &self.settings.publication, &session.server, from))
             }
         }
     }
@@ -299,43 +330,40 @@ async fn limited<T>(doing: &str, step: impl Future<Output = Result<T, Failure>>)
 }
 
 /// Waits for something that another client of the server holds, says so once, and gives up at the deadline.
-struct Waiting<'a> {
-    sql: &'a Client,
-    slot: &'a str,
+struct Waiting {
     /// None: no hurry.
     deadline: Option<Instant>,
     told: bool,
 }
 
-impl Waiting<'_> {
+impl Waiting {
     fn given_up(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    async fn for_slot(&mut self, pid: Option<i32>) -> Result<(), Failure> {
+    async fn for_slot(&mut self, sql: &Client, slot: &str, holder: i32) -> Result<(), Failure> {
         let given_up = self.given_up();
         if given_up || !self.told {
-            let holder = within(ANSWER_LIMIT, "looking for who uses the slot", describe(self.sql, pid)).await?;
+            let who = within(ANSWER_LIMIT, "looking for who uses the slot", describe(sql, holder)).await?;
             if given_up {
-                let error = anyhow!("replication slot \"{}\" is in use by {holder}", self.slot);
-                let pid = pid.map_or_else(|| "<PID>".to_owned(), |pid| pid.to_string());
+                let error = anyhow!("replication slot \"{slot}\" is in use by {who}");
                 let hint = format!(
                     "Another pgsluice with the same name, or another client, reads from it. Stop that one, give this one a \
-                     `name` of its own, or end a connection that is dead (SELECT pg_terminate_backend({pid})). \
-                     `source.slot_wait_ms` says how long to wait."
+                     `name` of its own, or end a connection that is dead (SELECT pg_terminate_backend({holder})). \
+                     `standby_timeout_ms` says how long to wait."
                 );
                 return Err(Failure::definite(Kind::Source, error, hint));
             }
-            warn!(slot = self.slot, "the replication slot is in use by {holder}: waiting for it");
+            warn!(slot, "standing by: the replication slot is in use by {who}");
             self.told = true;
         }
         tokio::time::sleep(POLL).await;
         Ok(())
     }
 
-    async fn for_walsender(&mut self, error: ClientError) -> Result<(), Failure> {
+    async fn for_walsender(&mut self, sql: &Client, error: ClientError) -> Result<(), Failure> {
         if self.given_up() {
-            let asking = preflight::no_free_walsender(self.sql);
+            let asking = preflight::no_free_walsender(sql);
             let failure = within(ANSWER_LIMIT, "looking for who uses the walsenders", asking).await?;
             // When it is the ordinary connections that are used up, it may pass.
             return Err(failure.unwrap_or_else(|| error.into()));
@@ -350,11 +378,10 @@ impl Waiting<'_> {
 }
 
 /// Who `pid` is. Others' details are hidden from a role without `pg_read_all_stats`.
-async fn describe(sql: &Client, pid: Option<i32>) -> Result<String, Failure> {
+async fn describe(sql: &Client, pid: i32) -> Result<String, Failure> {
     let query = "SELECT format('PID %s (user %s, application_name %s, client %s)', $1::int4, usename, \
                  COALESCE(NULLIF(application_name, ''), 'unknown'), COALESCE(host(client_addr), 'unknown')) \
                  FROM pg_stat_activity WHERE pid = $1";
-    let Some(pid) = pid else { return Ok("another connection".to_owned()) };
     let failed = |error: tokio_postgres::Error| sql_failure("looking for who uses the slot", &error);
     match sql.query_opt(query, &[&pid]).await.map_err(failed)? {
         Some(row) => row.try_get(0).map_err(failed),

@@ -85,36 +85,42 @@ pub enum Decision {
 /// [`Kind::Source`] when the slot is not ours to use, [`Kind::InDoubt`] when changes may be missing.
 pub fn verify(
     name: &str,
+    publication: &str,
     checkpoint: Option<&Checkpoint>,
     slot: Option<&SlotState>,
     server: &ServerState,
 ) -> Result<Decision, Definite> {
     if let Some(checkpoint) = checkpoint {
-        same_stream(name, checkpoint, server)?;
+        same_stream(name, publication, checkpoint, server)?;
     }
     match (checkpoint, slot) {
         (None, None) => Ok(Decision::Create),
         (Some(checkpoint), None) => Err(gone(name, checkpoint, server)),
         (None, Some(slot)) => {
             let confirmed = usable(slot, None, server)?;
-            Ok(Decision::Adopt(first(name, server, confirmed)))
+            Ok(Decision::Adopt(first(name, publication, server, confirmed)))
         }
         (Some(checkpoint), Some(slot)) => {
             let confirmed = usable(slot, Some(checkpoint.flushed), server)?;
             not_ahead(name, checkpoint.flushed, confirmed)?;
             // The server may have been promoted since; what we store from now on is of its timeline.
-            Ok(Decision::Resume(Checkpoint { timeline: server.timeline, ..checkpoint.clone() }))
+            Ok(Decision::Resume(Checkpoint {
+                timeline: server.timeline,
+                publication: publication.to_owned(),
+                ..checkpoint.clone()
+            }))
         }
     }
 }
 
 /// The checkpoint of a slot that nothing was read from yet.
 #[must_use]
-pub fn first(name: &str, server: &ServerState, flushed: Lsn) -> Checkpoint {
+pub fn first(name: &str, publication: &str, server: &ServerState, flushed: Lsn) -> Checkpoint {
     Checkpoint {
         system_identifier: server.system_identifier,
         timeline: server.timeline,
         slot: name.to_owned(),
+        publication: publication.to_owned(),
         flushed,
         position: None,
     }
@@ -173,8 +179,8 @@ pub fn parse_history(text: &str) -> Vec<Switch> {
     text.lines().filter_map(line).collect()
 }
 
-/// The checkpoint is of this server's history, and of this slot.
-fn same_stream(name: &str, checkpoint: &Checkpoint, server: &ServerState) -> Result<(), Definite> {
+/// The checkpoint is of this server's history, and of this slot and publication.
+fn same_stream(name: &str, publication: &str, checkpoint: &Checkpoint, server: &ServerState) -> Result<(), Definite> {
     if checkpoint.system_identifier != server.system_identifier {
         return Err(in_doubt(
             anyhow!(
@@ -204,6 +210,7 @@ fn same_stream(name: &str, checkpoint: &Checkpoint, server: &ServerState) -> Res
             ),
         ));
     }
+    same_publication(publication, checkpoint)?;
     same_history(checkpoint, server)?;
     if is_past(checkpoint, server.flushed) {
         let reached = reached(checkpoint);
@@ -230,6 +237,28 @@ fn reached(checkpoint: &Checkpoint) -> Lsn {
 fn is_past(checkpoint: &Checkpoint, end: Lsn) -> bool {
     // A position is where a commit record starts: one that starts at the end is not in it.
     checkpoint.flushed > end || checkpoint.position.is_some_and(|position| position.commit_lsn >= end)
+}
+
+/// Another publication sends other changes, so that within a transaction that is delivered in part, the same position
+/// would name another change.
+fn same_publication(name: &str, checkpoint: &Checkpoint) -> Result<(), Definite> {
+    let half = checkpoint.position.filter(|position| position.commit_lsn >= checkpoint.flushed);
+    match half {
+        Some(position) if checkpoint.publication != name => Err(in_doubt(
+            anyhow!(
+                "the checkpoint ({position}) lies within a transaction as the publication \"{}\" sends it, and \"{name}\" \
+                 is configured: which changes of that transaction (commit LSN {}) were delivered can't be told",
+                checkpoint.publication,
+                position.commit_lsn
+            ),
+            &format!(
+                "Set `source.publication = \"{}\"` until pgsluice has stopped between two transactions (SIGTERM waits for \
+                 what is in flight), and change it then.",
+                checkpoint.publication
+            ),
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn same_history(checkpoint: &Checkpoint, server: &ServerState) -> Result<(), Definite> {
@@ -359,6 +388,7 @@ mod tests {
     use crate::lsn::Position;
 
     const NAME: &str = "shop";
+    const PUBLICATION: &str = "shop tables";
 
     fn slot() -> SlotState {
         SlotState {
@@ -388,7 +418,14 @@ mod tests {
 
     fn checkpoint() -> Checkpoint {
         let position = Some(Position { commit_lsn: Lsn(0x210), ordinal: 7 });
-        Checkpoint { system_identifier: 42, timeline: 3, slot: NAME.to_owned(), flushed: Lsn(0x200), position }
+        Checkpoint {
+            system_identifier: 42,
+            timeline: 3,
+            slot: NAME.to_owned(),
+            publication: PUBLICATION.to_owned(),
+            flushed: Lsn(0x200),
+            position,
+        }
     }
 
     /// Refused as `kind`, with each of `parts` in message or hint.
@@ -400,7 +437,7 @@ mod tests {
         parts: &[&str],
     ) {
         let (checkpoint, slot) = (checkpoint.into(), slot.into());
-        let error = verify(NAME, checkpoint.as_ref(), slot.as_ref(), server).expect_err("is refused");
+        let error = verify(NAME, PUBLICATION, checkpoint.as_ref(), slot.as_ref(), server).expect_err("is refused");
         assert_eq!(error.kind, kind, "{error}");
         let text = format!("{error}\nhint: {}", error.hint);
         for part in parts {
@@ -411,20 +448,23 @@ mod tests {
 
     #[test]
     fn nothing_yet_creates_the_slot() {
-        assert_eq!(verify(NAME, None, None, &server()).expect("is fine"), Decision::Create);
+        assert_eq!(verify(NAME, PUBLICATION, None, None, &server()).expect("is fine"), Decision::Create);
     }
 
     #[test]
     fn a_slot_without_a_checkpoint_is_adopted_where_it_stands() {
         let expected = Checkpoint { flushed: Lsn(0x100), position: None, ..checkpoint() };
-        assert_eq!(verify(NAME, None, Some(&slot()), &server()).expect("is fine"), Decision::Adopt(expected));
+        assert_eq!(
+            verify(NAME, PUBLICATION, None, Some(&slot()), &server()).expect("is fine"),
+            Decision::Adopt(expected)
+        );
     }
 
     #[test]
     fn a_checkpoint_at_or_ahead_of_its_slot_is_resumed_with_its_position() {
         for confirmed in [0x1, 0x100, 0x200] {
             let slot = SlotState { confirmed_flush: Some(Lsn(confirmed)), ..slot() };
-            let decision = verify(NAME, Some(&checkpoint()), Some(&slot), &server()).expect("is fine");
+            let decision = verify(NAME, PUBLICATION, Some(&checkpoint()), Some(&slot), &server()).expect("is fine");
             assert_eq!(decision, Decision::Resume(checkpoint()));
         }
     }
@@ -433,7 +473,7 @@ mod tests {
     fn a_slot_that_holds_more_than_it_should_is_still_whole() {
         for status in ["reserved", "extended", "unreserved"] {
             let slot = SlotState { wal_status: Some(status.to_owned()), ..slot() };
-            assert!(verify(NAME, Some(&checkpoint()), Some(&slot), &server()).is_ok(), "{status}");
+            assert!(verify(NAME, PUBLICATION, Some(&checkpoint()), Some(&slot), &server()).is_ok(), "{status}");
         }
     }
 
@@ -461,6 +501,25 @@ mod tests {
         let other = Checkpoint { slot: "old".to_owned(), ..checkpoint() };
         for slot in [None, Some(slot())] {
             refused(Some(other.clone()), slot, &server(), Kind::InDoubt, &["\"old\"", "\"shop\"", "source.slot"]);
+        }
+    }
+
+    /// Within a transaction, the position would name another change.
+    #[test]
+    fn another_publication_may_be_used_between_transactions_only() {
+        let other = Checkpoint { publication: "old".to_owned(), ..checkpoint() };
+        refused(
+            Some(other.clone()),
+            Some(slot()),
+            &server(),
+            Kind::InDoubt,
+            &["0/210:7", "\"old\"", "\"shop tables\""],
+        );
+        let delivered = Position { commit_lsn: Lsn(0x1F0), ordinal: 7 };
+        for position in [None, Some(delivered)] {
+            let between = Checkpoint { position, ..other.clone() };
+            let decision = verify(NAME, PUBLICATION, Some(&between), Some(&slot()), &server()).expect("is fine");
+            assert_eq!(decision, Decision::Resume(Checkpoint { publication: PUBLICATION.to_owned(), ..between }));
         }
     }
 
@@ -521,7 +580,7 @@ mod tests {
         let history = vec![Switch { timeline: 2, at: Lsn(0x90) }, Switch { timeline: 3, at: Lsn(0x211) }];
         let server = ServerState { timeline: 5, history, ..server() };
         let expected = Checkpoint { timeline: 5, ..checkpoint() };
-        let decision = verify(NAME, Some(&checkpoint()), Some(&slot()), &server).expect("is fine");
+        let decision = verify(NAME, PUBLICATION, Some(&checkpoint()), Some(&slot()), &server).expect("is fine");
         assert_eq!(decision, Decision::Resume(expected));
     }
 

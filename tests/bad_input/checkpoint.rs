@@ -68,7 +68,10 @@ async fn a_checkpoint_of_another_system() {
     let ours = read(&scene);
     move_away(&scene);
     let foreign = Checkpoint { system_identifier: 1, ..ours.clone() };
-    FileStore::open(&scene.checkpoint()).expect("opens").store(&foreign).expect("stores");
+    let store = FileStore::new(&scene.checkpoint(), "shop", None);
+    store.take().expect("is free");
+    store.replace(&foreign).expect("stores");
+    drop(store);
     let message = refused(&scene, &[], 5).await;
     let systems = format!("is of the system 1, and the server is the system {}", ours.system_identifier);
     says(&message, &[&format!("error: the checkpoint ({}) {systems}", ours.flushed)]);
@@ -138,12 +141,12 @@ async fn a_checkpoint_that_can_not_be_stored_for_a_while() {
 async fn a_checkpoint_that_another_process_uses() {
     let scene = Scene::new().await;
     let process = streaming(&scene, &[]).await;
-    let message = refused(&scene, &[], 7).await;
+    let message = refused(&scene, &[("standby_timeout_ms", "300")], 7).await;
     says(
         &message,
         &[
             "error: the checkpoint folder ",
-            &format!("in use by another pgsluice (process {})", process.pid().as_raw_nonzero()),
+            &format!("in use by another pgsluice (process {}, name \"shop\")", process.pid().as_raw_nonzero()),
         ],
     );
     says(&message, &["hint: Two processes must not share a checkpoint"]);

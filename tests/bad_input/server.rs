@@ -45,7 +45,7 @@ async fn a_server_that_is_not_set_up_for_it_says_what_it_lacks() {
 
     let mut first = streaming(&scene, &login("right")).await;
     let other = path(&folder("other"));
-    let overrides = [("source.slot", "another"), ("checkpoint.path", other.as_str()), ("source.slot_wait_ms", "200")];
+    let overrides = [("source.slot", "another"), ("checkpoint.path", other.as_str()), ("standby_timeout_ms", "200")];
     let message = refused(&scene, &overrides, 3).await;
     let pid = database.query_one("SELECT active_pid FROM pg_replication_slots").await;
     says(&message, &["max_wal_senders is 1", &format!("PID {pid}"), "hint: Stop a replication client"]);

@@ -127,16 +127,16 @@ async fn a_slot_in_use_is_waited_for_and_then_the_user_is_named() {
     let scene = Scene::new().await;
     let mut first = streaming(&scene, &[]).await;
     let other = path(&folder("other"));
-    let overrides = [("checkpoint.path", other.as_str()), ("source.slot_wait_ms", "300")];
+    let overrides = [("checkpoint.path", other.as_str()), ("standby_timeout_ms", "300")];
     let message = refused(&scene, &overrides, 3).await;
     let slot = scene.database.name();
     let sql = format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}'");
     let pid = scene.database.query_one(&sql).await;
     says(&message, &[&format!("error: replication slot \"{slot}\" is in use by PID {pid} (user postgres")]);
-    says(&message, &["hint: ", &format!("pg_terminate_backend({pid})"), "source.slot_wait_ms"]);
+    says(&message, &["hint: ", &format!("pg_terminate_backend({pid})"), "standby_timeout_ms"]);
     // A patient one takes over when the first ends.
     let second = start(&scene, &[("checkpoint.path", &other)]);
-    second.wait_for_log("waiting for it", SOON).await;
+    second.wait_for_log("standing by", SOON).await;
     first.terminate();
     assert_eq!(first.wait(SOON).await.0, Some(0));
     second.wait_for_log("streaming from PostgreSQL", SOON).await;

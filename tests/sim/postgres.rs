@@ -8,7 +8,7 @@ use bytes::Bytes;
 use pgsluice::checkpoint::Checkpoint;
 use pgsluice::failure::Failure;
 use pgsluice::lsn::Lsn;
-use pgsluice::source::{Batch, ChangeStream, Opened, Source, Status};
+use pgsluice::source::{Batch, ChangeStream, Opened, Resume, Source, Status};
 
 use super::frames;
 use super::world::{NAME, Shared, World};
@@ -42,10 +42,7 @@ fn gone(what: &'static str) -> Failure {
 impl Source for SimSource {
     type Stream = SimStream;
 
-    fn open(
-        &self,
-        checkpoint: Option<Checkpoint>,
-    ) -> impl Future<Output = Result<Opened<SimStream>, Failure>> + Send + 'static {
+    fn open(&self, resume: Resume) -> impl Future<Output = Result<Opened<SimStream>, Failure>> + Send + 'static {
         let shared = self.0.clone();
         async move {
             let at_ms = {
@@ -56,6 +53,7 @@ impl Source for SimSource {
             if shared.lock().step("start") {
                 std::future::pending::<()>().await;
             }
+            let checkpoint = resume.checkpoint().await?;
             let mut world = shared.lock();
             let fails = world.faults.open_fails;
             if world.source_chance(fails) {
@@ -65,6 +63,7 @@ impl Source for SimSource {
                 system_identifier: 7,
                 timeline: 1,
                 slot: NAME.to_owned(),
+                publication: NAME.to_owned(),
                 flushed: Lsn(world.confirmed),
                 position: None,
             });
