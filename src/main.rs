@@ -3,13 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use pgsluice::cli::{self, Arguments, Command};
+use pgsluice::cli::{self, Arguments};
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Run(arguments) => cli::run::run(&arguments),
-    };
-    match outcome {
+    match Arguments::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(definite) => {
             cli::report::print(&definite);

@@ -20,7 +20,6 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 
 use crate::broker::Broker;
-use crate::checkpoint::file::FileStore;
 use crate::checkpoint::writer::Checkpointer;
 use crate::checkpoint::{Checkpoint, DurableLsn, Store};
 use crate::config::Settings;
@@ -34,12 +33,16 @@ use crate::source::{Source, Status};
 use intake::Intake;
 use link::{Link, News};
 
-/// Runs one pipeline against the real servers until `shutdown` completes (then `Ok`) or it has to stop.
+/// Runs one pipeline against the real servers, from what `store` holds, until `shutdown` completes (then `Ok`) or it has
+/// to stop.
 ///
 /// # Errors
 /// Whatever a human has to look at; see [`Kind`] for the exit codes.
-pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), Definite> {
-    let store = Arc::new(FileStore::new(&settings.checkpoint.path, &settings.name, settings.source.standby_timeout));
+pub async fn run(
+    settings: Settings,
+    store: Arc<dyn Store>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Definite> {
     let source = PostgresSource::new(settings.source.clone(), settings.outbox.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, exchanges(&settings));
     Pipeline::new(settings, source, broker, store).run(shutdown).await
@@ -127,6 +130,8 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     /// they starve nobody, and a busy broker holds back reading, as it should. Cancel-safe.
     async fn turn(&mut self, may_read: bool) -> Result<(), Definite> {
         if self.intake.report_now {
+            // A server that asks may be about to shut down, and waits for what is settled to be reported.
+            self.checkpointer.iter_mut().for_each(Checkpointer::hurry);
             self.report().await;
         }
         tokio::select! { biased;
@@ -197,9 +202,6 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     /// Takes no more in, and waits for what is in flight and for its checkpoint, up to the deadline.
     async fn drain(&mut self) -> Result<(), Definite> {
         let deadline = Instant::now() + self.settings.shutdown_timeout;
-        if let Some(checkpointer) = &mut self.checkpointer {
-            checkpointer.hurry();
-        }
         tracing::info!(in_flight = self.window.len(), "stopping: waiting for what is in flight");
         let settle_all = async {
             let is_stored = |pipeline: &Self| {
@@ -207,6 +209,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
                 pipeline.checkpointer.as_ref().is_none_or(|checkpointer| checkpointer.has_stored(watermark))
             };
             while !(self.window.is_empty() && is_stored(self)) {
+                self.checkpointer.iter_mut().for_each(Checkpointer::hurry);
                 self.turn(false).await?;
             }
             Ok(())

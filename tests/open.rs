@@ -164,7 +164,7 @@ async fn a_slot_of_another_plugin_database_or_kind_is_refused_and_nothing_is_cre
 async fn a_slot_that_is_gone_is_in_doubt() {
     let (database, settings, start) = used(support::postgres()).await;
     database.execute(&format!("SELECT pg_drop_replication_slot('{}')", settings.slot)).await;
-    let parts = ["does not exist", &start.flushed.to_string(), "move the checkpoint file away"];
+    let parts = ["does not exist", &start.flushed.to_string(), "pgsluice checkpoint reset"];
     refused(open(&settings, Some(&start)).await, Kind::InDoubt, &parts);
     let count = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'", settings.slot);
     assert_eq!(database.query_one(&count).await, "0", "it is not created again");

@@ -8,18 +8,15 @@
 //! The folder is locked for as long as the store lives. Another pgsluice of the same name waits for it as a
 //! warm standby. Knows nothing of slots or servers (`postgres::slot` judges whether a checkpoint fits them).
 
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use anyhow::anyhow;
 
-use super::{Checkpoint, Loading, Store, Storing};
+use super::{Checkpoint, Loading, Store, Storing, document};
 use crate::failure::{Definite, Failure, Kind};
 
 /// The checkpoint, within the folder.
@@ -28,17 +25,12 @@ pub const FILE: &str = "checkpoint.json";
 const TEMPORARY: &str = "checkpoint.json.tmp";
 /// Held locked by the process that owns the folder; holds its process id and its name.
 const LOCK: &str = "lock";
+/// What was forgotten last.
+const OLD: &str = "checkpoint.json.old";
+/// The folder of the positions that were given a name, within the folder.
+const KEPT: &str = "named";
 /// How often a standby looks whether the folder is free.
 const POLL: Duration = Duration::from_millis(250);
-/// Of the format. Raise it when an older pgsluice would misread a newer file.
-const VERSION: u32 = 1;
-/// A checkpoint takes some 300 bytes; what is larger is something else.
-const LARGEST_BYTES: u64 = 64 * 1024;
-
-const START_FROM_THE_SLOT: &str = "Restore the file from a backup taken from this same folder, or move it away: pgsluice \
-    then goes on from the slot's confirmed_flush_lsn, which is never past what was stored, so that nothing is lost and \
-    some events may be sent again.";
-
 /// The store in one folder.
 #[derive(Debug)]
 pub struct FileStore {
@@ -122,22 +114,6 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// The file's content.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Stored {
-    version: u32,
-    checkpoint: Checkpoint,
-    /// See [`checksum`].
-    sha256: String,
-}
-
-/// What every version of the format has.
-#[derive(Debug, Deserialize)]
-struct Versioned {
-    version: u32,
-}
-
 impl FileStore {
     /// The store in `dir` for the pgsluice called `name`, which waits so long for it; none: for ever. Touches nothing
     /// yet.
@@ -185,10 +161,81 @@ impl FileStore {
     pub fn replace(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let mut held = self.held();
         let Some(held) = held.as_mut() else { return Err(StoreError::NotTaken) };
-        if let Some(stored) = held.last.as_ref().filter(|stored| !follows(stored, checkpoint)) {
+        if let Some(stored) = held.last.as_ref().filter(|stored| !checkpoint.follows(stored)) {
             return Err(StoreError::Backwards { stored: stored.clone().into(), given: checkpoint.clone().into() });
         }
-        let temporary = self.dir.join(TEMPORARY);
+        self.write(&self.file(), checkpoint)?;
+        held.last = Some(checkpoint.clone());
+        Ok(())
+    }
+
+    /// Replaces the checkpoint, wherever it is.
+    ///
+    /// # Errors
+    /// As [`replace`](Self::replace).
+    pub fn overwrite(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let mut held = self.held();
+        let Some(held) = held.as_mut() else { return Err(StoreError::NotTaken) };
+        self.write(&self.file(), checkpoint)?;
+        held.last = Some(checkpoint.clone());
+        Ok(())
+    }
+
+    /// Moves the checkpoint out of the way, to `checkpoint.json.old`.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]
+    pub fn forget(&self) -> Result<(), StoreError> {
+        let mut held = self.held();
+        let Some(held) = held.as_mut() else { return Err(StoreError::NotTaken) };
+        let old = self.dir.join(OLD);
+        fs::rename(self.file(), &old).map_err(io_error("rename to", &old))?;
+        held.last = None;
+        sync_dir(&self.dir).map_err(io_error("fsync", &self.dir))
+    }
+
+    /// Stores a position under a name, whoever has the folder; false when the name is taken, and was not to be replaced.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]
+    pub fn keep(&self, label: &str, checkpoint: &Checkpoint, replace: bool) -> Result<bool, StoreError> {
+        let folder = self.dir.join(KEPT);
+        fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
+        let path = folder.join(format!("{label}.json"));
+        if path.exists() && !replace {
+            return Ok(false);
+        }
+        self.write(&path, checkpoint)?;
+        Ok(true)
+    }
+
+    /// The positions that have a name, in its order.
+    ///
+    /// # Errors
+    /// One can't be read.
+    pub fn kept(&self) -> Result<Vec<(String, Checkpoint)>, Definite> {
+        let folder = self.dir.join(KEPT);
+        let unreadable = |error| unusable(&self.dir, &format!("cannot read {}", folder.display()), error);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(unreadable)?,
+        };
+        let mut kept = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(unreadable)?.path();
+            let label = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
+            if let (Some(label), Some(checkpoint)) = (label, read_file(&self.dir, &path)?) {
+                kept.push((label.to_owned(), checkpoint));
+            }
+        }
+        kept.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(kept)
+    }
+
+    /// Puts a whole document where `path` is, durably.
+    fn write(&self, path: &Path, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let folder = path.parent().unwrap_or(&self.dir);
+        let temporary = path.with_extension("json.tmp");
         // A retry must not fsync a file whose last fsync failed: the kernel may have dropped its pages
         // and would report success. So the old one is unlinked, and a new one made.
         match fs::remove_file(&temporary) {
@@ -196,14 +243,17 @@ impl FileStore {
             Ok(()) | Err(_) => {}
         }
         let mut file = File::create(&temporary).map_err(io_error("create", &temporary))?;
-        file.write_all(render(checkpoint).as_bytes()).map_err(io_error("write", &temporary))?;
+        file.write_all(document::render(checkpoint).as_bytes()).map_err(io_error("write", &temporary))?;
         file.sync_all().map_err(io_error("fsync", &temporary))?;
         drop(file);
-        let path = self.file();
-        fs::rename(&temporary, &path).map_err(io_error("rename to", &path))?;
-        sync_dir(&self.dir).map_err(io_error("fsync", &self.dir))?;
-        held.last = Some(checkpoint.clone());
-        Ok(())
+        fs::rename(&temporary, path).map_err(io_error("rename to", path))?;
+        sync_dir(folder).map_err(io_error("fsync", folder))
+    }
+
+    /// Where it stores.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.dir
     }
 
     /// Where the checkpoint is.
@@ -261,73 +311,16 @@ fn panicked(panic: tokio::task::JoinError) -> Failure {
 /// # Errors
 /// As [`FileStore::take`].
 pub fn read(dir: &Path) -> Result<Option<Checkpoint>, Definite> {
-    let path = dir.join(FILE);
+    read_file(dir, &dir.join(FILE))
+}
+
+fn read_file(dir: &Path, path: &Path) -> Result<Option<Checkpoint>, Definite> {
     let mut text = Vec::new();
-    match File::open(&path).and_then(|file| file.take(LARGEST_BYTES + 1).read_to_end(&mut text)) {
-        Ok(_) => parse(&path, &text).map(Some),
+    match File::open(path).and_then(|file| file.take(document::LARGEST_BYTES + 1).read_to_end(&mut text)) {
+        Ok(_) => document::parse(&format!("the checkpoint {}", path.display()), &text).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unusable(dir, &format!("cannot read the checkpoint {}", path.display()), error)),
     }
-}
-
-fn parse(path: &Path, text: &[u8]) -> Result<Checkpoint, Definite> {
-    let corrupt = |what: anyhow::Error| {
-        let what = what.context(format!("the checkpoint {} is not usable", path.display()));
-        Definite::new(Kind::Checkpoint, what, START_FROM_THE_SLOT)
-    };
-    if text.is_empty() {
-        return Err(corrupt(anyhow!("it is empty")));
-    }
-    if text.len() as u64 > LARGEST_BYTES {
-        return Err(corrupt(anyhow!("it is larger than {LARGEST_BYTES} bytes, so something else has written it")));
-    }
-    let Versioned { version } = serde_json::from_slice(text).context("it is truncated or corrupt").map_err(corrupt)?;
-    if version != VERSION {
-        let what = anyhow!("it has format version {version}, and this pgsluice reads version {VERSION}");
-        let what = what.context(format!("the checkpoint {} is not usable", path.display()));
-        return Err(Definite::new(
-            Kind::Checkpoint,
-            what,
-            format!("Run the pgsluice that wrote it, or a newer one. {START_FROM_THE_SLOT}"),
-        ));
-    }
-    let stored: Stored = serde_json::from_slice(text).context("it is truncated or corrupt").map_err(corrupt)?;
-    let expected = checksum(&stored.checkpoint);
-    if stored.sha256 != expected {
-        let found = stored.sha256;
-        return Err(corrupt(anyhow!(
-            "its checksum is {found} where its content has {expected}: it is corrupt, or was edited"
-        )));
-    }
-    Ok(stored.checkpoint)
-}
-
-fn render(checkpoint: &Checkpoint) -> String {
-    let sha256 = checksum(checkpoint);
-    let stored = Stored { version: VERSION, checkpoint: checkpoint.clone(), sha256 };
-    let mut text = serde_json::to_string_pretty(&stored).expect("numbers and strings always serialize");
-    text.push('\n');
-    text
-}
-
-/// SHA-256 in lowercase hexadecimal over the JSON array `[version,checkpoint]` without white space, so that
-/// the document's layout does not matter.
-fn checksum(checkpoint: &Checkpoint) -> String {
-    let content = serde_json::to_vec(&(VERSION, checkpoint)).expect("numbers and strings always serialize");
-    Sha256::digest(content).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
-/// Whether `next` is the same stream as `stored`, and not behind it.
-fn follows(stored: &Checkpoint, next: &Checkpoint) -> bool {
-    stored.system_identifier == next.system_identifier
-        && stored.slot == next.slot
-        && stored.timeline <= next.timeline
-        && stored.flushed <= next.flushed
-        && stored.position <= next.position
 }
 
 fn create(dir: &Path) -> Result<(), Definite> {

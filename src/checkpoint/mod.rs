@@ -1,12 +1,16 @@
 //! The watermark as last stored durably, and the proof of it.
 
+pub mod configured;
+mod document;
 pub mod file;
 pub mod memory;
+pub mod postgres;
 pub mod writer;
 
 use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +29,11 @@ pub trait Store: Debug + Send + Sync {
     /// Replaces the stored checkpoint, and completes once it would survive a power loss. Storing again after a
     /// transient failure is safe.
     fn store(self: Arc<Self>, checkpoint: Checkpoint) -> Storing;
+
+    /// How often to store while nothing is settled, and only the idle stream moves on.
+    fn idle_interval(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// What [`Store::load`] returns. Definite: what is stored can't be read, or is not what a store has written.
@@ -57,6 +66,16 @@ impl Checkpoint {
     #[must_use]
     pub fn progress(&self) -> Progress {
         Progress { flushed: self.flushed, position: self.position }
+    }
+
+    /// Whether it is of the same stream as `stored`, and not behind it.
+    #[must_use]
+    pub fn follows(&self, stored: &Self) -> bool {
+        stored.system_identifier == self.system_identifier
+            && stored.slot == self.slot
+            && stored.timeline <= self.timeline
+            && stored.flushed <= self.flushed
+            && stored.position <= self.position
     }
 
     /// The same binding, further on.

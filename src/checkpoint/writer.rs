@@ -22,13 +22,15 @@ pub struct Checkpointer {
     binding: Checkpoint,
     /// The newest progress that was offered.
     wanted: Progress,
+    /// It is to be stored now.
+    urgent: bool,
     durable: Option<DurableLsn>,
     state: State,
     backoff: Backoff,
 }
 
 enum State {
-    /// Nothing is being written; the next write may start at the instant.
+    /// Nothing is being written, since the instant.
     Resting(Instant),
     Writing(Storing),
     /// The last write failed; the next attempt starts at the instant.
@@ -46,6 +48,7 @@ impl Checkpointer {
             interval,
             binding,
             wanted,
+            urgent: true,
             durable: None,
             state: State::Resting(Instant::now()),
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
@@ -77,11 +80,18 @@ impl Checkpointer {
         self.binding = binding.at(self.binding.progress());
     }
 
-    /// The process is about to end: from now on, what is offered is stored at once.
+    /// The server asks, or the process is about to end: what is offered next is stored at once.
     pub fn hurry(&mut self) {
-        self.interval = Duration::ZERO;
-        if let State::Resting(until) = &mut self.state {
-            *until = Instant::now();
+        self.urgent = true;
+    }
+
+    /// How long to rest between two writes.
+    fn rest(&self) -> Duration {
+        let is_idle = self.wanted.position == self.binding.position;
+        match (self.urgent, is_idle) {
+            (true, _) => Duration::ZERO,
+            (false, true) => self.interval.max(self.store.idle_interval()),
+            (false, false) => self.interval,
         }
     }
 
@@ -97,9 +107,14 @@ impl Checkpointer {
     /// Definite when the store can never take it; a full disk is waited out.
     pub async fn stored(&mut self) -> Result<DurableLsn, Definite> {
         loop {
+            let rest = self.rest();
             match &mut self.state {
                 State::Resting(_) if self.wanted == self.binding.progress() => std::future::pending().await,
-                State::Resting(until) | State::Failed(until) => {
+                State::Resting(since) => {
+                    sleep_until(*since + rest).await;
+                    self.write();
+                }
+                State::Failed(until) => {
                     sleep_until(*until).await;
                     self.write();
                 }
@@ -109,7 +124,7 @@ impl Checkpointer {
                             tracing::info!("the checkpoint is being stored again");
                         }
                         self.backoff.reset();
-                        self.state = State::Resting(Instant::now() + self.interval);
+                        self.state = State::Resting(Instant::now());
                         let durable = DurableLsn(self.binding.flushed);
                         self.durable = Some(durable);
                         return Ok(durable);
@@ -126,6 +141,7 @@ impl Checkpointer {
     }
 
     fn write(&mut self) {
+        self.urgent = false;
         self.binding = self.binding.at(self.wanted);
         self.state = State::Writing(Arc::clone(&self.store).store(self.binding.clone()));
     }

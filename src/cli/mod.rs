@@ -2,10 +2,17 @@
 //!
 //! Nothing here knows how a change flows; commands turn arguments into settings and hand them on.
 
+pub mod checkpoint;
 pub mod report;
 pub mod run;
 
+use std::path::PathBuf;
+
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+
+use crate::config::{self, Settings};
+use crate::failure::{Definite, Kind};
 
 /// Streams the row changes of a PostgreSQL database into `RabbitMQ`, in commit order, without losing one.
 #[derive(Debug, Parser)]
@@ -28,6 +35,50 @@ pub enum Command {
     /// Stream until told to stop (SIGTERM or SIGINT)
     #[command(after_help = EXIT_CODES)]
     Run(run::RunArguments),
+    /// Show, name or move the stored position
+    #[command(subcommand)]
+    Checkpoint(checkpoint::CheckpointCommand),
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Whatever ends it before its time.
+    pub fn run(self) -> Result<(), Definite> {
+        match self {
+            Self::Run(arguments) => run::run(&arguments),
+            Self::Checkpoint(command) => block_on(checkpoint::run(command)),
+        }
+    }
+}
+
+/// What every command reads.
+#[derive(Debug, clap::Args)]
+pub struct Configuration {
+    /// The configuration
+    #[arg(short, long, value_name = "FILE", env = "PGSLUICE_CONFIG")]
+    config: PathBuf,
+}
+
+impl Configuration {
+    fn load(&self) -> Result<Settings, Definite> {
+        config::load(&self.config)
+    }
+}
+
+/// Runs `work` to its end on this thread.
+fn block_on<T>(work: impl Future<Output = Result<T, Definite>>) -> Result<T, Definite> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().context("runtime").map_err(cannot_start)?;
+    let outcome = runtime.block_on(work);
+    // A name lookup that still hangs must not hold up the exit.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn cannot_start(error: anyhow::Error) -> Definite {
+    Definite::new(Kind::Process, error.context("cannot start"), "the system is out of threads, memory or descriptors")
 }
 
 /// Follows [`crate::failure::Kind`].

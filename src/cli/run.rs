@@ -1,33 +1,37 @@
 //! `pgsluice run`: load the settings, start logging, stream until told to stop.
 
-use std::path::PathBuf;
-
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{self, LogFormat};
-use crate::failure::{Definite, Kind};
+use super::checkpoint::rewind;
+use super::{Configuration, block_on, cannot_start};
+use crate::checkpoint::configured::Configured;
+use crate::config::LogFormat;
+use crate::failure::Definite;
 use crate::pipeline;
 use crate::telemetry::logging;
 
 /// Flags override the environment, which overrides the file.
 #[derive(Debug, clap::Args)]
 pub struct RunArguments {
-    /// The configuration
-    #[arg(short, long, value_name = "FILE", env = "PGSLUICE_CONFIG")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    configuration: Configuration,
+
+    /// Go on from an earlier position: an LSN that is still retained, or the name of a checkpoint
+    #[arg(long, value_name = "POSITION")]
+    from: Option<String>,
 
     /// Give up when a server can't be reached at start, instead of trying for ever
     #[arg(long)]
-    pub fail_fast: bool,
+    fail_fast: bool,
 
     /// Overrides log.format; text on a terminal and JSON elsewhere, unless either is set
     #[arg(long, value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    log_format: Option<LogFormat>,
 
     /// Log more: -v is debug, -vv is trace; overrides log.level
     #[arg(short, long, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    verbose: u8,
 }
 
 /// Runs until SIGTERM, SIGINT or a definite failure.
@@ -35,7 +39,7 @@ pub struct RunArguments {
 /// # Errors
 /// Whatever ends the pipeline; a configuration that can't be used.
 pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
-    let mut settings = config::load(&arguments.config)?;
+    let mut settings = arguments.configuration.load()?;
     settings.fail_fast |= arguments.fail_fast;
     settings.log.format = arguments.log_format.or(settings.log.format);
     settings.log.level = match arguments.verbose {
@@ -45,20 +49,15 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
     };
     logging::start(&settings.log).map_err(cannot_start)?;
 
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime").map_err(cannot_start)?;
-    let outcome = runtime.block_on(async {
+    block_on(async {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
-        pipeline::run(settings, shutdown.requested()).await
-    });
-    // A name lookup that still hangs must not hold up the exit.
-    runtime.shutdown_background();
-    outcome
-}
-
-fn cannot_start(error: anyhow::Error) -> Definite {
-    Definite::new(Kind::Process, error.context("cannot start"), "the system is out of threads, memory or descriptors")
+        let store = Configured::new(&settings);
+        if let Some(position) = &arguments.from {
+            rewind(&settings, &store, position).await?;
+        }
+        pipeline::run(settings, store.store(), shutdown.requested()).await
+    })
 }
 
 /// SIGTERM and SIGINT.

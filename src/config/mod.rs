@@ -143,10 +143,29 @@ pub enum Unroutable {
 /// `[checkpoint]`
 #[derive(Debug, Clone)]
 pub struct CheckpointSettings {
-    /// The folder that holds the checkpoint file; created when missing.
-    pub path: PathBuf,
+    /// Where to.
+    pub store: StoreSettings,
     /// Store at most so often while there is progress.
     pub interval: Duration,
+}
+
+/// `[checkpoint] store`
+#[derive(Debug, Clone)]
+pub enum StoreSettings {
+    /// A file in a folder of its own, which is created when missing.
+    File {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A row of a table, which is created when missing.
+    Postgres {
+        /// How to connect; as to the source, unless set.
+        conninfo: Box<Conninfo>,
+        /// The table's schema, unquoted.
+        schema: String,
+        /// The table's name, unquoted.
+        table: String,
+    },
 }
 
 /// `[log]`

@@ -11,7 +11,7 @@ use super::layers::{Layers, Origins};
 use super::written::{self, Written};
 use super::{
     ChangesSettings, CheckpointSettings, LogFormat, LogSettings, OutboxColumns, OutboxSettings, RabbitSettings,
-    Settings, SourceSettings, Unroutable,
+    Settings, SourceSettings, StoreSettings, Unroutable,
 };
 use crate::failure::Definite;
 use crate::postgres::conninfo::Conninfo;
@@ -28,6 +28,8 @@ const CHANGES_VARIABLES: [(&str, ()); 3] = [("schema", ()), ("table", ()), ("op"
 const MAX_NAME_BYTES: usize = 255;
 /// A day: no wait for a peer is longer.
 const MAX_WAIT_MS: i64 = 86_400_000;
+const CONNECTION_STRING: &str =
+    "a PostgreSQL connection string, as in url = \"postgres://app@db1/shop?sslmode=verify-full\"";
 const MEBIBYTE: i64 = 1024 * 1024;
 
 /// Checks and completes everything.
@@ -50,16 +52,21 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
     let name = slot_name(at, "name", name)?;
     let standby_timeout =
         standby_timeout_ms.map(|ms| millis(at, "standby_timeout_ms", Some(ms), ms, 1..=MAX_WAIT_MS)).transpose()?;
-    let source = SourceSettings { standby_timeout, ..self::source(at, source, &name)? };
+    let mut source = SourceSettings { standby_timeout, ..self::source(at, source, &name)? };
     let outbox = outbox.map(|outbox| self::outbox(at, outbox, &name)).transpose()?;
     if source.tables.is_empty() && outbox.is_none() {
         let hint = "write source.tables = [\"public.*\"] for the changes of tables, an [outbox] section, or both";
         return Err(at.wrong("source.tables", "is missing, and there is no [outbox]: nothing is selected", hint));
     }
+    let checkpoint = self::checkpoint(at, checkpoint, &name, &source)?;
+    if let StoreSettings::Postgres { schema, table, .. } = &checkpoint.store {
+        // Each store of the checkpoint would be a change to publish, and to store.
+        source.tables.exclude(schema, table);
+    }
     Ok(Settings {
         changes: self::changes(at, changes, &name)?,
         rabbitmq: rabbit(at, rabbitmq)?,
-        checkpoint: self::checkpoint(at, checkpoint, &name)?,
+        checkpoint,
         shutdown_timeout: millis(at, "shutdown_timeout_ms", shutdown_timeout_ms, 30_000, 1..=MAX_WAIT_MS)?,
         fail_fast: fail_fast.unwrap_or(false),
         log: self::log(at, log)?,
@@ -70,10 +77,8 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
 }
 
 fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSettings, Definite> {
-    let hint = "a PostgreSQL connection string, as in url = \"postgres://app@db1/shop?sslmode=verify-full\"";
-    let url = required(at, "source.url", written.url, hint)?;
-    let mut conninfo =
-        Conninfo::parse(&url).map_err(|error| at.wrong_because("source.url", "can't be used", error, hint))?;
+    let url = required(at, "source.url", written.url, CONNECTION_STRING)?;
+    let mut conninfo = conninfo(at, "source.url", &url)?;
     if let Some(password) = password(at, "source", written.password, written.password_file)? {
         conninfo = conninfo.with_password(password);
     }
@@ -90,6 +95,17 @@ fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSe
         publication,
         report_every: millis(at, "source.report_every_ms", written.report_every_ms, 10_000, 100..=MAX_WAIT_MS)?,
         standby_timeout: None,
+    })
+}
+
+fn conninfo(at: &Origins, key: &str, url: &str) -> Result<Conninfo, Definite> {
+    Conninfo::parse(url).map_err(|error| at.wrong_because(key, "can't be used", error, CONNECTION_STRING))
+}
+
+fn qualified(at: &Origins, key: &str, table: &str) -> Result<(String, String), Definite> {
+    parse_qualified(table).map_err(|error| {
+        let hint = error.hint();
+        at.wrong_because(key, "can't be used", error, hint)
     })
 }
 
@@ -110,10 +126,7 @@ fn changes(at: &Origins, written: written::Changes, name: &str) -> Result<Change
 
 fn outbox(at: &Origins, written: written::Outbox, name: &str) -> Result<OutboxSettings, Definite> {
     let table = required(at, "outbox.table", written.table, "the outbox table, as in table = \"public.outbox\"")?;
-    let (schema, table) = parse_qualified(&table).map_err(|error| {
-        let hint = error.hint();
-        at.wrong_because("outbox.table", "can't be used", error, hint)
-    })?;
+    let (schema, table) = qualified(at, "outbox.table", &table)?;
     let column = |key, written: Option<String>, default: &str| {
         let column = written.unwrap_or_else(|| default.to_owned());
         identifier(at, key, &column).map(|()| column)
@@ -180,17 +193,48 @@ fn rabbit(at: &Origins, written: written::Rabbit) -> Result<RabbitSettings, Defi
     })
 }
 
-fn checkpoint(at: &Origins, written: written::Checkpoint, name: &str) -> Result<CheckpointSettings, Definite> {
-    one_of(at, "checkpoint.store", written.store, &[("file", ())])?;
-    let path = match written.path {
-        Some(path) if path.is_empty() => {
-            return Err(at.wrong("checkpoint.path", "is empty", "the folder for the checkpoint file"));
-        }
-        Some(path) => at.folder().join(path),
-        None => PathBuf::from("/var/lib/pgsluice").join(name),
-    };
-    let interval = millis(at, "checkpoint.interval_ms", written.interval_ms, 200, 10..=60_000)?;
-    Ok(CheckpointSettings { path, interval })
+fn checkpoint(
+    at: &Origins,
+    written: written::Checkpoint,
+    name: &str,
+    source: &SourceSettings,
+) -> Result<CheckpointSettings, Definite> {
+    let written::Checkpoint { store, path, url, password, password_file, table, interval_ms } = written;
+    let interval = millis(at, "checkpoint.interval_ms", interval_ms, 200, 10..=60_000)?;
+    let is_table = one_of(at, "checkpoint.store", store, &[("file", false), ("postgres", true)])?.unwrap_or(false);
+    let given = [
+        ("path", path.is_some(), false),
+        ("url", url.is_some(), true),
+        ("password", password.is_some(), true),
+        ("password_file", password_file.is_some(), true),
+        ("table", table.is_some(), true),
+    ];
+    if let Some((key, ..)) = given.into_iter().find(|(_, is_given, of_table)| *is_given && *of_table != is_table) {
+        let (is, other) = if is_table { ("postgres", "file") } else { ("file", "postgres") };
+        let hint = format!("remove the key, or set checkpoint.store = \"{other}\"");
+        return Err(at.wrong(
+            &format!("checkpoint.{key}"),
+            format!("has no meaning with checkpoint.store = \"{is}\""),
+            hint,
+        ));
+    }
+    if !is_table {
+        let path = match path {
+            Some(path) if path.is_empty() => {
+                return Err(at.wrong("checkpoint.path", "is empty", "the folder for the checkpoint file"));
+            }
+            Some(path) => at.folder().join(path),
+            None => PathBuf::from("/var/lib/pgsluice").join(name),
+        };
+        return Ok(CheckpointSettings { store: StoreSettings::File { path }, interval });
+    }
+    let mut conninfo = url.map_or_else(|| Ok(source.conninfo.clone()), |url| conninfo(at, "checkpoint.url", &url))?;
+    if let Some(password) = self::password(at, "checkpoint", password, password_file)? {
+        conninfo = conninfo.with_password(password);
+    }
+    let table = table.unwrap_or_else(|| "public.pgsluice_checkpoints".to_owned());
+    let (schema, table) = qualified(at, "checkpoint.table", &table)?;
+    Ok(CheckpointSettings { store: StoreSettings::Postgres { conninfo: Box::new(conninfo), schema, table }, interval })
 }
 
 fn log(at: &Origins, written: written::Log) -> Result<LogSettings, Definite> {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{LogFormat, Settings, Unroutable, layers, resolve};
+use super::{LogFormat, Settings, StoreSettings, Unroutable, layers, resolve};
 
 const SMALLEST: &str = r#"
 name = "shop"
@@ -56,7 +56,7 @@ fn the_smallest_configuration_gets_the_defaults() {
     assert_eq!(settings.rabbitmq.confirm_timeout, Duration::from_mins(1));
     assert_eq!(settings.rabbitmq.max_message_bytes, None);
     assert_eq!(settings.rabbitmq.unroutable, Unroutable::Wait);
-    assert_eq!(settings.checkpoint.path, Path::new("/var/lib/pgsluice/shop"));
+    assert_eq!(checkpoint_path(&settings), Path::new("/var/lib/pgsluice/shop"));
     assert_eq!(settings.checkpoint.interval, Duration::from_millis(200));
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(30));
     assert!(!settings.fail_fast);
@@ -103,8 +103,43 @@ fn variables_override_the_file_with_numbers_booleans_and_lists() {
 
 #[test]
 fn a_relative_path_starts_at_the_files_folder() {
-    assert_eq!(loaded(&with("checkpoint", "path = \"state\""), &[]).checkpoint.path, Path::new("conf/state"));
-    assert_eq!(loaded(&with("checkpoint", "path = \"/state\""), &[]).checkpoint.path, Path::new("/state"));
+    assert_eq!(checkpoint_path(&loaded(&with("checkpoint", "path = \"state\""), &[])), Path::new("conf/state"));
+    assert_eq!(checkpoint_path(&loaded(&with("checkpoint", "path = \"/state\""), &[])), Path::new("/state"));
+}
+
+fn checkpoint_path(settings: &Settings) -> &Path {
+    match &settings.checkpoint.store {
+        StoreSettings::File { path } => path,
+        StoreSettings::Postgres { .. } => panic!("a file is the default"),
+    }
+}
+
+#[test]
+fn the_checkpoints_table_is_in_the_source_unless_set_and_never_selected() {
+    let settings = loaded(&with("checkpoint", "store = \"postgres\""), &[]);
+    let StoreSettings::Postgres { conninfo, schema, table } = &settings.checkpoint.store else { panic!("is a table") };
+    assert_eq!(conninfo.dbname(), settings.source.conninfo.dbname());
+    assert_eq!((schema.as_str(), table.as_str()), ("public", "pgsluice_checkpoints"));
+    assert!(!settings.source.tables.selects(schema, table));
+    let elsewhere = "store = \"postgres\"\nurl = \"postgres://ops@db9/ops\"\ntable = 'ops.\"Check Points\"'";
+    let settings = loaded(&with("checkpoint", elsewhere), &[("PGSLUICE__CHECKPOINT__PASSWORD", "s3cret")]);
+    let StoreSettings::Postgres { conninfo, schema, table } = &settings.checkpoint.store else { panic!("is a table") };
+    assert_eq!((conninfo.user(), conninfo.dbname()), ("ops", "ops"));
+    assert_eq!((schema.as_str(), table.as_str()), ("ops", "Check Points"));
+}
+
+#[test]
+fn a_key_of_the_other_store_is_refused() {
+    assert_eq!(
+        error(&with("checkpoint", "url = \"postgres://ops@db9/ops\""), &[]),
+        "conf/shop.toml:9: checkpoint.url has no meaning with checkpoint.store = \"file\"\n\
+         remove the key, or set checkpoint.store = \"postgres\""
+    );
+    assert_eq!(
+        error(&with("checkpoint", "store = \"postgres\"\npath = \"state\""), &[]),
+        "conf/shop.toml:10: checkpoint.path has no meaning with checkpoint.store = \"postgres\"\n\
+         remove the key, or set checkpoint.store = \"file\""
+    );
 }
 
 #[test]
@@ -112,7 +147,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
     assert_eq!(
         error(&with("checkpoint", "intervall_ms = 5"), &[]),
         "conf/shop.toml:9: checkpoint.intervall_ms is unknown\n\
-         did you mean checkpoint.interval_ms? known in [checkpoint]: store, path, interval_ms"
+         did you mean checkpoint.interval_ms? known in [checkpoint]: store, path, url, password, password_file, table, interval_ms"
     );
     assert_eq!(
         error(&format!("tabels = []\n{SMALLEST}"), &[]),
@@ -122,7 +157,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
     assert_eq!(
         error(SMALLEST, &[("PGSLUICE__CHECKPOINT__PAHT", "x")]),
         "PGSLUICE__CHECKPOINT__PAHT: checkpoint.paht is unknown\n\
-         did you mean checkpoint.path? known in [checkpoint]: store, path, interval_ms"
+         did you mean checkpoint.path? known in [checkpoint]: store, path, url, password, password_file, table, interval_ms"
     );
     assert_eq!(
         error(SMALLEST, &[("PGSLUICE__NAME__X", "x")]),
@@ -372,7 +407,14 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
     found.sort();
     known.sort();
     assert_eq!(found, known);
-    let examples = ["password", "max_message_bytes", "format", "standby_timeout_ms"];
+    let examples = [
+        "password",
+        "max_message_bytes",
+        "format",
+        "standby_timeout_ms",
+        "url = \"postgres://ops",
+        "table = \"public.pgsluice",
+    ];
     let without_examples: Vec<&str> =
         uncommented.into_iter().filter(|line| !examples.iter().any(|example| line.starts_with(example))).collect();
     // What is commented out is the default, so that uncommenting it changes nothing.

@@ -100,6 +100,10 @@ pub(super) struct Unroutable {
 pub(super) struct Checkpoint {
     pub(super) store: Option<String>,
     pub(super) path: Option<String>,
+    pub(super) url: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) password_file: Option<String>,
+    pub(super) table: Option<String>,
     #[serde(deserialize_with = "number")]
     pub(super) interval_ms: Option<i64>,
 }

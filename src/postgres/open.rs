@@ -58,6 +58,53 @@ impl PostgresSource {
     }
 }
 
+/// A position that a person asks for.
+#[derive(Debug, Clone)]
+pub enum StartAt {
+    /// All transactions whose commit record starts there or later.
+    Lsn(Lsn),
+    /// Where a checkpoint was.
+    Checkpoint(Checkpoint),
+}
+
+impl PostgresSource {
+    /// The checkpoint from which the slot would start there, if it still can.
+    ///
+    /// # Errors
+    /// What lies after it is no longer retained, or it is not of this server and slot; the slot is in use.
+    pub async fn start_at(&self, at: StartAt) -> Result<Checkpoint, Failure> {
+        let SourceSettings { conninfo, slot: name, publication, .. } = &self.0.settings;
+        let mut connection = Connection::connect(conninfo, Purpose::Replication).await?;
+        let since = match &at {
+            StartAt::Lsn(_) => None,
+            StartAt::Checkpoint(checkpoint) => Some(checkpoint.timeline),
+        };
+        let session = walsender::identify(&mut connection, since).await?;
+        let state = walsender::read_slot(&mut connection, name).await?;
+        let wanted = match at {
+            StartAt::Lsn(lsn) => slot::first(name, publication, &session.server, lsn),
+            StartAt::Checkpoint(checkpoint) => checkpoint,
+        };
+        if let Some(pid) = state.as_ref().and_then(|state| state.active_pid) {
+            let error = anyhow!("replication slot \"{name}\" is in use by PID {pid}");
+            let hint = "Stop the pgsluice that reads from it first; a standby would take over.";
+            return Err(Failure::definite(Kind::Usage, error, hint));
+        }
+        if let Some(earliest) = state.as_ref().and_then(|state| state.confirmed_flush)
+            && wanted.flushed < earliest
+        {
+            let error = anyhow!("{} is no longer retained: the earliest position is {earliest}", wanted.flushed);
+            let hint =
+                "The slot lets go of what was delivered, unless `replay.retain_bytes` or `replay.retain_ms` is set.";
+            return Err(Failure::definite(Kind::Usage, error, hint));
+        }
+        match verify(name, publication, Some(&wanted), state.as_ref(), &session.server)? {
+            Decision::Resume(start) | Decision::Adopt(start) => Ok(start),
+            Decision::Create => Ok(wanted),
+        }
+    }
+}
+
 impl Source for PostgresSource {
     type Stream = ReplicationStream;
 

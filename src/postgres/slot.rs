@@ -160,7 +160,7 @@ pub fn no_publication(publication: &str, start: &Checkpoint, server: &ServerStat
         ),
         format!(
             "If `source.publication` is wrong, correct it. Else, once what may be missing was dealt with (compared, or sent \
-             again from the tables): drop the slot (SELECT pg_drop_replication_slot({})) and move the checkpoint file away; \
+             again from the tables): drop the slot (SELECT pg_drop_replication_slot({})) and run `pgsluice checkpoint reset`; \
              pgsluice then creates both and starts at the server's current position.",
             quote_literal(slot)
         ),
@@ -376,8 +376,8 @@ fn lost_between(from: Lsn, to: Lsn) -> String {
 
 /// The way on is the same for all of them, and never taken without a human.
 fn in_doubt(error: anyhow::Error, hint: &str) -> Definite {
-    let way_on = "To start anew once what may be missing was dealt with (compared, or sent again from the tables): move \
-                  the checkpoint file away; pgsluice then goes on from the slot if there is a usable one, else creates it \
+    let way_on = "To start anew once what may be missing was dealt with (compared, or sent again from the tables): run \
+                  `pgsluice checkpoint reset`; the next start goes on from the slot if there is a usable one, else creates it \
                   and starts at the server's current position.";
     Definite::new(Kind::InDoubt, error, format!("{hint} {way_on}"))
 }
@@ -443,7 +443,7 @@ mod tests {
         for part in parts {
             assert!(text.contains(part), "`{part}` in: {text}");
         }
-        assert!(kind != Kind::InDoubt || text.contains("move the checkpoint file away"), "{text}");
+        assert!(kind != Kind::InDoubt || text.contains("pgsluice checkpoint reset"), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! of the patterns does not matter. Written names are read by `postgres::ident`. `config` parses a
 //! [`Selection`] at start; preflight and the publication ask it about the tables that exist.
 
-use crate::postgres::ident::{Glyph, NameError, read_pattern};
+use crate::postgres::ident::{Glyph, NameError, quote_qualified, read_pattern};
 
 /// Include and exclude patterns of tables.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +62,13 @@ impl Selection {
             (true, Some(exclude)) => Err(PatternError::OnlyExcludes(exclude.written.clone())),
             (true, None) | (false, _) => Ok(selection),
         }
+    }
+
+    /// Excludes one table. Names as PostgreSQL has them, unquoted.
+    pub fn exclude(&mut self, schema: &str, table: &str) {
+        let literal = |name: &str| name.chars().map(Glyph::Literal).collect();
+        let written = format!("!{}", quote_qualified(schema, table));
+        self.excludes.push(Pattern { written, schema: literal(schema), table: literal(table) });
     }
 
     /// Whether the table's changes become events. Names as PostgreSQL has them, unquoted.

@@ -20,7 +20,7 @@ async fn a_slot_that_is_gone() {
         says(&message, &[&what, &format!("Changes committed between {from} and "), " may be missing."]);
         says(
             &message,
-            &["hint: The slot was dropped, or did not come along in a failover", "move the checkpoint file away"],
+            &["hint: The slot was dropped, or did not come along in a failover", "pgsluice checkpoint reset"],
         );
     }
     move_away(&scene);

@@ -122,8 +122,8 @@ const LOST_SLOT: &str = "the slot no longer holds the WAL since the last checkpo
 /// Decoding looks it up as it was when the change was written.
 const LOST_PUBLICATION: &str = "the publication was dropped, or renamed, while changes were written: those can't be read through \
     it, and creating it again has no effect on them. Set `source.publication` to one that has existed all along, if there is \
-    one; else, once what may be missing was dealt with (compared, or sent again from the tables), drop the slot and move the \
-    checkpoint file away: pgsluice then creates what is missing and starts at the server's current position";
+    one; else, once what may be missing was dealt with (compared, or sent again from the tables), drop the slot and run \
+    `pgsluice checkpoint reset`: the next start creates what is missing and begins at the server's current position";
 
 fn slot_is_lost(error: &ServerError) -> bool {
     ["can no longer get changes", "can no longer access replication slot", "invalidated", "has already been removed"]
