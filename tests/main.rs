@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod checkpoint;
+mod checkpoint_commands;
 mod config;
 mod connect;
 mod decode;
@@ -12,4 +13,5 @@ mod open;
 mod peers_losses;
 mod preflight;
 mod publisher;
+mod standby;
 mod support;

@@ -12,13 +12,18 @@ use crate::support::{
 };
 
 /// A load of small and middling transactions, some with savepoints, some rolled back, until it is stopped.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     writers: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Load {
-    fn start(database: &Database) -> Self {
+    pub(crate) fn start(database: &Database) -> Self {
+        Self::paced(database, Duration::ZERO)
+    }
+
+    /// One that leaves time for other things: each writer begins a transaction at most so often.
+    pub(crate) fn paced(database: &Database, every: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let writers = (0..3).map(|writer| {
             let (stop, database) = (Arc::clone(&stop), database.clone());
@@ -35,14 +40,16 @@ impl Load {
                          SAVEPOINT s; INSERT INTO ledger (filler) SELECT 'undone' FROM generate_series(1, {rows});
                          ROLLBACK TO s; INSERT INTO ledger (filler) VALUES ('kept'); {end}"
                     );
+                    let pace = tokio::time::sleep(every);
                     client.batch_execute(&sql).await.expect("a transaction of the load");
+                    pace.await;
                 }
             })
         });
         Self { writers: writers.collect(), stop }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for writer in self.writers {
             writer.await.expect("a writer of the load");

@@ -56,7 +56,7 @@ async fn a_checkpoint_that_is_corrupt() {
         std::fs::write(&file, bad).expect("spoil the checkpoint");
         let message = refused(&scene, &[], 7).await;
         says(&message, &[&format!("error: the checkpoint {} is not usable", file.display()), what]);
-        says(&message, &["hint: Restore the file from a backup", "or move it away"]);
+        says(&message, &["hint: Restore it from a backup", "or move it away"]);
     }
     move_away(&scene);
     nothing_is_lost(&scene).await;
