@@ -15,3 +15,4 @@ mod preflight;
 mod publisher;
 mod standby;
 mod support;
+mod watch;

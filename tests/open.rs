@@ -11,7 +11,7 @@ use pgsluice::lsn::Lsn;
 use pgsluice::postgres::client::{Connection, Purpose};
 use pgsluice::postgres::conninfo::Conninfo;
 use pgsluice::postgres::open::PostgresSource;
-use pgsluice::postgres::replication::ReplicationStream;
+use pgsluice::postgres::watch::WatchedStream;
 use pgsluice::route::select::Selection;
 use pgsluice::source::{ChangeStream, Opened, Resume, Source};
 
@@ -26,14 +26,12 @@ fn settings(database: &Database) -> SourceSettings {
         slot: database.name().to_owned(),
         publication: "pub of \"mine\"".to_owned(),
         report_every: Duration::from_secs(10),
+        watch_every: Duration::from_secs(10),
         standby_timeout: Some(Duration::from_millis(100)),
     }
 }
 
-async fn open(
-    settings: &SourceSettings,
-    checkpoint: Option<&Checkpoint>,
-) -> Result<Opened<ReplicationStream>, Failure> {
+async fn open(settings: &SourceSettings, checkpoint: Option<&Checkpoint>) -> Result<Opened<WatchedStream>, Failure> {
     let source = PostgresSource::new(settings.clone(), None);
     tokio::time::timeout(SOON, source.open(from(checkpoint))).await.expect("opens or refuses in time")
 }
@@ -68,7 +66,7 @@ async fn now(database: &Database) -> Lsn {
 }
 
 /// Whether `text` comes in the stream.
-async fn receives(stream: &mut ReplicationStream, text: &str) {
+async fn receives(stream: &mut WatchedStream, text: &str) {
     let find = async {
         loop {
             let mut batch = stream.next().await.expect("the stream goes on");

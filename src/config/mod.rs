@@ -68,6 +68,8 @@ pub struct SourceSettings {
     pub publication: String,
     /// Upper bound for the time between two status updates; the server's `wal_sender_timeout` may ask for less.
     pub report_every: Duration,
+    /// How often to look whether the publication is as it was.
+    pub watch_every: Duration,
     /// How long to stand by for a slot, or a checkpoint folder, that another process has; none: for ever.
     pub standby_timeout: Option<Duration>,
 }

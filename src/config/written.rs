@@ -40,6 +40,8 @@ pub(super) struct Source {
     pub(super) publication: Option<String>,
     #[serde(deserialize_with = "number")]
     pub(super) report_every_ms: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) watch_every_ms: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]

@@ -15,3 +15,4 @@ pub mod slot;
 pub mod sql;
 pub mod tls;
 mod walsender;
+pub mod watch;

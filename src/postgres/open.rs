@@ -16,11 +16,11 @@ use tracing::{info, warn};
 use super::catalog;
 use super::client::{ClientError, Connection, Purpose};
 use super::preflight::{self, Look, sql_failure};
-use super::publication::{self, Plan, Publication};
-use super::replication::ReplicationStream;
+use super::publication::{self, Membership, Plan, Publication};
 use super::slot::{self, Decision, SlotState, verify};
 use super::sql;
 use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
+use super::watch::WatchedStream;
 use crate::checkpoint::Checkpoint;
 use crate::config::{OutboxSettings, SourceSettings};
 use crate::failure::{Failure, Kind, within};
@@ -106,12 +106,9 @@ impl PostgresSource {
 }
 
 impl Source for PostgresSource {
-    type Stream = ReplicationStream;
+    type Stream = WatchedStream;
 
-    fn open(
-        &self,
-        resume: Resume,
-    ) -> impl Future<Output = Result<Opened<ReplicationStream>, Failure>> + Send + 'static {
+    fn open(&self, resume: Resume) -> impl Future<Output = Result<Opened<WatchedStream>, Failure>> + Send + 'static {
         let inner = Arc::clone(&self.0);
         async move {
             let opened = inner.open(&resume).await?;
@@ -129,7 +126,7 @@ struct Prepared {
 }
 
 impl Inner {
-    async fn open(&self, resume: &Resume) -> Result<Opened<ReplicationStream>, Failure> {
+    async fn open(&self, resume: &Resume) -> Result<Opened<WatchedStream>, Failure> {
         // A store that can't be used is found before any connection is made.
         resume.checkpoint().await?;
         // Without a checkpoint the slot may have to be created, and so the publication before it.
@@ -155,7 +152,7 @@ impl Inner {
         look: Look,
         resume: &Resume,
         waiting: &mut Waiting,
-    ) -> Result<Option<Opened<ReplicationStream>>, Failure> {
+    ) -> Result<Option<Opened<WatchedStream>>, Failure> {
         let mut prepared = limited("checking the database", self.prepare(sql, look)).await?;
         let mut connection = self.connect(sql, look, waiting).await?;
         let Some((session, decision)) = self.decide(&mut connection, resume).await? else { return Ok(None) };
@@ -166,6 +163,8 @@ impl Inner {
         match within(ANSWER_LIMIT, "starting the replication stream", starting).await? {
             Ok(stream) => {
                 self.look_again(sql, &session, &start).await?;
+                let members = self.members(sql).await?;
+                let stream = WatchedStream::new(stream, self.settings.clone(), members, start.flushed);
                 Ok(Some(Opened { stream, start, report_every: self.report_every(&session) }))
             }
             // Somebody was quicker than we between looking and starting.
@@ -253,12 +252,27 @@ impl Inner {
             Decision::Resume(start) | Decision::Adopt(start) if prepared.publication.is_none() => {
                 return Err(slot::no_publication(name, start, &session.server).into());
             }
-            Decision::Resume(_) | Decision::Adopt(_) | Decision::Create => {}
+            Decision::Resume(start) => {
+                if let Some(publication) = &prepared.publication {
+                    let left = publication::removed(sql, &publication.recorded, publication).await?;
+                    if !left.is_empty() {
+                        return Err(slot::tables_left(name, &left, start.flushed, session.server.flushed).into());
+                    }
+                }
+            }
+            Decision::Adopt(_) | Decision::Create => {}
         }
         if let Some(plan) = prepared.plan.take() {
             limited("bringing the publication in order", publication::apply(sql, name, &plan)).await?;
         }
         Ok(())
+    }
+
+    /// The tables that are in the publication as the stream begins.
+    async fn members(&self, sql: &Client) -> Result<Vec<Membership>, Failure> {
+        let publication =
+            limited("reading the publication", publication::read(sql, &self.settings.publication)).await?;
+        Ok(publication.into_iter().flat_map(|it| it.members).map(|(member, _)| member).collect())
     }
 
     /// Where the stream starts; creates the slot if that has to be.

@@ -12,15 +12,16 @@ use tokio_postgres::error::SqlState;
 use tracing::{info, warn};
 
 use super::catalog::{Table, Wanted};
-use super::ident::quote_ident;
+use super::ident::{quote_ident, quote_literal};
 use super::preflight::sql_failure;
 use crate::failure::{Definite, Failure, Kind};
 
 /// How the comment of a publication begins that pgsluice may alter.
 pub const MARK: &str = "managed by pgsluice";
-/// The comment, with the way out of it.
+/// The comment, with the way out of it. What follows is [`Membership`]s: a table that somebody takes out, and be it for
+/// a moment, has lost changes.
 const COMMENT: &str =
-    "managed by pgsluice: its tables follow the configuration; remove this comment to manage it yourself";
+    "managed by pgsluice: its tables follow the configuration; remove this comment to manage it yourself; tables: ";
 /// A publication locks its tables against VACUUM, not against writers; it must not queue for long behind DDL.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
 
@@ -38,7 +39,19 @@ pub struct Publication {
     /// The tables under whose names rows are sent.
     pub sent: Vec<Sent>,
     /// The tables that were put into it one by one, as quoted names.
-    pub members: Vec<(u32, String)>,
+    pub members: Vec<(Membership, String)>,
+    /// Those that we have put into it ourselves, and not taken out.
+    pub recorded: Vec<Membership>,
+}
+
+/// That a table is in the publication: another one once it was taken out and put back, or its row filter or columns
+/// were changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    /// `pg_class.oid` of the table.
+    pub table: u32,
+    /// `pg_publication_rel.oid`
+    pub entry: u32,
 }
 
 /// One row of `pg_publication_tables`.
@@ -86,6 +99,7 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>, Fa
         }
         Ok(Publication {
             managed: comment.starts_with(MARK),
+            recorded: recorded(&comment),
             all_tables: row.try_get(1)?,
             via_root: row.try_get(2)?,
             unpublished,
@@ -122,11 +136,49 @@ async fn sent(client: &Client, name: &str) -> Result<Vec<Sent>, tokio_postgres::
     client.query(sql, &[&name]).await?.iter().map(read).collect()
 }
 
-async fn members(client: &Client, name: &str) -> Result<Vec<(u32, String)>, tokio_postgres::Error> {
-    let sql = "SELECT r.prrelid, format('%I.%I', n.nspname, c.relname) FROM pg_publication_rel r \
+async fn members(client: &Client, name: &str) -> Result<Vec<(Membership, String)>, tokio_postgres::Error> {
+    let sql = "SELECT r.prrelid, r.oid, format('%I.%I', n.nspname, c.relname) FROM pg_publication_rel r \
                JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid \
-               JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1 ORDER BY 2";
-    client.query(sql, &[&name]).await?.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+               JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1 ORDER BY 3";
+    let read = |row: &tokio_postgres::Row| {
+        Ok((Membership { table: row.try_get(0)?, entry: row.try_get(1)? }, row.try_get(2)?))
+    };
+    client.query(sql, &[&name]).await?.iter().map(read).collect()
+}
+
+/// `… tables: 16390:16401 16395:16402`
+fn recorded(comment: &str) -> Vec<Membership> {
+    let membership = |text: &str| {
+        let (table, entry) = text.split_once(':')?;
+        Some(Membership { table: table.parse().ok()?, entry: entry.parse().ok()? })
+    };
+    let tables = comment.strip_prefix(COMMENT).unwrap_or_default();
+    tables.split(' ').filter_map(membership).collect()
+}
+
+/// What was taken out of it, if only for a moment: of the tables that were in it, those which still exist; and, of a
+/// publication of ours, operations.
+///
+/// # Errors
+/// When the server can't answer.
+pub async fn removed(client: &Client, before: &[Membership], now: &Publication) -> Result<Vec<String>, Failure> {
+    let is_in = |before: &&Membership| now.members.iter().any(|(member, _)| member == *before);
+    let mut removed = Vec::new();
+    if now.managed {
+        removed.extend(now.unpublished.iter().map(|operation| format!("every {operation}")));
+    }
+    let tables: Vec<u32> = before.iter().filter(|before| !is_in(before)).map(|before| before.table).collect();
+    if tables.is_empty() {
+        return Ok(removed);
+    }
+    // One that was dropped as a table has left it by that.
+    let sql = "SELECT format('%s.%s', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE c.oid = ANY($1) ORDER BY 1";
+    let failed = |error: tokio_postgres::Error| sql_failure("looking for tables that left the publication", &error);
+    for row in client.query(sql, &[&tables]).await.map_err(failed)? {
+        removed.push(row.try_get(0).map_err(failed)?);
+    }
+    Ok(removed)
 }
 
 /// What has to be done so that `publication` sends what is `wanted`.
@@ -161,8 +213,21 @@ pub async fn apply(client: &Client, name: &str, plan: &Plan) -> Result<(), Failu
         info!(publication = name, statement, "changing the publication");
     }
     // Several statements in one message are one transaction.
-    let script = format!("{LOCK_TIMEOUT}; {}", plan.statements.join("; "));
+    let script = format!("{LOCK_TIMEOUT}; {}; {}", plan.statements.join("; "), record(name));
     client.batch_execute(&script).await.map_err(|error| refused(name, plan, &error))
+}
+
+/// Writes down which tables are in it.
+fn record(name: &str) -> String {
+    let [name, comment] = [name, COMMENT].map(quote_literal);
+    let tables = format!(
+        "SELECT string_agg(r.prrelid || ':' || r.oid, ' ' ORDER BY r.prrelid) FROM pg_publication_rel r \
+         JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = {name}"
+    );
+    format!(
+        "DO $record$ BEGIN EXECUTE format('COMMENT ON PUBLICATION %I IS %L', {name}, \
+         {comment} || COALESCE(({tables}), '')); END $record$"
+    )
 }
 
 fn refused(name: &str, plan: &Plan, error: &tokio_postgres::Error) -> Failure {
@@ -170,12 +235,10 @@ fn refused(name: &str, plan: &Plan, error: &tokio_postgres::Error) -> Failure {
     let Failure::Definite(definite) = failure else { return failure };
     match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            let statements: Vec<&str> =
-                plan.statements.iter().map(String::as_str).filter(|sql| !sql.starts_with("COMMENT")).collect();
             let hint = format!(
                 "A publication takes CREATE on the database and ownership of its tables. Let somebody who has both run: \
                  {};",
-                statements.join("; ")
+                plan.statements.join("; ")
             );
             Definite { hint, ..definite }.into()
         }
@@ -193,13 +256,10 @@ fn refused(name: &str, plan: &Plan, error: &tokio_postgres::Error) -> Failure {
 fn create(name: &str, wanted: &Wanted) -> Plan {
     let tables = if wanted.tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", list(&wanted.tables)) };
     let quoted = quote_ident(name);
-    let statements = vec![
-        format!(
-            "CREATE PUBLICATION {quoted}{tables} WITH (publish = 'insert, update, delete, truncate', \
-             publish_via_partition_root = true)"
-        ),
-        format!("COMMENT ON PUBLICATION {quoted} IS '{COMMENT}'"),
-    ];
+    let statements = vec![format!(
+        "CREATE PUBLICATION {quoted}{tables} WITH (publish = 'insert, update, delete, truncate', \
+         publish_via_partition_root = true)"
+    )];
     let mut plan = Plan { statements, ..Plan::default() };
     if wanted.tables.is_empty() {
         plan.warnings.push("no table matches the configured patterns, so that nothing is published yet".to_owned());
@@ -210,13 +270,13 @@ fn create(name: &str, wanted: &Wanted) -> Plan {
 /// Brings a publication of ours up to the configuration.
 fn alter(name: &str, publication: &Publication, wanted: &Wanted) -> Plan {
     let quoted = quote_ident(name);
-    let is_member = |oid: u32| publication.members.iter().any(|(member, _)| *member == oid);
+    let is_member = |oid: u32| publication.members.iter().any(|(member, _)| member.table == oid);
     let added: Vec<Table> = wanted.tables.iter().filter(|table| !is_member(table.oid)).cloned().collect();
     let is_wanted = |oid: u32| wanted.tables.iter().any(|table| table.oid == oid);
     let dropped: Vec<String> = publication
         .members
         .iter()
-        .filter(|(oid, _)| !is_wanted(*oid))
+        .filter(|(member, _)| !is_wanted(member.table))
         .map(|(_, quoted)| format!("ONLY {quoted}"))
         .collect();
     let mut plan = Plan::default();

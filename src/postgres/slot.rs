@@ -167,6 +167,20 @@ pub fn no_publication(publication: &str, start: &Checkpoint, server: &ServerStat
     )
 }
 
+/// Tables were taken out of the publication behind our back, and perhaps put back: their changes in between are in no
+/// stream.
+#[must_use]
+pub fn tables_left(publication: &str, tables: &[String], from: Lsn, to: Lsn) -> Definite {
+    in_doubt(
+        anyhow!(
+            "{} left the publication \"{publication}\" for a time, or were changed in it, between {from} and {to}: changes of \
+             these tables in that range may be missing",
+            tables.join(", ")
+        ),
+        "Somebody has altered the publication; pgsluice alters it itself, to follow `source.tables`, at its next start.",
+    )
+}
+
 /// Reads a timeline history file, as `TIMELINE_HISTORY` sends it: `timeline<TAB>LSN<TAB>reason` lines,
 /// with comments (`src/backend/access/transam/timeline.c`). Lines that are none are skipped: a timeline
 /// that is missed stays in doubt.

@@ -26,7 +26,7 @@ pub fn failure(error: &tokio_postgres::Error) -> Failure {
     client_error(error).into()
 }
 
-async fn first(conninfo: &Conninfo) -> Result<Client, ClientError> {
+pub(super) async fn first(conninfo: &Conninfo) -> Result<Client, ClientError> {
     let mut search = Search::new(conninfo)?;
     while let Some(mut candidate) = search.next().await {
         let opening = async {

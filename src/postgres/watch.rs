@@ -1,0 +1,142 @@
+//! A stream, and what it can't tell of itself.
+//!
+//! pgoutput says nothing when a table leaves the publication: its changes just stop coming. And a server that shuts
+//! down waits for a stream that is not being read, for as long as the broker is away. So from time to time somebody
+//! looks, on a connection of its own, that lasts no longer than the look: an idle session would hold up a smart
+//! shutdown.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio_postgres::Client;
+
+use super::client::ClientError;
+use super::preflight::sql_failure;
+use super::publication::{self, Membership};
+use super::replication::ReplicationStream;
+use super::{slot, sql};
+use crate::config::SourceSettings;
+use crate::failure::{Definite, Failure, Kind};
+use crate::lsn::Lsn;
+use crate::source::{Batch, ChangeStream, Status};
+
+/// A stream that was read from so lately is not held up.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// A stream that is looked after.
+#[derive(Debug)]
+pub struct WatchedStream {
+    stream: ReplicationStream,
+    /// When it was read from, or would have been.
+    read: Instant,
+    found: oneshot::Receiver<Definite>,
+    server_ends: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl WatchedStream {
+    pub(super) fn new(stream: ReplicationStream, settings: SourceSettings, before: Vec<Membership>, from: Lsn) -> Self {
+        let (tell, found) = oneshot::channel();
+        let server_ends = Arc::new(AtomicBool::new(false));
+        let watch = Watch { settings, before, fine_until: from, server_ends: Arc::clone(&server_ends) };
+        let task = tokio::spawn(async move {
+            // The stream may be gone.
+            let _ = tell.send(watch.until_found().await);
+        });
+        Self { stream, read: Instant::now(), found, server_ends, task: task.abort_handle() }
+    }
+}
+
+impl Drop for WatchedStream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl ChangeStream for WatchedStream {
+    async fn next(&mut self) -> Result<Batch, Failure> {
+        self.read = Instant::now();
+        tokio::select! { biased;
+            Ok(definite) = &mut self.found => Err(definite.into()),
+            batch = self.stream.next() => batch,
+        }
+    }
+
+    async fn report(&mut self, status: Status) -> Result<(), Failure> {
+        if let Ok(definite) = self.found.try_recv() {
+            return Err(definite.into());
+        }
+        if self.server_ends.load(Ordering::Relaxed) && self.read.elapsed() > LATELY {
+            return Err(Failure::transient(anyhow!("the server shuts down, and must not wait for the broker")));
+        }
+        self.stream.report(status).await
+    }
+}
+
+struct Watch {
+    settings: SourceSettings,
+    /// The tables that were in the publication when the stream began.
+    before: Vec<Membership>,
+    /// Up to here nothing was found.
+    fine_until: Lsn,
+    server_ends: Arc<AtomicBool>,
+}
+
+impl Watch {
+    async fn until_found(mut self) -> Definite {
+        loop {
+            tokio::time::sleep(self.settings.watch_every).await;
+            match self.look().await {
+                Ok(()) => {}
+                Err(Failure::Definite(definite)) if definite.kind == Kind::InDoubt => return definite,
+                // Whatever else is wrong, the stream says so, or goes on in spite of it.
+                Err(failure) => tracing::debug!(error = %failure, "could not look at the publication"),
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), Failure> {
+        let connected = sql::first(&self.settings.conninfo).await;
+        self.server_ends.store(connected.as_ref().is_err_and(is_shutting_down), Ordering::Relaxed);
+        let client = connected?;
+        let now = end_of_wal(&client).await?;
+        let name = &self.settings.publication;
+        // Without the publication, reading the stream fails.
+        let Some(publication) = publication::read(&client, name).await? else { return Ok(()) };
+        let left = publication::removed(&client, &self.before, &publication).await?;
+        if left.is_empty() {
+            self.fine_until = now;
+            return Ok(());
+        }
+        let definite = slot::tables_left(name, &left, self.fine_until, end_of_wal(&client).await?);
+        if publication.managed {
+            return Err(definite.into());
+        }
+        tracing::warn!(publication = name, "{definite}");
+        self.before = publication.members.iter().map(|(member, _)| *member).collect();
+        Ok(())
+    }
+}
+
+/// No host lets us in, and one of them because it ends. (One that starts up says the same, but has no stream.)
+fn is_shutting_down(error: &ClientError) -> bool {
+    match error {
+        ClientError::Connect(error) => error.attempts.iter().any(|attempt| is_shutting_down(&attempt.error)),
+        error => error.code() == Some("57P03"),
+    }
+}
+
+async fn end_of_wal(client: &Client) -> Result<Lsn, Failure> {
+    let doing = "looking at the end of the WAL";
+    let failed = |error: tokio_postgres::Error| sql_failure(doing, &error);
+    let text: String = client
+        .query_one("SELECT pg_catalog.pg_current_wal_lsn()::text", &[])
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(failed)?;
+    text.parse().map_err(|error| Failure::transient(anyhow!("{doing}: {error}")))
+}

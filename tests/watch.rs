@@ -1,0 +1,146 @@
+//! What the stream can't tell of itself: a publication that somebody alters, and a server that shuts down.
+
+use crate::bad_input::{ended, says, streaming};
+use crate::support::{Account, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice_command};
+
+const OFTEN: &[(&str, &str)] = &[("source.watch_every_ms", "200"), ("source.report_every_ms", "200")];
+
+async fn insert(scene: &Scene) {
+    scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
+}
+
+/// Streams, and has delivered a row.
+async fn watched(scene: &Scene) -> (Process, Account, crate::support::Consumer) {
+    let process = streaming(scene, OFTEN).await;
+    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
+    insert(scene).await;
+    account.settle(scene, &mut consumer, SOON).await;
+    (process, account, consumer)
+}
+
+async fn reset(process: &Process) {
+    let config = process.config_path().display().to_string();
+    let mut reset = pgsluice_command(&["checkpoint", "reset", "--config", &config], &[]);
+    let (code, output) = reset.wait(SOON).await;
+    assert_eq!(code, Some(0), "{output}");
+}
+
+#[tokio::test]
+async fn a_table_that_somebody_takes_out_of_the_publication_is_in_doubt_until_a_human_has_looked() {
+    let scene = Scene::new().await;
+    let (mut process, mut account, mut consumer) = watched(&scene).await;
+    let before = scene.database.query_one("SELECT pg_current_wal_lsn()").await;
+    scene.database.execute("ALTER PUBLICATION shop DROP TABLE ledger").await;
+    // Lost; nothing in the stream says so.
+    insert(&scene).await;
+    let message = ended(&mut process, 5).await;
+    says(
+        &message,
+        &["public.ledger left the publication \"shop\"", "changes of these tables in that range may be missing"],
+    );
+    says(&message, &["hint: Somebody has altered the publication", "pgsluice checkpoint reset"]);
+    let range = message.split_once("between ").expect("a range").1;
+    let [from, to] = [0, 2].map(|at| range.split([' ', ':']).nth(at).expect("an LSN").to_owned());
+    let inside = format!("SELECT '{from}'::pg_lsn <= '{before}' AND '{before}' < '{to}'::pg_lsn");
+    assert_eq!(scene.database.query_one(&inside).await, "t", "{before} in {message}");
+    // Put back, it is in doubt all the same, at every start.
+    scene.database.execute("ALTER PUBLICATION shop ADD TABLE ledger").await;
+    process.restart();
+    says(&ended(&mut process, 5).await, &["public.ledger left the publication"]);
+    process.restart();
+    says(&ended(&mut process, 5).await, &["public.ledger left the publication"]);
+    scene.database.execute("DELETE FROM ledger WHERE id = (SELECT max(id) FROM ledger)").await;
+    reset(&process).await;
+    process.restart();
+    process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    insert(&scene).await;
+    loop {
+        let delivery = consumer.next(SOON).await;
+        // Of the row that was lost: that table is published again.
+        if delivery.json()["op"] == "delete" {
+            break;
+        }
+        account.take(&delivery);
+    }
+    account.settle(&scene, &mut consumer, SOON).await;
+}
+
+#[tokio::test]
+async fn a_table_that_was_out_for_a_moment_and_an_operation_that_is_left_out_are_in_doubt() {
+    for (alter, what) in [
+        ("ALTER PUBLICATION shop DROP TABLE ledger; ALTER PUBLICATION shop ADD TABLE ledger", "public.ledger left"),
+        ("ALTER PUBLICATION shop SET (publish = 'insert, delete, truncate')", "every update left"),
+    ] {
+        let scene = Scene::new().await;
+        let (mut process, ..) = watched(&scene).await;
+        scene.database.execute(alter).await;
+        says(&ended(&mut process, 5).await, &[what]);
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_dropped_or_renamed_leaves_nothing_in_doubt() {
+    let scene = Scene::new().await;
+    let (mut process, mut account, mut consumer) = watched(&scene).await;
+    scene
+        .database
+        .execute("DROP TABLE orders; ALTER TABLE outbox RENAME TO old_outbox; ALTER TABLE old_outbox RENAME TO outbox")
+        .await;
+    let looks =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_start > '{since}'";
+    let since = scene.database.query_one("SELECT clock_timestamp()").await;
+    let seen = looks.replace("{since}", &since);
+    // A look lasts some milliseconds: seen once in a while.
+    eventually("it was looked at again", SOON, async || (scene.database.query_one(&seen).await != "1").then_some(()))
+        .await;
+    insert(&scene).await;
+    account.settle(&scene, &mut consumer, SOON).await;
+    assert!(process.runs());
+    process.terminate();
+    assert_eq!(process.wait(SOON).await.0, Some(0));
+}
+
+/// Its owner may alter it; it is said once.
+#[tokio::test]
+async fn a_publication_of_the_users_own_is_warned_of() {
+    let scene = Scene::new().await;
+    scene.database.execute("CREATE PUBLICATION mine FOR TABLE orders, ledger, outbox").await;
+    let overrides = [OFTEN, &[("source.publication", "mine")]].concat();
+    let mut process = streaming(&scene, &overrides).await;
+    scene.database.execute("ALTER PUBLICATION mine DROP TABLE orders").await;
+    process.wait_for_log("public.orders left the publication", SOON).await;
+    insert(&scene).await;
+    Account::default().settle(&scene, &mut scene.vhost.consumer("all").await, SOON).await;
+    assert!(process.runs());
+    assert_eq!(process.stderr().matches("left the publication").count(), 1);
+}
+
+/// The window is full, and more than the socket holds is waiting: nobody reads what the server wants to get rid of.
+#[tokio::test]
+async fn a_database_can_be_shut_down_while_the_broker_is_away_and_nothing_is_read() {
+    let postgres = PostgresServer::private(&[]);
+    let rabbitmq = RabbitServer::private(&[]);
+    let scene = Scene::on(&postgres, &rabbitmq).await;
+    let overrides = [OFTEN, &[("rabbitmq.in_flight_events", "10")]].concat();
+    let (process, mut account, mut consumer) = {
+        let process = streaming(&scene, &overrides).await;
+        (process, Account::default(), scene.vhost.consumer("all").await)
+    };
+    rabbitmq.pause();
+    let slot = scene.database.name();
+    scene.database.execute("INSERT INTO ledger (filler) SELECT repeat('x', 500) FROM generate_series(1, 20000)").await;
+    let waits = format!(
+        "SELECT COALESCE(wait_event, '') = 'WalSenderWriteData' FROM pg_stat_activity JOIN pg_replication_slots ON pid = active_pid
+         WHERE slot_name = {slot}",
+        slot = format_args!("'{slot}'")
+    );
+    eventually("the server can't send", SOON, async || (scene.database.query_one(&waits).await == "t").then_some(()))
+        .await;
+    // Panics when the server has not ended in time.
+    postgres.stop();
+    process.wait_for_log("must not wait for the broker", SOON).await;
+    postgres.start();
+    rabbitmq.resume();
+    account.settle(&scene, &mut consumer, SOON * 2).await;
+    assert_eq!(account.len(), 20_000);
+}
