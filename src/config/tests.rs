@@ -244,8 +244,8 @@ fn names_and_choices_say_what_is_allowed() {
          allowed: 1 to 63 of a-z, 0-9 and _, because it names the replication slot"
     );
     assert_eq!(
-        error(&with("checkpoint", "store = \"postgres\""), &[]),
-        "conf/shop.toml:9: checkpoint.store can't be \"postgres\"\nallowed: file"
+        error(&with("checkpoint", "store = \"redis\""), &[]),
+        "conf/shop.toml:9: checkpoint.store can't be \"redis\"\nallowed: file, postgres"
     );
     assert_eq!(
         error(&with("rabbitmq.unroutable", "policy = \"drop\""), &[]),

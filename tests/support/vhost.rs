@@ -42,10 +42,13 @@ impl Vhost {
         format!("amqp://{user}@127.0.0.1:{}/{}", self.port, self.name)
     }
 
-    /// A new connection.
+    /// A new connection. A node that has just started may close the first one.
     pub(crate) async fn lapin(&self) -> Connection {
-        let properties = ConnectionProperties::default().with_connection_name("test".into());
-        Connection::connect(&self.url(), properties).await.expect("connect to RabbitMQ")
+        super::eventually("a connection to RabbitMQ", super::SOON, async || {
+            let properties = ConnectionProperties::default().with_connection_name("test".into());
+            Connection::connect(&self.url(), properties).await.ok()
+        })
+        .await
     }
 
     /// A new channel on the helpers' connection, or on a new one when that was lost, which lapin may not know yet.
