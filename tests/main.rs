@@ -12,6 +12,7 @@ mod never_lose;
 mod open;
 mod peers_losses;
 mod preflight;
+mod process_faults;
 mod publisher;
 mod standby;
 mod support;

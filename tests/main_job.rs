@@ -7,7 +7,7 @@ use lapin::options::ExchangeDeleteOptions;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Account, SOON, Scene, eventually, folder, pgsluice_command};
+use crate::support::{Account, PostgresServer, SOON, Scene, eventually, folder, pgsluice_command, rabbitmq};
 
 #[tokio::test]
 async fn an_outbox_row_arrives_as_the_application_wrote_it() {
@@ -147,6 +147,29 @@ async fn an_idle_publication_beside_a_busy_table_does_not_hold_the_wal() {
     })
     .await;
     assert_eq!(scene.vhost.depth("all").await, 0);
+}
+
+/// The WAL is the whole cluster's, and the slot holds it for one database, in which nothing happens.
+#[tokio::test]
+async fn an_idle_database_beside_a_busy_one_does_not_hold_the_wal() {
+    let postgres = PostgresServer::private(&[("max_wal_size", "2GB")]);
+    let (scene, busy) = (Scene::on(&postgres, rabbitmq()).await, postgres.database().await);
+    busy.execute("CREATE TABLE busy (filler text)").await;
+    let _pgsluice = scene.run().await;
+    let retained = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots";
+    for _ in 0..10 {
+        busy.execute("INSERT INTO busy SELECT repeat('x', 1000) FROM generate_series(1, 20000)").await;
+        // A snapshot of the running transactions, which the server logs every 15 seconds: the slot can go on to it.
+        busy.execute("CHECKPOINT").await;
+        // More than 20 MB each; what lies between two snapshots stays.
+        eventually("the slot retains next to nothing", SOON, async || {
+            let retained: i64 = scene.database.query_one(retained).await.parse().expect("a number");
+            (retained < 1_000_000).then_some(())
+        })
+        .await;
+    }
+    let written = "SELECT count(*) || ' ' || sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables";
+    assert_eq!(scene.database.query_one(written).await, "3 0", "nothing is written to the database");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ pub(crate) mod vhost;
 use std::time::{Duration, Instant};
 
 pub(crate) use lifetime::folder;
-pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command};
+pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command, pgsluice_under};
 pub(crate) use postgres::{Database, PostgresServer, postgres};
 pub(crate) use rabbit::{RabbitServer, rabbitmq};
 pub(crate) use scene::{Account, Scene};

@@ -20,8 +20,14 @@ pub(crate) fn pgsluice(config: &str) -> Process {
 
 /// Runs any command of pgsluice, with additions to the environment.
 pub(crate) fn pgsluice_command(arguments: &[&str], environment: &[(&str, &str)]) -> Process {
+    pgsluice_under(&[], arguments, environment)
+}
+
+/// The same, as the last arguments of another command, which must become pgsluice (`exec`).
+pub(crate) fn pgsluice_under(wrapper: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Process {
     let own = |text: &&str| (*text).to_owned();
     Process::start(Invocation {
+        wrapper: wrapper.iter().map(own).collect(),
         arguments: arguments.iter().map(own).collect(),
         environment: environment.iter().map(|(name, value)| (own(name), own(value))).collect(),
     })
@@ -29,6 +35,7 @@ pub(crate) fn pgsluice_command(arguments: &[&str], environment: &[(&str, &str)])
 
 #[derive(Debug, Clone)]
 struct Invocation {
+    wrapper: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -44,7 +51,10 @@ pub(crate) struct Process {
 
 impl Process {
     fn start(invocation: Invocation) -> Self {
-        let mut command = lifetime::command(env!("CARGO_BIN_EXE_pgsluice"));
+        let mut program = invocation.wrapper.clone();
+        program.push(env!("CARGO_BIN_EXE_pgsluice").to_owned());
+        let mut command = lifetime::command(&program[0]);
+        command.args(&program[1..]);
         // Whoever runs the tests: no error of pgsluice's shows a back-trace.
         command.env("RUST_BACKTRACE", "1");
         // What the developer's shell has set for libpq or for pgsluice is not part of the test.
