@@ -30,6 +30,7 @@ use crate::rabbit::channel::RabbitBroker;
 use crate::rabbit::publisher::{Publisher, PublisherSettings};
 use crate::route::exchanges;
 use crate::source::{Source, Status};
+use crate::telemetry::health::Health;
 use intake::Intake;
 use link::{Link, News};
 
@@ -41,11 +42,12 @@ use link::{Link, News};
 pub async fn run(
     settings: Settings,
     store: Arc<dyn Store>,
+    health: Health,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Definite> {
-    let source = PostgresSource::new(settings.source.clone(), settings.outbox.clone());
+    let source = PostgresSource::new(settings.source.clone(), settings.outbox.clone()).with_health(health.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, exchanges(&settings));
-    Pipeline::new(settings, source, broker, store).run(shutdown).await
+    Pipeline::new(settings, source, broker, store, health).run(shutdown).await
 }
 
 /// Both ends, and everything between them. [`run`] gives it the real ones, the simulation of the tests its own.
@@ -60,6 +62,7 @@ pub struct Pipeline<S: Source, B: Broker> {
     /// What PostgreSQL was told last.
     reported: Option<DurableLsn>,
     report_tick: Interval,
+    health: Health,
 }
 
 /// Why the loop can't go on.
@@ -79,10 +82,10 @@ impl From<Definite> for Stop {
 impl<S: Source, B: Broker> Pipeline<S, B> {
     /// A pipeline that goes on from what `store` holds. Must be called within a tokio runtime.
     #[must_use]
-    pub fn new(settings: Settings, source: S, broker: B, store: Arc<dyn Store>) -> Self {
+    pub fn new(settings: Settings, source: S, broker: B, store: Arc<dyn Store>, health: Health) -> Self {
         Self {
-            source: Link::new(source, Arc::clone(&store), settings.fail_fast),
-            publisher: Publisher::new(broker, publisher_settings(&settings)),
+            source: Link::new(source, Arc::clone(&store), settings.fail_fast, health.clone()),
+            publisher: Publisher::new(broker, publisher_settings(&settings)).with_health(health.clone()),
             store,
             checkpointer: None,
             intake: Intake::new(&settings),
@@ -90,6 +93,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             reported: None,
             report_tick: report_timer(settings.source.report_every),
             settings,
+            health,
         }
     }
 
@@ -162,7 +166,8 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         }
         self.window = Window::new(start.progress(), self.settings.rabbitmq.in_flight);
         let interval = self.settings.checkpoint.interval;
-        self.checkpointer = Some(Checkpointer::new(Arc::clone(&self.store), interval, start));
+        let store = Arc::clone(&self.store);
+        self.checkpointer = Some(Checkpointer::new(store, interval, start, self.health.clone()));
     }
 
     fn lost(&mut self) {

@@ -69,6 +69,7 @@ use std::time::Duration;
 use pgsluice::checkpoint::file::{FileStore, read};
 use pgsluice::config::{self, Settings};
 use pgsluice::pipeline::Pipeline;
+use pgsluice::telemetry::health::Health;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -163,7 +164,8 @@ async fn live(life: Life, settings: &Settings, shared: &Shared, folder: &Path) {
         world.crash_at = if let Life::CrashAt(step) = life { Some(world.steps + step) } else { None };
     }
     let store = Arc::new(FileStore::new(folder, world::NAME, None));
-    let pipeline = Pipeline::new(settings.clone(), SimSource(shared.clone()), SimBroker(shared.clone()), store);
+    let pipeline =
+        Pipeline::new(settings.clone(), SimSource(shared.clone()), SimBroker(shared.clone()), store, Health::default());
     let mut run = pin!(pipeline.run(shutdown));
     tokio::select! { biased;
         () = crashed.notified() => return,

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::never_lose::Load;
 use crate::support::{
-    Account, PostgresServer, Process, SOON, Scene, eventually, pgsluice, pgsluice_command, postgres, rabbitmq,
+    Account, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice, pgsluice_command, postgres,
+    rabbitmq,
 };
 
 /// The scene's configuration with the checkpoint in a table of the source, which the patterns would select.
@@ -23,6 +25,30 @@ async fn streaming(config: &str) -> Process {
     process
 }
 
+/// What `/readyz` says: whether it is ready, and what the part says of itself.
+async fn ready(process: &Process, part: &str) -> (bool, String) {
+    let line = process.wait_for_log("answering /readyz", SOON).await;
+    let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON line");
+    let address = line["address"].as_str().expect("an address").to_owned();
+    let mut stream = tokio::net::TcpStream::connect(&address).await.expect("connects");
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.expect("asks");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let body: serde_json::Value = serde_json::from_str(body).expect("a JSON body");
+    let is_ready = body["ready"].as_bool().expect("a boolean");
+    assert_eq!(is_ready, head.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(is_ready || head.starts_with("HTTP/1.1 503 "), "{answer}");
+    (is_ready, body[part].as_str().expect("the part's state").to_owned())
+}
+
+async fn becomes_ready(process: &Process) {
+    eventually("it is ready", SOON, async || ready(process, "source").await.0.then_some(())).await;
+    assert_eq!(ready(process, "broker").await, (true, "flowing".to_owned()));
+}
+
+const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\n";
+
 /// How many streams there are from the scene's slot.
 async fn streams(scene: &Scene) -> String {
     let slot = scene.database.name();
@@ -38,6 +64,8 @@ async fn take_turns(scene: &Scene, config: &str) -> Account {
     for _ in 0..4 {
         let standby = pgsluice(config);
         standby.wait_for_log("standing by", SOON).await;
+        becomes_ready(&active).await;
+        assert_eq!(ready(&standby, "source").await, (false, "standby".to_owned()));
         for _ in 0..200 {
             account.take(&consumer.next(SOON).await);
         }
@@ -56,15 +84,41 @@ async fn take_turns(scene: &Scene, config: &str) -> Account {
 }
 
 #[tokio::test]
+async fn it_is_not_ready_while_either_end_or_the_checkpoint_is_away() {
+    let (postgres, rabbitmq) = (PostgresServer::private(&[]), RabbitServer::private(&[]));
+    let scene = Scene::on(&postgres, &rabbitmq).await;
+    let pgsluice = streaming(&scene.config(HTTP)).await;
+    becomes_ready(&pgsluice).await;
+    let becomes = async |part: &'static str, state: &str| {
+        let expected = (false, state.to_owned());
+        eventually(state, SOON, async || (ready(&pgsluice, part).await == expected).then_some(())).await;
+    };
+    rabbitmq.kill();
+    becomes("broker", "connecting").await;
+    rabbitmq.start();
+    becomes_ready(&pgsluice).await;
+    postgres.kill();
+    becomes("source", "connecting").await;
+    postgres.start();
+    becomes_ready(&pgsluice).await;
+    let obstacle = scene.checkpoint().join("checkpoint.json.tmp");
+    eventually("the obstacle stands", SOON, async || std::fs::create_dir(&obstacle).ok()).await;
+    scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
+    becomes("checkpoint", "failing").await;
+    std::fs::remove_dir(&obstacle).expect("removes the obstacle");
+    becomes_ready(&pgsluice).await;
+}
+
+#[tokio::test]
 async fn a_standby_takes_over_with_the_same_folder() {
     let scene = Scene::new().await;
-    take_turns(&scene, &scene.config("")).await;
+    take_turns(&scene, &scene.config(HTTP)).await;
 }
 
 #[tokio::test]
 async fn a_standby_takes_over_with_the_same_table() {
     let scene = Scene::new().await;
-    take_turns(&scene, &in_a_table(&scene)).await;
+    take_turns(&scene, &format!("{}{HTTP}", in_a_table(&scene))).await;
 }
 
 /// The first one is stopped where it is, so that the server gives its slot to the second; then it goes on, with events

@@ -8,6 +8,7 @@ use super::file::{self, FileStore};
 use super::postgres::PostgresStore;
 use crate::config::{Settings, StoreSettings};
 use crate::failure::Failure;
+use crate::telemetry::health::Health;
 
 /// One of the stores.
 #[derive(Debug, Clone)]
@@ -21,11 +22,12 @@ pub enum Configured {
 impl Configured {
     /// Touches nothing yet.
     #[must_use]
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings, health: &Health) -> Self {
         let name = &settings.name;
         match &settings.checkpoint.store {
             StoreSettings::File { path } => {
-                Self::File(Arc::new(FileStore::new(path, name, settings.source.standby_timeout)))
+                let store = FileStore::new(path, name, settings.source.standby_timeout);
+                Self::File(Arc::new(store.with_health(health.clone())))
             }
             StoreSettings::Postgres { conninfo, schema, table } => {
                 Self::Postgres(Arc::new(PostgresStore::new(conninfo.as_ref().clone(), schema, table, name)))

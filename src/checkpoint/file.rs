@@ -18,6 +18,7 @@ use anyhow::anyhow;
 
 use super::{Checkpoint, Loading, Store, Storing, document};
 use crate::failure::{Definite, Failure, Kind};
+use crate::telemetry::health::{self, Health};
 
 /// The checkpoint, within the folder.
 pub const FILE: &str = "checkpoint.json";
@@ -39,6 +40,7 @@ pub struct FileStore {
     name: String,
     /// How long to wait for a folder that is in use; none: for ever.
     patience: Option<Duration>,
+    health: Health,
     held: Mutex<Option<Held>>,
 }
 
@@ -119,7 +121,13 @@ impl FileStore {
     /// yet.
     #[must_use]
     pub fn new(dir: &Path, name: &str, patience: Option<Duration>) -> Self {
-        Self { dir: dir.to_owned(), name: name.to_owned(), patience, held: Mutex::new(None) }
+        Self { dir: dir.to_owned(), name: name.to_owned(), patience, health: Health::default(), held: Mutex::new(None) }
+    }
+
+    /// Lets `health` know when it stands by.
+    #[must_use]
+    pub fn with_health(self, health: Health) -> Self {
+        Self { health, ..self }
     }
 
     /// Takes the folder into possession, creating it when it is missing, and reads the checkpoint; none when none was
@@ -272,8 +280,14 @@ impl FileStore {
         loop {
             let store = Arc::clone(&self);
             match blocking(move || store.take()).await? {
-                Ok(checkpoint) => return Ok(checkpoint),
+                Ok(checkpoint) => {
+                    if told {
+                        self.health.source(health::Source::Connecting);
+                    }
+                    return Ok(checkpoint);
+                }
                 Err(TakeError::InUse(definite)) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+                    self.health.source(health::Source::Standby);
                     if !std::mem::replace(&mut told, true) {
                         tracing::warn!("standing by: {definite}");
                     }

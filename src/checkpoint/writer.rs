@@ -13,6 +13,7 @@ use super::{Checkpoint, DurableLsn, Store, Storing};
 use crate::backoff::Backoff;
 use crate::failure::{Definite, Failure};
 use crate::progress::Progress;
+use crate::telemetry::health::{self, Health};
 
 /// Writes checkpoints of one binding (server and slot).
 pub struct Checkpointer {
@@ -27,6 +28,7 @@ pub struct Checkpointer {
     durable: Option<DurableLsn>,
     state: State,
     backoff: Backoff,
+    health: Health,
 }
 
 enum State {
@@ -41,7 +43,7 @@ impl Checkpointer {
     /// A writer that goes on from `binding`. It is stored first, so that server and slot are on record
     /// before anything is published.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, interval: Duration, binding: Checkpoint) -> Self {
+    pub fn new(store: Arc<dyn Store>, interval: Duration, binding: Checkpoint, health: Health) -> Self {
         let wanted = binding.progress();
         let mut writer = Self {
             store,
@@ -52,6 +54,7 @@ impl Checkpointer {
             durable: None,
             state: State::Resting(Instant::now()),
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
+            health,
         };
         writer.write();
         writer
@@ -124,6 +127,7 @@ impl Checkpointer {
                             tracing::info!("the checkpoint is being stored again");
                         }
                         self.backoff.reset();
+                        self.health.checkpoint(health::Checkpoint::Fine);
                         self.state = State::Resting(Instant::now());
                         let durable = DurableLsn(self.binding.flushed);
                         self.durable = Some(durable);
@@ -153,6 +157,7 @@ impl Checkpointer {
                 "the checkpoint can't be stored; nothing more is acknowledged to PostgreSQL until it can"
             );
         }
+        self.health.checkpoint(health::Checkpoint::Failing);
         self.state = State::Failed(Instant::now() + self.backoff.next_wait());
     }
 }
@@ -181,7 +186,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store = opened(folder.path()).await;
         Arc::clone(&store).store(checkpoint(20)).await.expect("stores");
-        let mut writer = Checkpointer::new(store, Duration::ZERO, checkpoint(10));
+        let mut writer = Checkpointer::new(store, Duration::ZERO, checkpoint(10), Health::default());
         let error = writer.stored().await.expect_err("is refused");
         assert_eq!(error.kind, Kind::Checkpoint);
         assert_eq!(writer.durable(), None);
@@ -193,7 +198,7 @@ mod tests {
         let interval = Duration::from_mins(1);
         let folder = tempfile::tempdir().expect("a folder");
         let store = opened(folder.path()).await;
-        let mut writer = Checkpointer::new(store, interval, checkpoint(10));
+        let mut writer = Checkpointer::new(store, interval, checkpoint(10), Health::default());
         writer.stored().await.expect("stores the binding");
         writer.offer(checkpoint(20).progress());
         assert!(tokio::time::timeout(interval / 2, writer.stored()).await.is_err());

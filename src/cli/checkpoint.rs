@@ -9,6 +9,7 @@ use crate::config::Settings;
 use crate::failure::{Definite, Failure, Kind};
 use crate::lsn::Lsn;
 use crate::postgres::open::{PostgresSource, StartAt};
+use crate::telemetry::health::Health;
 
 /// What to do with it.
 #[derive(Debug, clap::Subcommand)]
@@ -48,7 +49,7 @@ pub enum CheckpointCommand {
 pub async fn run(command: CheckpointCommand) -> Result<(), Definite> {
     let configuration = command.configuration();
     let settings = configuration.load()?;
-    let store = Configured::new(&settings);
+    let store = Configured::new(&settings, &Health::default());
     let done = match command {
         CheckpointCommand::Show(_) => show(&store).await,
         CheckpointCommand::Name { name, replace, .. } => self::name(&store, &name, replace).await,

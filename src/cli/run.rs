@@ -9,7 +9,8 @@ use crate::checkpoint::configured::Configured;
 use crate::config::LogFormat;
 use crate::failure::Definite;
 use crate::pipeline;
-use crate::telemetry::logging;
+use crate::telemetry::health::Health;
+use crate::telemetry::{http, logging};
 
 /// Flags override the environment, which overrides the file.
 #[derive(Debug, clap::Args)]
@@ -52,11 +53,15 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
     block_on(async {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
-        let store = Configured::new(&settings);
+        let health = Health::default();
+        if let Some(address) = settings.http_listen {
+            http::serve(address, health.clone()).await?;
+        }
+        let store = Configured::new(&settings, &health);
         if let Some(position) = &arguments.from {
             rewind(&settings, &store, position).await?;
         }
-        pipeline::run(settings, store.store(), shutdown.requested()).await
+        pipeline::run(settings, store.store(), health, shutdown.requested()).await
     })
 }
 

@@ -11,6 +11,7 @@ mod resolve;
 mod tests;
 mod written;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// Give up when a peer can't be reached at start, instead of trying for ever.
     pub fail_fast: bool,
+    /// Where `/readyz` is answered, if anywhere.
+    pub http_listen: Option<SocketAddr>,
     /// What is logged, and how.
     pub log: LogSettings,
 }

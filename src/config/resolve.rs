@@ -3,6 +3,7 @@
 //! Every default and every range is here, and in `docs/configuration.md`. Nothing is asked of a server;
 //! the only files read are those of the passwords.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         outbox,
         rabbitmq,
         checkpoint,
+        http,
         log,
     } = written;
     let at = &origins;
@@ -69,6 +71,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         checkpoint,
         shutdown_timeout: millis(at, "shutdown_timeout_ms", shutdown_timeout_ms, 30_000, 1..=MAX_WAIT_MS)?,
         fail_fast: fail_fast.unwrap_or(false),
+        http_listen: listen(at, http)?,
         log: self::log(at, log)?,
         source,
         outbox,
@@ -236,6 +239,14 @@ fn checkpoint(
     let table = table.unwrap_or_else(|| "public.pgsluice_checkpoints".to_owned());
     let (schema, table) = qualified(at, "checkpoint.table", &table)?;
     Ok(CheckpointSettings { store: StoreSettings::Postgres { conninfo: Box::new(conninfo), schema, table }, interval })
+}
+
+fn listen(at: &Origins, written: written::Http) -> Result<Option<SocketAddr>, Definite> {
+    let Some(listen) = written.listen else { return Ok(None) };
+    listen.parse().map(Some).map_err(|error| {
+        let what = format!("is no address with a port: \"{listen}\"");
+        at.wrong_because("http.listen", &what, error, "an IP address and a port, as in \"127.0.0.1:9187\"")
+    })
 }
 
 fn log(at: &Origins, written: written::Log) -> Result<LogSettings, Definite> {

@@ -25,6 +25,7 @@ pub(super) struct Written {
     pub(super) outbox: Option<Outbox>,
     pub(super) rabbitmq: Rabbit,
     pub(super) checkpoint: Checkpoint,
+    pub(super) http: Http,
     pub(super) log: Log,
 }
 
@@ -108,6 +109,12 @@ pub(super) struct Checkpoint {
     pub(super) table: Option<String>,
     #[serde(deserialize_with = "number")]
     pub(super) interval_ms: Option<i64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Http {
+    pub(super) listen: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

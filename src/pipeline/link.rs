@@ -10,6 +10,7 @@ use crate::backoff::Backoff;
 use crate::checkpoint::{Checkpoint, Store};
 use crate::failure::{Definite, Failure, Kind};
 use crate::source::{Batch, ChangeStream, Opened, Resume, Source, Status};
+use crate::telemetry::health::{self, Health};
 
 /// The longest wait between two attempts. A stream that lived for so long was a good one.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -24,6 +25,7 @@ pub(super) struct Link<S: Source> {
     state: State<S>,
     backoff: Backoff,
     fail_fast: bool,
+    health: Health,
 }
 
 enum State<S: Source> {
@@ -48,10 +50,10 @@ pub(super) enum News {
 }
 
 impl<S: Source> Link<S> {
-    pub(super) fn new(source: S, store: Arc<dyn Store>, fail_fast: bool) -> Self {
+    pub(super) fn new(source: S, store: Arc<dyn Store>, fail_fast: bool, health: Health) -> Self {
         let resume = Resume { store, reached: None };
         let backoff = Backoff::new(Duration::from_millis(100), LONGEST_WAIT);
-        Self { source, resume, state: State::Waiting(Instant::now()), backoff, fail_fast }
+        Self { source, resume, state: State::Waiting(Instant::now()), backoff, fail_fast, health }
     }
 
     /// Where to go on from when the stream has to be opened again.
@@ -78,6 +80,7 @@ impl<S: Source> Link<S> {
                         tracing::info!(from = %start.flushed, slot = start.slot, "streaming from PostgreSQL");
                         self.state = State::Open { stream, since: Instant::now() };
                         self.fail_fast = false;
+                        self.health.source(health::Source::Streaming);
                         return Ok(News::Opened { start, report_every });
                     }
                     Err(failure) => failure,
@@ -97,6 +100,7 @@ impl<S: Source> Link<S> {
                     State::Waiting(_) | State::Opening(_) | State::Open { .. } => continue,
                 },
             };
+            self.health.source(health::Source::Connecting);
             let was_opening = matches!(self.state, State::Opening(_));
             if !was_opening {
                 failure = failure.context("the replication stream can't go on");
@@ -185,7 +189,7 @@ mod tests {
     async fn a_stream_that_breaks_after_each_start_is_opened_with_growing_waits() {
         let opened = Arc::new(AtomicUsize::new(0));
         let store = Arc::new(FileStore::new("unused".as_ref(), "shop", None));
-        let mut link = Link::new(ShortLived(Arc::clone(&opened)), store, false);
+        let mut link = Link::new(ShortLived(Arc::clone(&opened)), store, false, Health::default());
         let until = Instant::now() + Duration::from_mins(10);
         while Instant::now() < until {
             link.next().await.expect("nothing definite");

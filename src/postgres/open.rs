@@ -26,6 +26,7 @@ use crate::config::{OutboxSettings, SourceSettings};
 use crate::failure::{Failure, Kind, within};
 use crate::lsn::Lsn;
 use crate::source::{Opened, Resume, Source};
+use crate::telemetry::health::{self, Health};
 
 /// The publication may have to wait for locks, see there.
 const PREPARE_LIMIT: Duration = Duration::from_mins(1);
@@ -46,6 +47,7 @@ pub struct PostgresSource(Arc<Inner>);
 struct Inner {
     settings: SourceSettings,
     outbox: Option<OutboxSettings>,
+    health: Health,
     /// A stream was opened by this process: the configuration fits, and is not checked again.
     opened: AtomicBool,
 }
@@ -54,7 +56,15 @@ impl PostgresSource {
     /// The source that `settings` describe. Connects to nothing yet.
     #[must_use]
     pub fn new(settings: SourceSettings, outbox: Option<OutboxSettings>) -> Self {
-        Self(Arc::new(Inner { settings, outbox, opened: AtomicBool::new(false) }))
+        Self(Arc::new(Inner { settings, outbox, health: Health::default(), opened: AtomicBool::new(false) }))
+    }
+
+    /// Lets `health` know when it stands by.
+    #[must_use]
+    pub fn with_health(self, health: Health) -> Self {
+        let Inner { settings, outbox, .. } = self.0.as_ref();
+        let (settings, outbox) = (settings.clone(), outbox.clone());
+        Self(Arc::new(Inner { settings, outbox, health, opened: AtomicBool::new(false) }))
     }
 }
 
@@ -176,8 +186,10 @@ impl Inner {
     /// Waits until nobody has the slot.
     async fn stand_by(&self, sql: &Client, waiting: &mut Waiting) -> Result<(), Failure> {
         while let Some(holder) = self.slot_now(sql).await?.and_then(|slot| slot.active_pid) {
+            self.health.source(health::Source::Standby);
             waiting.for_slot(sql, &self.settings.slot, holder).await?;
         }
+        self.health.source(health::Source::Connecting);
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use crate::config::Unroutable;
 use crate::encode::message::Message;
 use crate::failure::{Definite, Failure, Kind};
 use crate::progress::Seq;
+use crate::telemetry::health::{self, Health};
 
 /// Between two attempts to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -126,6 +127,7 @@ pub struct Publisher<B: Broker> {
     probe_at: Option<Instant>,
     alarm: Alarm,
     reconnects: u64,
+    health: Health,
     /// What was logged last, so that each change of state makes one line.
     trouble: Option<String>,
     discard_logged: Option<Instant>,
@@ -155,9 +157,16 @@ impl<B: Broker> Publisher<B> {
             probe_at: None,
             alarm: Alarm::new(),
             reconnects: 0,
+            health: Health::default(),
             trouble: None,
             discard_logged: None,
         }
+    }
+
+    /// Lets `health` know what it is doing.
+    #[must_use]
+    pub fn with_health(self, health: Health) -> Self {
+        Self { health, ..self }
     }
 
     /// Whether `publish` can take events: there was a connection, so that the broker's limits are known.
@@ -205,6 +214,12 @@ impl<B: Broker> Publisher<B> {
                 self.republish.reset();
                 return Ok(settled);
             }
+            self.health.broker(match self.state() {
+                State::Connecting | State::Reconnecting => health::Broker::Connecting,
+                State::Flowing => health::Broker::Flowing,
+                State::Blocked => health::Broker::Blocked,
+                State::Retrying => health::Broker::Retrying,
+            });
             match &mut self.link {
                 Link::Down(until) => {
                     tokio::time::sleep_until(*until).await;

@@ -1,3 +1,5 @@
 //! What the process says about itself.
 
+pub mod health;
+pub mod http;
 pub mod logging;
