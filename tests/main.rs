@@ -6,6 +6,7 @@ mod checkpoint_commands;
 mod config;
 mod connect;
 mod decode;
+mod docs;
 mod harness;
 mod main_job;
 mod never_lose;

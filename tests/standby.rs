@@ -72,7 +72,9 @@ async fn take_turns(scene: &Scene, config: &str) -> Account {
         assert_eq!(streams(scene).await, "1");
         assert!(!standby.stderr().contains("streaming from PostgreSQL"));
         active.kill();
+        let killed = std::time::Instant::now();
         standby.wait_for_log("streaming from PostgreSQL", SOON).await;
+        println!("taken over after {:?}", killed.elapsed());
         active = standby;
     }
     load.stop().await;

@@ -87,10 +87,10 @@ Exit codes:
   0  stopped as asked; everything in flight was settled or will be sent again
   1  the process itself cannot go on: no thread, no descriptor (101 is a bug)
   2  the command line or the configuration is wrong
-  3  PostgreSQL refuses: password, privilege, wal_level, publication, slot in use
+  3  PostgreSQL refuses: password, privilege, wal_level, publication
   4  RabbitMQ refuses: password, permission, an exchange with other properties
   5  changes may be missing: the slot or the checkpoint is not what it was
   6  a server can't be reached, and --fail-fast was given
-  7  the checkpoint can't be read or written
+  7  the checkpoint can't be read or written, or another instance has taken it over
   8  an event can't be published as configured
   128 + signal  a second signal ended the process at once";
