@@ -121,7 +121,9 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             }
             // A stream that broke is opened again although the broker is away: a slot that nobody uses may be given up
             // by the server. What is pending comes again.
-            let may_read = self.intake.pending.is_empty() || self.source.is_broken();
+            // Nothing is read before server and slot are on record: until then, the checkpoint may be somebody else's.
+            let is_on_record = self.checkpointer.as_ref().is_none_or(|writer| writer.durable().is_some());
+            let may_read = is_on_record && (self.intake.pending.is_empty() || self.source.is_broken());
             tokio::select! { biased;
                 () = &mut shutdown => return Ok(()),
                 turn = self.turn(may_read) => turn?,
@@ -140,7 +142,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         }
         tokio::select! { biased;
             _ = self.report_tick.tick() => self.report().await,
-            durable = stored(&mut self.checkpointer, self.window.watermark()) => {
+            durable = stored(&mut self.checkpointer, &self.window) => {
                 durable?;
                 self.report().await;
             }
@@ -158,6 +160,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
 
     fn opened(&mut self, start: Checkpoint, report_every: Duration) {
         self.report_tick = report_timer(report_every);
+        self.publisher.hold(false);
         self.intake.forget_transaction();
         self.reported = None;
         if let Some(checkpointer) = &mut self.checkpointer {
@@ -172,6 +175,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
 
     fn lost(&mut self) {
         self.intake.forget_transaction();
+        self.publisher.hold(true);
         if let Some(checkpointer) = &self.checkpointer {
             // What was taken in is in the window or settled, stored or not. So the next server must have all of it in
             // its history: had a failover lost some, what it has in that place would be taken for a repetition.
@@ -207,6 +211,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     /// Takes no more in, and waits for what is in flight and for its checkpoint, up to the deadline.
     async fn drain(&mut self) -> Result<(), Definite> {
         let deadline = Instant::now() + self.settings.shutdown_timeout;
+        self.source.stop_opening();
         tracing::info!(in_flight = self.window.len(), "stopping: waiting for what is in flight");
         let settle_all = async {
             let is_stored = |pipeline: &Self| {
@@ -241,10 +246,10 @@ fn publisher_settings(settings: &Settings) -> PublisherSettings {
 }
 
 /// Offers the watermark to the checkpointer and waits until one is durable.
-async fn stored(checkpointer: &mut Option<Checkpointer>, watermark: Progress) -> Result<(), Definite> {
+async fn stored(checkpointer: &mut Option<Checkpointer>, window: &Window) -> Result<(), Definite> {
     match checkpointer {
         Some(checkpointer) => {
-            checkpointer.offer(watermark);
+            checkpointer.offer(window.watermark(), window.settled());
             checkpointer.stored().await.map(|_| ())
         }
         None => std::future::pending().await,

@@ -75,6 +75,12 @@ impl Window {
         self.entries.len()
     }
 
+    /// How many events were settled, in order and without a hole.
+    #[must_use]
+    pub fn settled(&self) -> Seq {
+        self.first
+    }
+
     /// The name of the event that is published next.
     #[must_use]
     pub fn next_seq(&self) -> Seq {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use ::pgsluice::checkpoint::file::read;
 
 use crate::support::{
-    Account, Database, PostgresServer, RabbitServer, SOON, Scene, eventually, folder, pgsluice, pgsluice_command,
-    postgres,
+    Account, Database, PostgresServer, RabbitServer, SOON, Scene, eventually, folder, pgsluice_command, postgres,
 };
 
 /// A load of small and middling transactions, some with savepoints, some rolled back, until it is stopped.
@@ -158,22 +157,20 @@ async fn a_database_that_restarts_while_the_broker_is_away_gets_its_stream_back(
 async fn without_room_for_the_checkpoint_nothing_is_acknowledged_and_the_stream_stays() {
     let postgres = PostgresServer::private(&[("wal_sender_timeout", "2s")]);
     let scene = Scene::on(&postgres, crate::support::rabbitmq()).await;
-    // It takes the folder into possession before it connects.
-    postgres.pause();
-    let pgsluice = pgsluice(&scene.config(""));
-    let lock = scene.checkpoint().join("lock");
-    eventually("pgsluice has the folder", SOON, async || lock.exists().then_some(())).await;
+    let pgsluice = scene.run().await;
+    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
+    scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
+    account.settle(&scene, &mut consumer, SOON).await;
+    scene.acknowledged().await;
     // A folder where the file has to be: no checkpoint can be written.
     let obstacle = scene.checkpoint().join("checkpoint.json.tmp");
     eventually("the obstacle stands", SOON, async || {
         (std::fs::create_dir(&obstacle).is_ok() || obstacle.is_dir()).then_some(())
     })
     .await;
-    postgres.resume();
-    pgsluice.wait_for_log("the checkpoint can't be stored", SOON).await;
     let before = scene.database.query_one("SELECT confirmed_flush_lsn FROM pg_replication_slots").await;
     scene.database.execute("INSERT INTO ledger SELECT FROM generate_series(1, 10)").await;
-    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
+    pgsluice.wait_for_log("the checkpoint can't be stored", SOON).await;
     account.settle(&scene, &mut consumer, SOON).await;
     let lives = "SELECT count(*) FROM pg_stat_replication WHERE backend_start < clock_timestamp() - interval '6s'";
     eventually("a stream outlives the server's patience", SOON, async || {

@@ -51,7 +51,7 @@ impl Configured {
     pub async fn current(&self) -> Result<Option<Checkpoint>, Failure> {
         match self {
             Self::File(store) => Ok(file::read(store.folder())?),
-            Self::Postgres(store) => Arc::clone(store).load().await,
+            Self::Postgres(store) => store.peek().await,
         }
     }
 
@@ -77,11 +77,22 @@ impl Configured {
         }
     }
 
-    /// Removes the checkpoint; the store must have been taken.
+    /// Takes the store into possession, whatever is in it, without waiting for it.
+    ///
+    /// # Errors
+    /// A pgsluice that runs has it (only a folder's possession shows).
+    pub fn possess(&self) -> Result<(), Failure> {
+        match self {
+            Self::File(store) => Ok(store.possess().map_err(file::TakeError::definite)?),
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// Removes the checkpoint, whatever it holds; false when there was none. The store must have been possessed.
     ///
     /// # Errors
     /// It can't be removed.
-    pub async fn forget(&self) -> Result<(), Failure> {
+    pub async fn forget(&self) -> Result<bool, Failure> {
         match self {
             Self::File(store) => Ok(store.forget()?),
             Self::Postgres(store) => store.forget().await,

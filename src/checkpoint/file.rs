@@ -134,12 +134,34 @@ impl FileStore {
     /// stored yet.
     ///
     /// # Errors
-    /// The folder can't be created or written, is no folder, or another process has it; the file can't be read, or is
-    /// not what a store has written. Never guessed around: a wrong position can lose events.
+    /// As [`possess`](Self::possess); or the file can't be read, or is not what a store has written. Never guessed around: a
+    /// wrong position can lose events.
     pub fn take(&self) -> Result<Option<Checkpoint>, TakeError> {
+        self.possess()?;
         let mut held = self.held();
-        if let Some(held) = held.as_ref() {
-            return Ok(held.last.clone());
+        let Some(held) = held.as_mut() else { return Ok(None) };
+        if held.last.is_none() {
+            held.last = read(&self.dir)?;
+            if held.last.is_some() {
+                // The process that stored it may have died between rename and fsync.
+                let path = self.file();
+                File::open(&path)
+                    .and_then(|file| file.sync_all())
+                    .and_then(|()| sync_dir(&self.dir))
+                    .map_err(|error| unusable(&self.dir, &format!("cannot fsync {}", path.display()), error))?;
+            }
+        }
+        Ok(held.last.clone())
+    }
+
+    /// Takes the folder into possession, creating it when it is missing.
+    ///
+    /// # Errors
+    /// The folder can't be created or written, is no folder, or another process has it.
+    pub fn possess(&self) -> Result<(), TakeError> {
+        let mut held = self.held();
+        if held.is_some() {
+            return Ok(());
         }
         create(&self.dir)?;
         let lock = lock(&self.dir, &self.name)?;
@@ -148,17 +170,8 @@ impl FileStore {
         File::create(&temporary).and_then(|_| fs::remove_file(&temporary)).map_err(|error| {
             unusable(&self.dir, &format!("cannot create {} in the checkpoint folder", temporary.display()), error)
         })?;
-        let last = read(&self.dir)?;
-        if last.is_some() {
-            // The process that stored it may have died between rename and fsync.
-            let path = self.file();
-            File::open(&path)
-                .and_then(|file| file.sync_all())
-                .and_then(|()| sync_dir(&self.dir))
-                .map_err(|error| unusable(&self.dir, &format!("cannot fsync {}", path.display()), error))?;
-        }
-        *held = Some(Held { last: last.clone(), _lock: lock });
-        Ok(last)
+        *held = Some(Held { last: None, _lock: lock });
+        Ok(())
     }
 
     /// Replaces the stored checkpoint, and returns once it would survive a power loss.
@@ -189,17 +202,21 @@ impl FileStore {
         Ok(())
     }
 
-    /// Moves the checkpoint out of the way, to `checkpoint.json.old`.
+    /// Moves the checkpoint out of the way, to `checkpoint.json.old`; false when there was none.
     ///
     /// # Errors
     /// [`StoreError::Io`]
-    pub fn forget(&self) -> Result<(), StoreError> {
+    pub fn forget(&self) -> Result<bool, StoreError> {
         let mut held = self.held();
         let Some(held) = held.as_mut() else { return Err(StoreError::NotTaken) };
         let old = self.dir.join(OLD);
-        fs::rename(self.file(), &old).map_err(io_error("rename to", &old))?;
+        match fs::rename(self.file(), &old) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            renamed => renamed.map_err(io_error("rename to", &old))?,
+        }
         held.last = None;
-        sync_dir(&self.dir).map_err(io_error("fsync", &self.dir))
+        sync_dir(&self.dir).map_err(io_error("fsync", &self.dir))?;
+        Ok(true)
     }
 
     /// Stores a position under a name, whoever has the folder; false when the name is taken, and was not to be replaced.
@@ -208,7 +225,7 @@ impl FileStore {
     /// [`StoreError::Io`]
     pub fn keep(&self, label: &str, checkpoint: &Checkpoint, replace: bool) -> Result<bool, StoreError> {
         let folder = self.dir.join(KEPT);
-        fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
+        fs::create_dir_all(&folder).and_then(|()| sync_dir(&self.dir)).map_err(io_error("create", &folder))?;
         let path = folder.join(format!("{label}.json"));
         if path.exists() && !replace {
             return Ok(false);

@@ -22,8 +22,8 @@ use crate::progress::Progress;
 ///
 /// The futures own what they need, so that they can be kept across turns of the loop.
 pub trait Store: Debug + Send + Sync {
-    /// Takes the store into possession, waiting as a standby for as long as another pgsluice has it, and reads the
-    /// checkpoint; none when none was stored yet.
+    /// Reads the checkpoint; none when none was stored yet. A store that only one process can have is taken into
+    /// possession, and waited for as a standby; any other belongs to who stores in it after who read it last.
     fn load(self: Arc<Self>) -> Loading;
 
     /// Replaces the stored checkpoint, and completes once it would survive a power loss. Storing again after a

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Checkpoint, DurableLsn, Store, Storing};
 use crate::backoff::Backoff;
 use crate::failure::{Definite, Failure};
-use crate::progress::Progress;
+use crate::progress::{Progress, Seq};
 use crate::telemetry::health::{self, Health};
 
 /// Writes checkpoints of one binding (server and slot).
@@ -23,6 +23,8 @@ pub struct Checkpointer {
     binding: Checkpoint,
     /// The newest progress that was offered.
     wanted: Progress,
+    /// How many events were settled then, and when the last write began.
+    settled: [Seq; 2],
     /// It is to be stored now.
     urgent: bool,
     durable: Option<DurableLsn>,
@@ -50,6 +52,7 @@ impl Checkpointer {
             interval,
             binding,
             wanted,
+            settled: [0; 2],
             urgent: true,
             durable: None,
             state: State::Resting(Instant::now()),
@@ -90,7 +93,8 @@ impl Checkpointer {
 
     /// How long to rest between two writes.
     fn rest(&self) -> Duration {
-        let is_idle = self.wanted.position == self.binding.position;
+        let [offered, written] = self.settled;
+        let is_idle = offered == written;
         match (self.urgent, is_idle) {
             (true, _) => Duration::ZERO,
             (false, true) => self.interval.max(self.store.idle_interval()),
@@ -98,9 +102,10 @@ impl Checkpointer {
         }
     }
 
-    /// Takes note of progress, to be stored when its time comes.
-    pub fn offer(&mut self, progress: Progress) {
+    /// Takes note of progress, and of how many events were settled in all, to be stored when its time comes.
+    pub fn offer(&mut self, progress: Progress, settled: Seq) {
         self.wanted = progress;
+        self.settled[0] = settled;
     }
 
     /// Stores what was offered once the interval is over, and returns when that is durable. Pending for
@@ -146,6 +151,7 @@ impl Checkpointer {
 
     fn write(&mut self) {
         self.urgent = false;
+        self.settled[1] = self.settled[0];
         self.binding = self.binding.at(self.wanted);
         self.state = State::Writing(Arc::clone(&self.store).store(self.binding.clone()));
     }
@@ -200,7 +206,7 @@ mod tests {
         let store = opened(folder.path()).await;
         let mut writer = Checkpointer::new(store, interval, checkpoint(10), Health::default());
         writer.stored().await.expect("stores the binding");
-        writer.offer(checkpoint(20).progress());
+        writer.offer(checkpoint(20).progress(), 1);
         assert!(tokio::time::timeout(interval / 2, writer.stored()).await.is_err());
         writer.hurry();
         let begin = Instant::now();

@@ -38,7 +38,8 @@ pub enum CheckpointCommand {
         #[arg(long)]
         skip: bool,
     },
-    /// Forget the checkpoint: the next start goes on from the slot, or creates it; pgsluice must not run
+    /// Forget the checkpoint, and what was in doubt: the next start goes on from the slot, or creates it; pgsluice must not
+    /// run
     Reset(Configuration),
 }
 
@@ -54,7 +55,7 @@ pub async fn run(command: CheckpointCommand) -> Result<(), Definite> {
         CheckpointCommand::Show(_) => show(&store).await,
         CheckpointCommand::Name { name, replace, .. } => self::name(&store, &name, replace).await,
         CheckpointCommand::Set { position, skip, .. } => set(&settings, &store, &position, skip).await,
-        CheckpointCommand::Reset(_) => reset(&store).await,
+        CheckpointCommand::Reset(_) => reset(&settings, &store).await,
     };
     done.map_err(now_or_never)
 }
@@ -74,7 +75,9 @@ impl CheckpointCommand {
 fn now_or_never(failure: Failure) -> Definite {
     match failure {
         Failure::Definite(definite) => definite,
-        Failure::Transient(error) => Definite::new(Kind::Unreachable, error, "nothing was changed; try again"),
+        Failure::Transient(error) => {
+            Definite::new(Kind::Unreachable, error, "try again; `pgsluice checkpoint show` says what is stored")
+        }
     }
 }
 
@@ -124,14 +127,10 @@ async fn set(settings: &Settings, store: &Configured, position: &str, skip: bool
     Ok(())
 }
 
-async fn reset(store: &Configured) -> Result<(), Failure> {
-    match store.take().await? {
-        Some(before) => {
-            store.forget().await?;
-            println!("the checkpoint was {}, and is forgotten", before.flushed);
-        }
-        None => println!("there was no checkpoint"),
-    }
+async fn reset(settings: &Settings, store: &Configured) -> Result<(), Failure> {
+    store.possess()?;
+    PostgresSource::new(settings.source.clone(), settings.outbox.clone()).accept().await?;
+    println!("{}", if store.forget().await? { "the checkpoint is forgotten" } else { "there was no checkpoint" });
     Ok(())
 }
 
@@ -152,15 +151,20 @@ async fn target(
         Err(_) => StartAt::Checkpoint(named(store, position).await?),
     };
     let target = source.start_at(wanted).await?;
-    match before {
-        Some(before) if !skip && (target.flushed > before.flushed || target.position > before.position) => {
-            let (from, to) = (before.flushed, target.flushed);
-            let error =
-                anyhow!("{to} lies ahead of the checkpoint: changes committed between {from} and {to} would be lost");
-            Err(usage(error, "use `pgsluice checkpoint set --skip` if they must never be delivered"))
-        }
-        Some(_) | None => Ok(target),
+    let is_ours =
+        |before: &&Checkpoint| before.system_identifier == target.system_identifier && before.slot == target.slot;
+    // Without a checkpoint, what the slot was told is all that is known to be delivered.
+    let before = match before.filter(is_ours) {
+        Some(before) => before.clone(),
+        None => source.acknowledged().await?,
+    };
+    if !skip && (target.flushed > before.flushed || target.position > before.position) {
+        let (from, to) = (before.flushed, target.flushed);
+        let error =
+            anyhow!("{to} lies ahead of the checkpoint: changes committed between {from} and {to} would be lost");
+        return Err(usage(error, "use `pgsluice checkpoint set --skip` if they must never be delivered"));
     }
+    Ok(target)
 }
 
 async fn named(store: &Configured, name: &str) -> Result<Checkpoint, Failure> {

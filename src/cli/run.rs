@@ -58,10 +58,14 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
             http::serve(address, health.clone()).await?;
         }
         let store = Configured::new(&settings, &health);
+        let mut shutdown = std::pin::pin!(shutdown.requested());
         if let Some(position) = &arguments.from {
-            rewind(&settings, &store, position).await?;
+            tokio::select! { biased;
+                () = &mut shutdown => return Ok(()),
+                moved = rewind(&settings, &store, position) => moved?,
+            }
         }
-        pipeline::run(settings, store.store(), health, shutdown.requested()).await
+        pipeline::run(settings, store.store(), health, shutdown).await
     })
 }
 

@@ -121,6 +121,13 @@ impl<S: Source> Link<S> {
         }
     }
 
+    /// Nothing more is going to be read: an opening that nobody waits for must not hold what the checkpoint's store needs.
+    pub(super) fn stop_opening(&mut self) {
+        if let State::Opening(_) = self.state {
+            self.state = State::Waiting(Instant::now());
+        }
+    }
+
     /// Whether a report found the stream broken, so that there is nothing more to read.
     pub(super) fn is_broken(&self) -> bool {
         matches!(self.state, State::Broken(_))

@@ -16,14 +16,14 @@ use tracing::{info, warn};
 use super::catalog;
 use super::client::{ClientError, Connection, Purpose};
 use super::preflight::{self, Look, sql_failure};
-use super::publication::{self, Membership, Plan, Publication};
+use super::publication::{self, Plan, Publication};
 use super::slot::{self, Decision, SlotState, verify};
 use super::sql;
 use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
-use super::watch::WatchedStream;
+use super::watch::{self, WatchedStream};
 use crate::checkpoint::Checkpoint;
 use crate::config::{OutboxSettings, SourceSettings};
-use crate::failure::{Failure, Kind, within};
+use crate::failure::{Definite, Failure, Kind, within};
 use crate::lsn::Lsn;
 use crate::source::{Opened, Resume, Source};
 use crate::telemetry::health::{self, Health};
@@ -32,6 +32,8 @@ use crate::telemetry::health::{self, Health};
 const PREPARE_LIMIT: Duration = Duration::from_mins(1);
 /// How often to look whether a slot or a walsender is free.
 const POLL: Duration = Duration::from_millis(250);
+/// How long a standby looks on one connection.
+const STANDBY_SESSION: Duration = Duration::from_secs(5);
 /// A slot that takes longer to create waits for somebody.
 const QUICK: Duration = Duration::from_secs(2);
 /// How often to look who that is, and whether the server still answers.
@@ -95,11 +97,7 @@ impl PostgresSource {
             StartAt::Lsn(lsn) => slot::first(name, publication, &session.server, lsn),
             StartAt::Checkpoint(checkpoint) => checkpoint,
         };
-        if let Some(pid) = state.as_ref().and_then(|state| state.active_pid) {
-            let error = anyhow!("replication slot \"{name}\" is in use by PID {pid}");
-            let hint = "Stop the pgsluice that reads from it first; a standby would take over.";
-            return Err(Failure::definite(Kind::Usage, error, hint));
-        }
+        not_in_use(name, state.as_ref())?;
         if let Some(earliest) = state.as_ref().and_then(|state| state.confirmed_flush)
             && wanted.flushed < earliest
         {
@@ -108,11 +106,48 @@ impl PostgresSource {
                 "The slot lets go of what was delivered, unless `replay.retain_bytes` or `replay.retain_ms` is set.";
             return Err(Failure::definite(Kind::Usage, error, hint));
         }
-        match verify(name, publication, Some(&wanted), state.as_ref(), &session.server)? {
+        verify(name, publication, Some(&wanted), state.as_ref(), &session.server)?;
+        Ok(wanted)
+    }
+
+    /// Up to where the slot was acknowledged: where the stream would start without a checkpoint.
+    ///
+    /// # Errors
+    /// There is no such slot, it can't be used, or is in use.
+    pub async fn acknowledged(&self) -> Result<Checkpoint, Failure> {
+        let SourceSettings { conninfo, slot: name, publication, .. } = &self.0.settings;
+        let mut connection = Connection::connect(conninfo, Purpose::Replication).await?;
+        let session = walsender::identify(&mut connection, None).await?;
+        let state = walsender::read_slot(&mut connection, name).await?;
+        not_in_use(name, state.as_ref())?;
+        match verify(name, publication, None, state.as_ref(), &session.server)? {
             Decision::Resume(start) | Decision::Adopt(start) => Ok(start),
-            Decision::Create => Ok(wanted),
+            Decision::Create => {
+                let error = anyhow!("replication slot \"{name}\" does not exist");
+                Err(Failure::definite(Kind::Usage, error, "`pgsluice run` creates it, and begins at the present."))
+            }
         }
     }
+
+    /// A human has looked at what was in doubt: the publication counts as it is now.
+    ///
+    /// # Errors
+    /// Somebody reads from the slot, or the server is away.
+    pub async fn accept(&self) -> Result<(), Failure> {
+        let sql = sql::connect(&self.0.settings.conninfo).await?;
+        not_in_use(&self.0.settings.slot, self.0.slot_now(&sql).await?.as_ref())?;
+        let name = &self.0.settings.publication;
+        match publication::read(&sql, name).await? {
+            Some(publication) if publication.managed => publication::renew_record(&sql, name).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+fn not_in_use(name: &str, slot: Option<&SlotState>) -> Result<(), Definite> {
+    let Some(pid) = slot.and_then(|slot| slot.active_pid) else { return Ok(()) };
+    let error = anyhow!("replication slot \"{name}\" is in use by PID {pid}");
+    Err(Definite::new(Kind::Usage, error, "Stop the pgsluice that reads from it first; a standby would take over."))
 }
 
 impl Source for PostgresSource {
@@ -151,7 +186,9 @@ impl Inner {
             if let Some(opened) = self.attempt(&sql, look, resume, &mut waiting).await? {
                 return Ok(opened);
             }
-            self.stand_by(&sql, &mut waiting).await?;
+            drop(sql);
+            while !self.stand_by(&mut waiting).await? {}
+            self.health.source(health::Source::Connecting);
         }
     }
 
@@ -163,8 +200,8 @@ impl Inner {
         resume: &Resume,
         waiting: &mut Waiting,
     ) -> Result<Option<Opened<WatchedStream>>, Failure> {
-        let mut prepared = limited("checking the database", self.prepare(sql, look)).await?;
         let mut connection = self.connect(sql, look, waiting).await?;
+        let mut prepared = limited("checking the database", self.prepare(sql, look)).await?;
         let Some((session, decision)) = self.decide(&mut connection, resume).await? else { return Ok(None) };
         self.publish(sql, &session, &decision, &mut prepared).await?;
         let start = self.begin(sql, &mut connection, &session, decision).await?;
@@ -173,8 +210,8 @@ impl Inner {
         match within(ANSWER_LIMIT, "starting the replication stream", starting).await? {
             Ok(stream) => {
                 self.look_again(sql, &session, &start).await?;
-                let members = self.members(sql).await?;
-                let stream = WatchedStream::new(stream, self.settings.clone(), members, start.flushed);
+                let sent = limited("reading the publication", self.sent(sql)).await?;
+                let stream = WatchedStream::new(stream, self.settings.clone(), sent, start.flushed);
                 Ok(Some(Opened { stream, start, report_every: self.report_every(&session) }))
             }
             // Somebody was quicker than we between looking and starting.
@@ -183,14 +220,19 @@ impl Inner {
         }
     }
 
-    /// Waits until nobody has the slot.
-    async fn stand_by(&self, sql: &Client, waiting: &mut Waiting) -> Result<(), Failure> {
-        while let Some(holder) = self.slot_now(sql).await?.and_then(|slot| slot.active_pid) {
-            self.health.source(health::Source::Standby);
-            waiting.for_slot(sql, &self.settings.slot, holder).await?;
+    /// Waits until nobody has the slot (then true), for no longer than a connection may last: an idle session would hold
+    /// up a smart shutdown.
+    async fn stand_by(&self, waiting: &mut Waiting) -> Result<bool, Failure> {
+        self.health.source(health::Source::Standby);
+        let sql = sql::connect(&self.settings.conninfo).await?;
+        let end = Instant::now() + STANDBY_SESSION;
+        while let Some(holder) = self.slot_now(&sql).await?.and_then(|slot| slot.active_pid) {
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            waiting.for_slot(&sql, &self.settings.slot, holder).await?;
         }
-        self.health.source(health::Source::Connecting);
-        Ok(())
+        Ok(true)
     }
 
     async fn prepare(&self, sql: &Client, look: Look) -> Result<Prepared, Failure> {
@@ -264,27 +306,34 @@ impl Inner {
             Decision::Resume(start) | Decision::Adopt(start) if prepared.publication.is_none() => {
                 return Err(slot::no_publication(name, start, &session.server).into());
             }
-            Decision::Resume(start) => {
+            Decision::Resume(_) | Decision::Adopt(_) => {
                 if let Some(publication) = &prepared.publication {
-                    let left = publication::removed(sql, &publication.recorded, publication).await?;
-                    if !left.is_empty() {
-                        return Err(slot::tables_left(name, &left, start.flushed, session.server.flushed).into());
-                    }
+                    not_altered(sql, name, publication).await?;
                 }
             }
-            Decision::Adopt(_) | Decision::Create => {}
+            Decision::Create => {}
         }
         if let Some(plan) = prepared.plan.take() {
             limited("bringing the publication in order", publication::apply(sql, name, &plan)).await?;
+            if let Some(publication) = prepared.publication.as_ref().filter(|_| plan.statements.is_empty()) {
+                publication::keep_record(sql, name, publication).await?;
+            }
         }
         Ok(())
     }
 
-    /// The tables that are in the publication as the stream begins.
-    async fn members(&self, sql: &Client) -> Result<Vec<Membership>, Failure> {
-        let publication =
-            limited("reading the publication", publication::read(sql, &self.settings.publication)).await?;
-        Ok(publication.into_iter().flat_map(|it| it.members).map(|(member, _)| member).collect())
+    /// The selected tables that the publication sends as the stream begins; those of ours go on record.
+    async fn sent(&self, sql: &Client) -> Result<Vec<u32>, Failure> {
+        let name = &self.settings.publication;
+        let Some(publication) = publication::read(sql, name).await? else { return Ok(Vec::new()) };
+        not_altered(sql, name, &publication).await?;
+        let is_outbox = |schema: &str, table: &str| {
+            self.outbox.as_ref().is_some_and(|outbox| outbox.schema == schema && outbox.table == table)
+        };
+        let sent = publication.sent.iter().filter(|sent| {
+            self.settings.tables.selects(&sent.schema, &sent.table) || is_outbox(&sent.schema, &sent.table)
+        });
+        Ok(sent.map(|sent| sent.oid).collect())
     }
 
     /// Where the stream starts; creates the slot if that has to be.
@@ -392,6 +441,16 @@ impl Inner {
         let server = session.sender_timeout.map_or(Duration::MAX, |timeout| timeout / 3);
         self.settings.report_every.min(server).max(SHORTEST_REPORT)
     }
+}
+
+/// Nobody has taken anything out of a publication of ours, since that was written down.
+async fn not_altered(sql: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
+    let Some(record) = &publication.record else { return Ok(()) };
+    let left = publication::removed(sql, record, publication).await?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(slot::tables_left(name, &left, record.as_of, watch::end_of_wal(sql).await?).into())
 }
 
 /// [`within`] for steps that say themselves what failed.

@@ -15,13 +15,13 @@ use super::catalog::{Table, Wanted};
 use super::ident::{quote_ident, quote_literal};
 use super::preflight::sql_failure;
 use crate::failure::{Definite, Failure, Kind};
+use crate::lsn::Lsn;
 
 /// How the comment of a publication begins that pgsluice may alter.
 pub const MARK: &str = "managed by pgsluice";
-/// The comment, with the way out of it. What follows is [`Membership`]s: a table that somebody takes out, and be it for
-/// a moment, has lost changes.
-const COMMENT: &str =
-    "managed by pgsluice: its tables follow the configuration; remove this comment to manage it yourself; tables: ";
+/// The comment, with the way out of it. What follows is a [`Record`]: a table that somebody takes out, and be it for a
+/// moment, has lost changes.
+const COMMENT: &str = "managed by pgsluice: its tables follow the configuration; remove this comment to manage it yourself; tables as of ";
 /// A publication locks its tables against VACUUM, not against writers; it must not queue for long behind DDL.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
 
@@ -40,8 +40,17 @@ pub struct Publication {
     pub sent: Vec<Sent>,
     /// The tables that were put into it one by one, as quoted names.
     pub members: Vec<(Membership, String)>,
-    /// Those that we have put into it ourselves, and not taken out.
-    pub recorded: Vec<Membership>,
+    /// What was in it when we looked after it last; none when it is not ours.
+    pub record: Option<Record>,
+}
+
+/// Which tables were in a publication of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// When that was so.
+    pub as_of: Lsn,
+    /// Those that we have put into it, and not taken out.
+    pub members: Vec<Membership>,
 }
 
 /// That a table is in the publication: another one once it was taken out and put back, or its row filter or columns
@@ -59,8 +68,10 @@ pub struct Membership {
 pub struct Sent {
     /// Its `pg_class.oid`.
     pub oid: u32,
-    /// `schema.table`, for messages.
-    pub name: String,
+    /// Its schema, unquoted.
+    pub schema: String,
+    /// Its name, unquoted.
+    pub table: String,
     /// Its columns in the stream; none before PostgreSQL 15, which sends all.
     pub columns: Option<Vec<String>>,
     /// Has a column list that leaves columns out.
@@ -99,7 +110,7 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>, Fa
         }
         Ok(Publication {
             managed: comment.starts_with(MARK),
-            recorded: recorded(&comment),
+            record: record(&comment),
             all_tables: row.try_get(1)?,
             via_root: row.try_get(2)?,
             unpublished,
@@ -116,12 +127,12 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>, Fa
 async fn sent(client: &Client, name: &str) -> Result<Vec<Sent>, tokio_postgres::Error> {
     // Column lists and row filters came with PostgreSQL 15; asked through JSON, one statement serves all versions.
     let sql = "\
-        SELECT c.oid, format('%s.%s', p.schemaname, p.tablename), \
+        SELECT c.oid, p.schemaname::text, \
                ARRAY(SELECT json_array_elements_text(to_json(p) -> 'attnames') \
                      WHERE json_typeof(to_json(p) -> 'attnames') = 'array'), \
                to_json(p) ->> 'attnames' IS NOT NULL, to_json(p) ->> 'rowfilter' IS NOT NULL, \
                (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
-                       AND NOT a.attisdropped AND a.attgenerated = '') \
+                       AND NOT a.attisdropped AND a.attgenerated = ''), p.tablename::text \
         FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname \
              JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
         WHERE p.pubname = $1 ORDER BY p.schemaname, p.tablename";
@@ -131,7 +142,8 @@ async fn sent(client: &Client, name: &str) -> Result<Vec<Sent>, tokio_postgres::
         let all: i64 = row.try_get(5)?;
         let cut = listed && i64::try_from(columns.len()).is_ok_and(|sent| sent < all);
         let columns = listed.then_some(columns);
-        Ok(Sent { oid: row.try_get(0)?, name: row.try_get(1)?, columns, cut, filtered: row.try_get(4)? })
+        let (schema, table): (String, String) = (row.try_get(1)?, row.try_get(6)?);
+        Ok(Sent { oid: row.try_get(0)?, schema, table, columns, cut, filtered: row.try_get(4)? })
     };
     client.query(sql, &[&name]).await?.iter().map(read).collect()
 }
@@ -146,39 +158,51 @@ async fn members(client: &Client, name: &str) -> Result<Vec<(Membership, String)
     client.query(sql, &[&name]).await?.iter().map(read).collect()
 }
 
-/// `… tables: 16390:16401 16395:16402`
-fn recorded(comment: &str) -> Vec<Membership> {
+/// `… tables as of 0/16B3748: 16390:16401 16395:16402`
+fn record(comment: &str) -> Option<Record> {
     let membership = |text: &str| {
         let (table, entry) = text.split_once(':')?;
         Some(Membership { table: table.parse().ok()?, entry: entry.parse().ok()? })
     };
-    let tables = comment.strip_prefix(COMMENT).unwrap_or_default();
-    tables.split(' ').filter_map(membership).collect()
+    let (as_of, members) = comment.strip_prefix(COMMENT)?.split_once(": ")?;
+    Some(Record { as_of: as_of.parse().ok()?, members: members.split(' ').filter_map(membership).collect() })
 }
 
-/// What was taken out of it, if only for a moment: of the tables that were in it, those which still exist; and, of a
-/// publication of ours, operations.
+/// What was taken out of a publication of ours behind our back, if only for a moment: of the tables that are on record,
+/// those which still exist; and what else decides which changes come.
 ///
 /// # Errors
 /// When the server can't answer.
-pub async fn removed(client: &Client, before: &[Membership], now: &Publication) -> Result<Vec<String>, Failure> {
+pub async fn removed(client: &Client, record: &Record, now: &Publication) -> Result<Vec<String>, Failure> {
     let is_in = |before: &&Membership| now.members.iter().any(|(member, _)| member == *before);
-    let mut removed = Vec::new();
-    if now.managed {
-        removed.extend(now.unpublished.iter().map(|operation| format!("every {operation}")));
+    let tables = record.members.iter().filter(|before| !is_in(before)).map(|before| before.table).collect();
+    let mut removed = existing(client, tables).await?;
+    removed.extend(now.unpublished.iter().map(|operation| format!("every {operation}")));
+    if !now.via_root {
+        removed.push("the rows of partitions under their root's name".to_owned());
     }
-    let tables: Vec<u32> = before.iter().filter(|before| !is_in(before)).map(|before| before.table).collect();
+    Ok(removed)
+}
+
+/// Which of the tables that were sent are sent no more, and still exist.
+///
+/// # Errors
+/// When the server can't answer.
+pub async fn unsent(client: &Client, before: &[u32], now: &Publication) -> Result<Vec<String>, Failure> {
+    let is_sent = |before: &&u32| now.sent.iter().any(|sent| sent.oid == **before);
+    existing(client, before.iter().filter(|before| !is_sent(before)).copied().collect()).await
+}
+
+async fn existing(client: &Client, tables: Vec<u32>) -> Result<Vec<String>, Failure> {
     if tables.is_empty() {
-        return Ok(removed);
+        return Ok(Vec::new());
     }
     // One that was dropped as a table has left it by that.
     let sql = "SELECT format('%s.%s', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE c.oid = ANY($1) ORDER BY 1";
     let failed = |error: tokio_postgres::Error| sql_failure("looking for tables that left the publication", &error);
-    for row in client.query(sql, &[&tables]).await.map_err(failed)? {
-        removed.push(row.try_get(0).map_err(failed)?);
-    }
-    Ok(removed)
+    let rows = client.query(sql, &[&tables]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }
 
 /// What has to be done so that `publication` sends what is `wanted`.
@@ -213,12 +237,32 @@ pub async fn apply(client: &Client, name: &str, plan: &Plan) -> Result<(), Failu
         info!(publication = name, statement, "changing the publication");
     }
     // Several statements in one message are one transaction.
-    let script = format!("{LOCK_TIMEOUT}; {}; {}", plan.statements.join("; "), record(name));
+    let script = format!("{LOCK_TIMEOUT}; {}; {}", plan.statements.join("; "), write_record(name));
     client.batch_execute(&script).await.map_err(|error| refused(name, plan, &error))
 }
 
-/// Writes down which tables are in it.
-fn record(name: &str) -> String {
+/// Writes down which tables are in it now, unless that is on record.
+///
+/// # Errors
+/// Definite when it is not ours.
+pub async fn keep_record(client: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
+    let members = publication.members.iter().map(|(member, _)| member);
+    let is_kept = publication.record.as_ref().is_some_and(|record| {
+        record.members.len() == publication.members.len() && members.clone().all(|it| record.members.contains(it))
+    });
+    if is_kept || !publication.managed { Ok(()) } else { renew_record(client, name).await }
+}
+
+/// Writes down which tables are in a publication of ours, whatever was on record.
+///
+/// # Errors
+/// Definite when it is not ours.
+pub async fn renew_record(client: &Client, name: &str) -> Result<(), Failure> {
+    let failed = |error: tokio_postgres::Error| sql_failure("keeping the record of the publication's tables", &error);
+    client.batch_execute(&format!("{LOCK_TIMEOUT}; {}", write_record(name))).await.map_err(failed)
+}
+
+fn write_record(name: &str) -> String {
     let [name, comment] = [name, COMMENT].map(quote_literal);
     let tables = format!(
         "SELECT string_agg(r.prrelid || ':' || r.oid, ' ' ORDER BY r.prrelid) FROM pg_publication_rel r \
@@ -226,7 +270,7 @@ fn record(name: &str) -> String {
     );
     format!(
         "DO $record$ BEGIN EXECUTE format('COMMENT ON PUBLICATION %I IS %L', {name}, \
-         {comment} || COALESCE(({tables}), '')); END $record$"
+         {comment} || pg_current_wal_lsn() || ': ' || COALESCE(({tables}), '')); END $record$"
     )
 }
 
@@ -309,7 +353,7 @@ fn use_as_it_is(name: &str, publication: &Publication, wanted: &Wanted) -> Resul
     let known = |oid: u32| wanted.tables.iter().chain(&wanted.partitions).any(|table| table.oid == oid);
     let (selected, extra): (Vec<&Sent>, Vec<&Sent>) = publication.sent.iter().partition(|sent| known(sent.oid));
     if !extra.is_empty() && !publication.all_tables {
-        let extra: Vec<&str> = extra.iter().map(|sent| sent.name.as_str()).collect();
+        let extra: Vec<String> = extra.iter().map(|sent| format!("{}.{}", sent.schema, sent.table)).collect();
         let extra = extra.join(", ");
         plan.warnings.push(format!("publishes tables that are not selected; their changes are skipped: {extra}"));
     }
@@ -324,7 +368,7 @@ fn use_as_it_is(name: &str, publication: &Publication, wanted: &Wanted) -> Resul
             (false, true) => "a column list",
             (false, false) => continue,
         };
-        plan.notes.push(format!("{} has {what}: what it leaves out is in no event", sent.name));
+        plan.notes.push(format!("{}.{} has {what}: what it leaves out is in no event", sent.schema, sent.table));
     }
     Ok(plan)
 }
@@ -385,8 +429,9 @@ fn check_outbox(name: &str, publication: &Publication, oid: u32, needed: &[Strin
         return Ok(());
     }
     let error = anyhow!(
-        "the publication {quoted} leaves out columns of the outbox table {} that the configuration needs: {}",
-        sent.name,
+        "the publication {quoted} leaves out columns of the outbox table {}.{} that the configuration needs: {}",
+        sent.schema,
+        sent.table,
         missing.join(", ")
     );
     Err(Definite::new(Kind::Source, error, format!("Extend the table's column list in the publication {quoted}.")))

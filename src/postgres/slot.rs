@@ -173,11 +173,12 @@ pub fn no_publication(publication: &str, start: &Checkpoint, server: &ServerStat
 pub fn tables_left(publication: &str, tables: &[String], from: Lsn, to: Lsn) -> Definite {
     in_doubt(
         anyhow!(
-            "{} left the publication \"{publication}\" for a time, or were changed in it, between {from} and {to}: changes of \
-             these tables in that range may be missing",
+            "{} left the publication \"{publication}\", if only for a time, or changed in it, at some point between {from} and \
+             {to}: such changes in that range may be missing",
             tables.join(", ")
         ),
-        "Somebody has altered the publication; pgsluice alters it itself, to follow `source.tables`, at its next start.",
+        "Somebody has altered the publication. One that pgsluice has made follows `source.tables` by itself, at its next \
+         start.",
     )
 }
 

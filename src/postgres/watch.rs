@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 
 use super::client::ClientError;
 use super::preflight::sql_failure;
-use super::publication::{self, Membership};
+use super::publication;
 use super::replication::ReplicationStream;
 use super::{slot, sql};
 use crate::config::SourceSettings;
@@ -24,30 +24,31 @@ use crate::failure::{Definite, Failure, Kind};
 use crate::lsn::Lsn;
 use crate::source::{Batch, ChangeStream, Status};
 
-/// A stream that was read from so lately is not held up.
+/// Who has got something so lately may still come for more.
 const LATELY: Duration = Duration::from_secs(1);
 
 /// A stream that is looked after.
 #[derive(Debug)]
 pub struct WatchedStream {
     stream: ReplicationStream,
-    /// When it was read from, or would have been.
-    read: Instant,
+    /// When it gave something, after which nobody has come for more.
+    given: Option<Instant>,
     found: oneshot::Receiver<Definite>,
     server_ends: Arc<AtomicBool>,
     task: AbortHandle,
 }
 
 impl WatchedStream {
-    pub(super) fn new(stream: ReplicationStream, settings: SourceSettings, before: Vec<Membership>, from: Lsn) -> Self {
+    /// Looks after `stream`, which sends these tables.
+    pub(super) fn new(stream: ReplicationStream, settings: SourceSettings, sent: Vec<u32>, from: Lsn) -> Self {
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
-        let watch = Watch { settings, before, fine_until: from, server_ends: Arc::clone(&server_ends) };
+        let watch = Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends) };
         let task = tokio::spawn(async move {
             // The stream may be gone.
             let _ = tell.send(watch.until_found().await);
         });
-        Self { stream, read: Instant::now(), found, server_ends, task: task.abort_handle() }
+        Self { stream, given: None, found, server_ends, task: task.abort_handle() }
     }
 }
 
@@ -59,18 +60,21 @@ impl Drop for WatchedStream {
 
 impl ChangeStream for WatchedStream {
     async fn next(&mut self) -> Result<Batch, Failure> {
-        self.read = Instant::now();
-        tokio::select! { biased;
+        self.given = None;
+        let batch = tokio::select! { biased;
             Ok(definite) = &mut self.found => Err(definite.into()),
             batch = self.stream.next() => batch,
-        }
+        };
+        self.given = Some(Instant::now());
+        batch
     }
 
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
         if let Ok(definite) = self.found.try_recv() {
             return Err(definite.into());
         }
-        if self.server_ends.load(Ordering::Relaxed) && self.read.elapsed() > LATELY {
+        let is_held_up = self.given.is_some_and(|given| given.elapsed() > LATELY);
+        if is_held_up && self.server_ends.load(Ordering::Relaxed) {
             return Err(Failure::transient(anyhow!("the server shuts down, and must not wait for the broker")));
         }
         self.stream.report(status).await
@@ -79,8 +83,8 @@ impl ChangeStream for WatchedStream {
 
 struct Watch {
     settings: SourceSettings,
-    /// The tables that were in the publication when the stream began.
-    before: Vec<Membership>,
+    /// The selected tables that the publication sent when the stream began.
+    sent: Vec<u32>,
     /// Up to here nothing was found.
     fine_until: Lsn,
     server_ends: Arc<AtomicBool>,
@@ -107,18 +111,15 @@ impl Watch {
         let name = &self.settings.publication;
         // Without the publication, reading the stream fails.
         let Some(publication) = publication::read(&client, name).await? else { return Ok(()) };
-        let left = publication::removed(&client, &self.before, &publication).await?;
+        let left = match &publication.record {
+            Some(record) => publication::removed(&client, record, &publication).await?,
+            None => publication::unsent(&client, &self.sent, &publication).await?,
+        };
         if left.is_empty() {
             self.fine_until = now;
             return Ok(());
         }
-        let definite = slot::tables_left(name, &left, self.fine_until, end_of_wal(&client).await?);
-        if publication.managed {
-            return Err(definite.into());
-        }
-        tracing::warn!(publication = name, "{definite}");
-        self.before = publication.members.iter().map(|(member, _)| *member).collect();
-        Ok(())
+        Err(slot::tables_left(name, &left, self.fine_until, end_of_wal(&client).await?).into())
     }
 }
 
@@ -130,7 +131,7 @@ fn is_shutting_down(error: &ClientError) -> bool {
     }
 }
 
-async fn end_of_wal(client: &Client) -> Result<Lsn, Failure> {
+pub(super) async fn end_of_wal(client: &Client) -> Result<Lsn, Failure> {
     let doing = "looking at the end of the WAL";
     let failed = |error: tokio_postgres::Error| sql_failure(doing, &error);
     let text: String = client

@@ -128,6 +128,8 @@ pub struct Publisher<B: Broker> {
     alarm: Alarm,
     reconnects: u64,
     health: Health,
+    /// Nothing may be sent, see [`hold`](Self::hold).
+    held: bool,
     /// What was logged last, so that each change of state makes one line.
     trouble: Option<String>,
     discard_logged: Option<Instant>,
@@ -158,6 +160,7 @@ impl<B: Broker> Publisher<B> {
             alarm: Alarm::new(),
             reconnects: 0,
             health: Health::default(),
+            held: false,
             trouble: None,
             discard_logged: None,
         }
@@ -167,6 +170,16 @@ impl<B: Broker> Publisher<B> {
     #[must_use]
     pub fn with_health(self, health: Health) -> Self {
         Self { health, ..self }
+    }
+
+    /// Sends nothing until it is let go: without its stream, who knows whether another pgsluice has it by now, and is
+    /// further on. What was sent may still be settled.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+        if let Link::Up { progress, .. } = &mut self.link {
+            // Nobody is to blame for the time in between.
+            *progress = Instant::now();
+        }
     }
 
     /// Whether `publish` can take events: there was a connection, so that the broker's limits are known.
@@ -322,14 +335,16 @@ impl<B: Broker> Publisher<B> {
 
     /// Waits for whatever comes first; only called with an open channel, otherwise it waits for ever.
     async fn next_event(&mut self) -> Event {
-        let Self { link: Link::Up { channel, blocked, progress, .. }, lane, alarm, probe_at, settings, .. } = self
+        let Self { link: Link::Up { channel, blocked, progress, .. }, lane, alarm, probe_at, settings, held, .. } =
+            self
         else {
             return std::future::pending().await;
         };
-        let output = lane.output(*blocked);
-        let waits = !*blocked && (lane.unanswered() > 0 || output.iter().any(|slice| !slice.is_empty()));
+        let blocked = *blocked || *held;
+        let output = lane.output(blocked);
+        let waits = !blocked && (lane.unanswered() > 0 || output.iter().any(|slice| !slice.is_empty()));
         let timeout = waits.then(|| *progress + settings.confirm_timeout);
-        let probe = probe_at.filter(|_| !*blocked);
+        let probe = probe_at.filter(|_| !blocked);
         let mut turn = std::pin::pin!(channel.turn(output));
         std::future::poll_fn(|cx| {
             // First what the broker says: an answer that is there already counts before any deadline.
