@@ -7,6 +7,7 @@ mod config;
 mod connect;
 mod decode;
 mod docs;
+mod failover;
 mod harness;
 mod main_job;
 mod never_lose;

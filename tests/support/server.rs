@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(super) struct Server {
     script: &'static str,
     settings: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     dir: PathBuf,
     log: PathBuf,
     port: u16,
@@ -32,11 +33,18 @@ impl Server {
         Self {
             script,
             settings: settings.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            environment: Vec::new(),
             log: dir.with_extension("log"),
             dir,
             port: free_ports(),
             child: Mutex::new(None),
         }
+    }
+
+    /// A variable for the script, and what it runs.
+    pub(super) fn with_env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.push((name, value.into()));
+        self
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -62,6 +70,7 @@ impl Server {
         let log = File::create(&self.log).expect("create the server's log");
         let mut command = lifetime::command(script);
         command.arg(&self.dir).arg(self.port.to_string()).args(&self.settings).env("DIE_WITH_PARENT", "1");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(std::process::Stdio::null());
         command.stdout(log.try_clone().expect("clone a file handle")).stderr(log);
         let started = child.insert(lifetime::spawn(command).expect("run setpriv, of util-linux"));
