@@ -9,6 +9,9 @@ use ::pgsluice::lsn::Lsn;
 use crate::bad_input::{ended, says, streaming};
 use crate::support::{Account, Consumer, Database, Load, PostgresServer, SOON, Scene, eventually, rabbitmq};
 
+/// What the primary says when it waits for the standby of `synchronized_standby_slots`.
+const WAITS: &str = "does not have active_pid";
+
 /// A URL that names both servers, of which the primary is to be found.
 fn both(scene: &Scene, standby: &PostgresServer) -> String {
     scene.database.url().replacen("@127.0.0.1", &format!("@127.0.0.1:{},127.0.0.1", standby.port()), 1)
@@ -69,18 +72,23 @@ async fn a_crash_of_the_primary_under_load_goes_on_at_the_standby() {
     let url = both(&scene, &standby);
     let mut pgsluice = streaming(&scene, &[("source.url", &url)]).await;
     synchronize(&scene, &standby).await;
-    let load = Load::paced_at(&url, Duration::ZERO);
+    let load = Load::paced_at(&url, Duration::from_millis(20));
     let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
-    take(&mut account, &mut consumer, 1_000).await;
+    take(&mut account, &mut consumer, 3_000).await;
+    // What is committed from here on is not with the standby.
+    standby.stop();
+    pgsluice.wait_for_log(WAITS, SOON).await;
     primary.kill();
+    standby.start();
     standby.promote().await;
     scene.database = scene.database.on(&standby);
-    take(&mut account, &mut consumer, 1_000).await;
+    take(&mut account, &mut consumer, 3_000).await;
     load.stop().await;
     // Not a row that the standby does not have.
     account.settle(&scene, &mut consumer, SOON).await;
     scene.acknowledged().await;
     assert_eq!(checkpoint(&scene).timeline, 2);
+    println!("{} rows, {} repeats", account.len(), account.repeated);
     assert!(pgsluice.runs());
 }
 
@@ -94,20 +102,21 @@ async fn a_switchover_under_load_goes_on_at_the_standby() {
     let url = both(&scene, &standby);
     let mut pgsluice = streaming(&scene, &[("source.url", &url)]).await;
     synchronize(&scene, &standby).await;
-    let load = Load::paced_at(&url, Duration::ZERO);
+    let load = Load::paced_at(&url, Duration::from_millis(20));
     let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
-    take(&mut account, &mut consumer, 1_000).await;
+    take(&mut account, &mut consumer, 3_000).await;
     primary.stop();
     pgsluice.restart();
     let away = pgsluice.wait_for_log("PostgreSQL is away", SOON).await;
     says(&away, &["it is a standby, and a primary is wanted"]);
     standby.promote().await;
     scene.database = scene.database.on(&standby);
-    take(&mut account, &mut consumer, 1_000).await;
+    take(&mut account, &mut consumer, 3_000).await;
     load.stop().await;
     account.settle(&scene, &mut consumer, SOON).await;
     scene.acknowledged().await;
     assert_eq!(checkpoint(&scene).timeline, 2);
+    println!("{} rows, {} repeats", account.len(), account.repeated);
 }
 
 /// Asynchronous replication loses what the standby had not received. What was published of it does not exist any more,
@@ -161,7 +170,6 @@ async fn a_standby_without_the_slot_is_in_doubt() {
 /// What the standby does not have yet is not sent. That is said once, and neither a restart of the primary ends it.
 #[tokio::test]
 async fn a_standby_that_is_down_is_waited_for() {
-    const SAYS: &str = "does not have active_pid";
     let primary = PostgresServer::private_of(17, &[("synchronized_standby_slots", "standby")]);
     let standby = primary.standby(&[]).await;
     let scene = Scene::on(&primary, rabbitmq()).await;
@@ -170,14 +178,16 @@ async fn a_standby_that_is_down_is_waited_for() {
     scene.acknowledged().await;
     standby.stop();
     row(&scene.database).await;
-    pgsluice.wait_for_log(SAYS, SOON).await;
-    eventually("the server has said it often", SOON, async || (primary.log().matches(SAYS).count() > 10).then_some(()))
-        .await;
-    assert_eq!(pgsluice.stderr().matches(SAYS).count(), 1, "{}", pgsluice.stderr());
+    pgsluice.wait_for_log(WAITS, SOON).await;
+    eventually("the server has said it often", SOON, async || {
+        (primary.log().matches(WAITS).count() > 10).then_some(())
+    })
+    .await;
+    assert_eq!(pgsluice.stderr().matches(WAITS).count(), 1, "{}", pgsluice.stderr());
     primary.stop();
     pgsluice.wait_for_log("PostgreSQL is away", SOON).await;
     primary.start();
-    eventually("the stream is back", SOON, async || primary.log().contains(SAYS).then_some(())).await;
+    eventually("the stream is back", SOON, async || primary.log().contains(WAITS).then_some(())).await;
     assert_eq!(scene.vhost.depth("all").await, 1);
     standby.start();
     let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
