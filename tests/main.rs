@@ -16,6 +16,7 @@ mod peers_losses;
 mod preflight;
 mod process_faults;
 mod publisher;
+mod source_faults;
 mod standby;
 mod support;
 mod watch;

@@ -6,6 +6,7 @@
 // Some helpers wait for their first test.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod cutter;
 pub(crate) mod lifetime;
 pub(crate) mod load;
 pub(crate) mod pgsluice;
@@ -17,6 +18,7 @@ pub(crate) mod vhost;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use cutter::Cutter;
 pub(crate) use lifetime::folder;
 pub(crate) use load::Load;
 pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command, pgsluice_under};

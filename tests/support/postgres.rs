@@ -172,6 +172,11 @@ impl Database {
         Self { port: server.port(), name: self.name.clone() }
     }
 
+    /// Another database of the same server.
+    pub(crate) fn named(&self, name: &str) -> Self {
+        Self { port: self.port, name: name.to_owned() }
+    }
+
     /// [`Self::url`] with another user, or with `user:password`.
     pub(crate) fn url_as(&self, user: &str) -> String {
         format!("postgres://{user}@127.0.0.1:{}/{}", self.port, self.name)

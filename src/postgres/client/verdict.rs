@@ -97,7 +97,7 @@ fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> 
         "28P01" => format!("the password for {} is wrong: {PASSWORD_SOURCES}", named(user)),
         "28000" if says("no pg_hba.conf entry") || says("pg_hba.conf rejects") => pg_hba(error, user),
         "28000" => format!("check that {} exists, may log in, and is let in by pg_hba.conf (and pg_ident.conf)", named(user)),
-        "3D000" => "create the database, or name the right one at the end of the source URL".to_owned(),
+        "3D000" => "create the database, or name the right one at the end of the source URL; one that was renamed keeps its slot".to_owned(),
         "42501" if replication_is_missing(error) => {
             let role = user.map_or_else(|| "<role>".to_owned(), quoted);
             format!("run `ALTER ROLE {role} REPLICATION` as a superuser (on Amazon RDS: `GRANT rds_replication TO {role}`)")
