@@ -56,7 +56,7 @@ async fn in_doubt(scene: &Scene, process: &mut crate::support::Process, parts: &
     for _ in 0..2 {
         let message = ended(process, 5).await;
         says(&message, parts);
-        says(&message, &["may be missing", "hint: ", "move the checkpoint file away"]);
+        says(&message, &["may be missing", "hint: ", "pgsluice checkpoint reset"]);
         process.restart();
     }
     ended(process, 5).await;
@@ -64,7 +64,7 @@ async fn in_doubt(scene: &Scene, process: &mut crate::support::Process, parts: &
 }
 
 /// The whole of it: a standby that pgsluice is never ahead of takes over with the slot, while everybody writes.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crash_of_the_primary_under_load_goes_on_at_the_standby() {
     let primary = PostgresServer::private_of(17, &[("synchronized_standby_slots", "standby")]);
     let standby = primary.standby(&[]).await;
@@ -94,7 +94,7 @@ async fn a_crash_of_the_primary_under_load_goes_on_at_the_standby() {
 
 /// Nothing holds pgsluice back, but a primary that shuts down gives the standby everything. pgsluice is killed and
 /// started again while there is no primary.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_switchover_under_load_goes_on_at_the_standby() {
     let primary = PostgresServer::private_of(18, &[]);
     let standby = primary.standby(&[]).await;
