@@ -71,7 +71,9 @@ async fn a_stream_that_breaks_under_load_in_whatever_way_loses_and_repeats_nothi
     let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
     let faults = ["restart", "crash", "network", "walsender"];
     for (done, fault) in faults.iter().enumerate() {
-        take(&mut account, &mut consumer, random.usize(1..1_500)).await;
+        // Most likely in the middle of these.
+        rows(&scene.database, 5_000).await;
+        take(&mut account, &mut consumer, random.usize(1..2_000)).await;
         match *fault {
             "restart" => postgres.stop(),
             "crash" => postgres.kill(),
