@@ -7,7 +7,7 @@ use ::pgsluice::checkpoint::file;
 use ::pgsluice::lsn::Lsn;
 
 use crate::bad_input::{ended, says, streaming};
-use crate::support::{Account, Consumer, Database, Load, PostgresServer, SOON, Scene, eventually, rabbitmq};
+use crate::support::{Account, Consumer, Database, Load, PostgresServer, Process, SOON, Scene, eventually, rabbitmq};
 
 /// What the primary says when it waits for the standby of `synchronized_standby_slots`.
 const WAITS: &str = "does not have active_pid";
@@ -50,16 +50,17 @@ async fn synchronize(scene: &Scene, standby: &PostgresServer) {
     eventually("the standby has the slot", SOON, async || (there.query_one(kept).await == "1").then_some(())).await;
 }
 
-/// Waits for the end, in doubt; it is the same when it is started again, and nothing of the new primary is published.
-async fn in_doubt(scene: &Scene, process: &mut crate::support::Process, parts: &[&str]) {
+/// Waits for the end, in doubt, with `parts`. Started again it is the same, with the `range` up to the checkpoint; and
+/// nothing of the new primary is published.
+async fn in_doubt(scene: &Scene, process: &mut Process, parts: &[&str], range: impl Fn(Lsn) -> String) {
+    says(&ended(process, 5).await, parts);
     let before = checkpoint(scene);
     for _ in 0..2 {
+        process.restart();
         let message = ended(process, 5).await;
         says(&message, parts);
-        says(&message, &["may be missing", "hint: ", "pgsluice checkpoint reset"]);
-        process.restart();
+        says(&message, &[&range(before.flushed), "may be missing", "hint: ", "pgsluice checkpoint reset"]);
     }
-    ended(process, 5).await;
     assert_eq!((checkpoint(scene), scene.vhost.depth("all").await), (before, 0));
 }
 
@@ -135,16 +136,15 @@ async fn a_standby_that_lacks_what_was_published_is_in_doubt() {
     row(&scene.database).await;
     scene.acknowledged().await;
     assert_eq!(scene.vhost.consume("all", 2, SOON).await.len(), 2);
-    let delivered = checkpoint(&scene).flushed;
     primary.kill();
     standby.start();
     standby.promote().await;
     row(&there).await;
     let switch = there.query_one("SELECT split_part(pg_read_file('pg_wal/00000002.history'), E'\\t', 2)").await;
-    let (from, to) = (switch.parse::<Lsn>().expect("an LSN"), delivered);
-    assert!(from < to);
-    let range = format!("Changes between {from} and {to} were delivered from timeline 1 and do not exist");
-    in_doubt(&scene, &mut pgsluice, &["past the failover: the server is on timeline 2", &range]).await;
+    let switch: Lsn = switch.parse().expect("an LSN");
+    let range =
+        |delivered| format!("Changes between {switch} and {delivered} were delivered from timeline 1 and do not");
+    in_doubt(&scene, &mut pgsluice, &["past the failover: the server is on timeline 2"], range).await;
 }
 
 /// Before 17 a promoted standby has no slot, whatever it has received.
@@ -158,13 +158,12 @@ async fn a_standby_without_the_slot_is_in_doubt() {
     row(&scene.database).await;
     scene.acknowledged().await;
     assert_eq!(scene.vhost.consume("all", 1, SOON).await.len(), 1);
-    let delivered = checkpoint(&scene).flushed;
     primary.stop();
     standby.promote().await;
     row(&there).await;
     let parts = ["does not exist (any more)", "did not come along in a failover"];
-    let range = format!("Changes committed between {delivered} and ");
-    in_doubt(&scene, &mut pgsluice, &[parts[0], parts[1], &range]).await;
+    let range = |delivered| format!("Changes committed between {delivered} and ");
+    in_doubt(&scene, &mut pgsluice, &parts, range).await;
 }
 
 /// What the standby does not have yet is not sent. That is said once, and neither a restart of the primary ends it.

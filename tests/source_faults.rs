@@ -178,8 +178,8 @@ async fn a_publication_that_18_skips_is_in_doubt() {
     scene.acknowledged().await;
     scene.database.execute("ALTER PUBLICATION shop RENAME TO shop_2").await;
     rows(&scene.database, 1).await;
-    let missing = format!("error: changes committed after {} may be missing", stored(&scene));
     let message = ended(&mut pgsluice, 5).await;
+    let missing = format!("error: changes committed after {} may be missing", stored(&scene));
     says(&message, &[&missing, "the server skips a publication that it can't find"]);
     // Back when it looks, but not where it decodes.
     scene.database.execute("ALTER PUBLICATION shop_2 RENAME TO shop").await;
