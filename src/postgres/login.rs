@@ -1,9 +1,10 @@
 //! A login that worked before, and is refused now.
 //!
 //! A password is changed in two places, one after the other, and the reload of a `pg_hba.conf` or a directory service
-//! that is away can refuse for a moment what is right. So a refusal is said at once, and waited out for a while: the
+//! that is away can refuse for a moment what is right. So a refusal is said at once, and waited out for a while: libpq's
 //! password file is read again at each attempt. Then it is definite, because a process that is started again may be given
-//! the new password where this one can't see it, in its environment. A login that never worked is definite at once.
+//! the new password where this one can't see it: in its configuration and environment. A login that never worked is
+//! definite at once.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
