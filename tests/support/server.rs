@@ -129,10 +129,10 @@ impl Drop for Server {
 /// The first of four free ports on loopback, below the range of the ephemeral ones. Never gives a port twice.
 fn free_ports() -> u16 {
     const PORTS: u16 = 4;
-    // Test processes that run at the same time start at different places.
+    // Test processes that run at the same time start far apart: a server that is stopped for a while still has its port.
     static NEXT: AtomicU16 = AtomicU16::new(0);
 
-    let offset = u16::try_from(std::process::id() % 4096).expect("below 4096") * PORTS;
+    let offset = u16::try_from(std::process::id() % 5000 * 797 % 5000).expect("below 5000") * PORTS;
     for _ in 0..5000 {
         let first = 12_000 + (offset + NEXT.fetch_add(PORTS, Ordering::Relaxed)) % 20_000;
         if (first..first + PORTS).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
