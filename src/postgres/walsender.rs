@@ -196,6 +196,15 @@ mod tests {
     }
 
     #[test]
+    fn standbys_may_have_a_copy_of_the_slot_where_the_server_knows_how() {
+        for (version, failover) in
+            [("14.23", false), ("16.14 (Debian 16.14-1)", false), ("17.10", true), ("18beta1", true), ("", false)]
+        {
+            assert_eq!(slot_options(version).contains("FAILOVER"), failover, "{version}");
+        }
+    }
+
+    #[test]
     fn an_answer_that_makes_no_sense_is_no_slot() {
         assert!(parse_slot("shop", &[]).is_err());
         let mut values: Vec<Option<String>> =
