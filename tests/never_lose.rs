@@ -1,60 +1,12 @@
 //! Nothing is lost, nothing is out of order, and a repeat has the `message_id` of the first, whatever dies.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::pgsluice::checkpoint::file::read;
 
 use crate::support::{
-    Account, Database, PostgresServer, RabbitServer, SOON, Scene, eventually, folder, pgsluice_command, postgres,
+    Account, Load, PostgresServer, RabbitServer, SOON, Scene, eventually, folder, pgsluice_command, postgres,
 };
-
-/// A load of small and middling transactions, some with savepoints, some rolled back, until it is stopped.
-pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    writers: Vec<tokio::task::JoinHandle<()>>,
-}
-
-impl Load {
-    pub(crate) fn start(database: &Database) -> Self {
-        Self::paced(database, Duration::ZERO)
-    }
-
-    /// One that leaves time for other things: each writer begins a transaction at most so often.
-    pub(crate) fn paced(database: &Database, every: Duration) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let writers = (0..3).map(|writer| {
-            let (stop, database) = (Arc::clone(&stop), database.clone());
-            tokio::spawn(async move {
-                let client = database.client().await;
-                for turn in 0_u64.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let rows = if turn % 10 == 0 { 200 } else { 1 + turn % 7 };
-                    let end = if turn % 5 == writer { "ROLLBACK" } else { "COMMIT" };
-                    let sql = format!(
-                        "BEGIN; INSERT INTO ledger (filler) SELECT 'kept' FROM generate_series(1, {rows});
-                         SAVEPOINT s; INSERT INTO ledger (filler) SELECT 'undone' FROM generate_series(1, {rows});
-                         ROLLBACK TO s; INSERT INTO ledger (filler) VALUES ('kept'); {end}"
-                    );
-                    let pace = tokio::time::sleep(every);
-                    client.batch_execute(&sql).await.expect("a transaction of the load");
-                    pace.await;
-                }
-            })
-        });
-        Self { writers: writers.collect(), stop }
-    }
-
-    pub(crate) async fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for writer in self.writers {
-            writer.await.expect("a writer of the load");
-        }
-    }
-}
 
 #[tokio::test]
 async fn sigkill_at_random_moments_under_load_loses_nothing() {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, prlimit};
 
-use crate::never_lose::Load;
 use crate::support::{
-    Account, PostgresServer, RabbitServer, SOON, Scene, eventually, folder, pgsluice_command, pgsluice_under, rabbitmq,
+    Account, Load, PostgresServer, RabbitServer, SOON, Scene, eventually, folder, pgsluice_command, pgsluice_under,
+    rabbitmq,
 };
 
 /// Writes the scene's configuration to a file.

@@ -5,10 +5,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::never_lose::Load;
 use crate::support::{
-    Account, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice, pgsluice_command, postgres,
-    rabbitmq,
+    Account, Load, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice, pgsluice_command,
+    postgres, rabbitmq,
 };
 
 /// The scene's configuration with the checkpoint in a table of the source, which the patterns would select.

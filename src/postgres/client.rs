@@ -236,7 +236,7 @@ fn row(body: &[u8]) -> Result<Vec<Option<String>>, ProtocolError> {
 
 pub(crate) fn log_notice(notice: &ServerError) {
     if notice.severity == "WARNING" {
-        tracing::warn!(code = notice.code, "PostgreSQL: {}", notice.message);
+        tracing::warn!(code = notice.code, detail = notice.detail, "PostgreSQL: {}", notice.message);
     } else {
         tracing::debug!(code = notice.code, "PostgreSQL: {}", notice.message);
     }

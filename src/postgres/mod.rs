@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod client;
 pub mod conninfo;
 pub mod ident;
+mod login;
 pub mod open;
 pub mod passfile;
 pub mod pgoutput;

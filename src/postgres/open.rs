@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::catalog;
 use super::client::{ClientError, Connection, Purpose};
+use super::login::Logins;
 use super::preflight::{self, Look, sql_failure};
 use super::publication::{self, Plan, Publication};
 use super::slot::{self, Decision, SlotState, verify};
@@ -52,21 +53,26 @@ struct Inner {
     health: Health,
     /// A stream was opened by this process: the configuration fits, and is not checked again.
     opened: AtomicBool,
+    logins: Logins,
 }
 
 impl PostgresSource {
     /// The source that `settings` describe. Connects to nothing yet.
     #[must_use]
     pub fn new(settings: SourceSettings, outbox: Option<OutboxSettings>) -> Self {
-        Self(Arc::new(Inner { settings, outbox, health: Health::default(), opened: AtomicBool::new(false) }))
+        Self::of(settings, outbox, Health::default())
     }
 
     /// Lets `health` know when it stands by.
     #[must_use]
     pub fn with_health(self, health: Health) -> Self {
         let Inner { settings, outbox, .. } = self.0.as_ref();
-        let (settings, outbox) = (settings.clone(), outbox.clone());
-        Self(Arc::new(Inner { settings, outbox, health, opened: AtomicBool::new(false) }))
+        Self::of(settings.clone(), outbox.clone(), health)
+    }
+
+    fn of(settings: SourceSettings, outbox: Option<OutboxSettings>, health: Health) -> Self {
+        let (opened, logins) = (AtomicBool::new(false), Logins::default());
+        Self(Arc::new(Inner { settings, outbox, health, opened, logins }))
     }
 }
 
@@ -182,7 +188,7 @@ impl Inner {
         let mut waiting = Waiting { deadline: patience.map(|patience| Instant::now() + patience), told: false };
         // Who had the slot has changed what was looked at before.
         loop {
-            let sql = sql::connect(&self.settings.conninfo).await?;
+            let sql = self.logins.judge(sql::connect(&self.settings.conninfo).await)?;
             if let Some(opened) = self.attempt(&sql, look, resume, &mut waiting).await? {
                 return Ok(opened);
             }

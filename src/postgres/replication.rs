@@ -34,6 +34,8 @@ pub struct ReplicationStream {
     stream: Stream,
     inbox: Inbox,
     outbox: Outbox,
+    /// The notice that was logged last.
+    noted: Option<ServerError>,
 }
 
 impl Connection {
@@ -43,7 +45,12 @@ impl Connection {
     /// The server's refusal: no such slot, slot in use, options it does not know. The connection is gone then.
     pub async fn start_replication(self, command: &str) -> Result<ReplicationStream, ClientError> {
         let wire = self.start_copy_both(command).await?;
-        Ok(ReplicationStream { stream: wire.stream, inbox: Inbox::new(wire.input), outbox: Outbox::default() })
+        Ok(ReplicationStream {
+            stream: wire.stream,
+            inbox: Inbox::new(wire.input),
+            outbox: Outbox::default(),
+            noted: None,
+        })
     }
 }
 
@@ -66,7 +73,7 @@ impl ReplicationStream {
         loop {
             match self.inbox.take()? {
                 Some(Arrival::Frames(frames)) => return Ok(Batch::new(frames)),
-                Some(Arrival::Other(message)) => act(&message)?,
+                Some(Arrival::Other(message)) => act(&message, &mut self.noted)?,
                 None => {
                     // The only wait. What it read is in the inbox, so that dropping the future loses nothing.
                     if self.stream.read_buf(self.inbox.room()).await? == 0 {
@@ -79,7 +86,7 @@ impl ReplicationStream {
 }
 
 /// What a message between the frames means.
-fn act(message: &Message) -> Result<(), ClientError> {
+fn act(message: &Message, noted: &mut Option<ServerError>) -> Result<(), ClientError> {
     match message.tag {
         b'E' => Err(Box::new(ServerError::parse(&message.body)?).into()),
         b'N' => {
@@ -87,7 +94,10 @@ fn act(message: &Message) -> Result<(), ClientError> {
             if skips_a_publication(&notice) {
                 return Err(ClientError::SkippedPublication(Box::new(notice)));
             }
-            log_notice(&notice);
+            // A walsender that waits for a standby says so after each of our reports.
+            if noted.as_ref() != Some(&notice) {
+                log_notice(noted.insert(notice));
+            }
             Ok(())
         }
         // ParameterStatus after a reload, NotificationResponse: nothing depends on them.

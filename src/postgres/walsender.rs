@@ -144,14 +144,23 @@ pub(super) async fn read_slot(connection: &mut Connection, name: &str) -> Result
 
 /// Creates the slot; its consistent point. Waits for every transaction that is open now: the caller watches over it.
 pub(super) async fn create_slot(connection: &mut Connection, name: &str) -> Result<Lsn, CreateError> {
-    // Nobody imports the snapshot. 14 knows only the older syntax.
-    let version = connection.parameter("server_version").unwrap_or_default();
-    let snapshot = if version.starts_with("14") { "NOEXPORT_SNAPSHOT" } else { "(SNAPSHOT 'nothing')" };
-    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} {snapshot}", quote_ident(name));
+    let options = slot_options(connection.parameter("server_version").unwrap_or_default());
+    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} {options}", quote_ident(name));
     let rows = connection.query(&command).await.map_err(CreateError::Refused)?;
     // slot_name, consistent_point, snapshot_name, output_plugin
     let row = Row { of: "creating the replication slot", values: rows.first().map_or(&[], Vec::as_slice) };
     row.required(1).map_err(CreateError::Answer)
+}
+
+/// Nobody imports the snapshot. Standbys may have a copy of the slot, which goes on where they are promoted: it takes no
+/// privilege, and means nothing where no standby asks for it (`sync_replication_slots`). 14 knows only an older syntax.
+fn slot_options(server_version: &str) -> &'static str {
+    let major = server_version.split(|it: char| !it.is_ascii_digit()).next().and_then(|it| it.parse().ok());
+    match major.unwrap_or(0_u32) {
+        ..=14 => "NOEXPORT_SNAPSHOT",
+        15 | 16 => "(SNAPSHOT 'nothing')",
+        17.. => "(SNAPSHOT 'nothing', FAILOVER true)",
+    }
 }
 
 /// Why there is no slot.
@@ -184,6 +193,15 @@ mod tests {
         let expected = "START_REPLICATION SLOT \"shop\" LOGICAL 16/B374D848 \
                         (proto_version '1', messages 'true', publication_names '\"It''s \"\"mine\"\", really\"')";
         assert_eq!(command, expected);
+    }
+
+    #[test]
+    fn standbys_may_have_a_copy_of_the_slot_where_the_server_knows_how() {
+        for (version, failover) in
+            [("14.23", false), ("16.14 (Debian 16.14-1)", false), ("17.10", true), ("18beta1", true), ("", false)]
+        {
+            assert_eq!(slot_options(version).contains("FAILOVER"), failover, "{version}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! PostgreSQL: the shared server, private ones, and a database per test.
+//! PostgreSQL: the shared server, private ones of any version, standbys, and a database per test.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,12 +20,37 @@ pub(crate) fn postgres() -> &'static PostgresServer {
 #[derive(Debug)]
 pub(crate) struct PostgresServer {
     server: Server,
+    /// The major version; none: the system's newest.
+    major: Option<u32>,
     databases: AtomicUsize,
 }
 
 impl PostgresServer {
     /// A server of one's own, with settings for `postgresql.conf`. Killed when dropped.
     pub(crate) fn private(settings: &[(&str, &str)]) -> Self {
+        let this = Self::new(None, settings);
+        this.start();
+        this
+    }
+
+    /// [`Self::private`], of a major version that `scripts/lib/postgres-versions` has fetched.
+    pub(crate) fn private_of(major: u32, settings: &[(&str, &str)]) -> Self {
+        let this = Self::new(Some(major), settings);
+        this.start();
+        this
+    }
+
+    /// [`Self::private`], with a library of `cc`'s making loaded into its programs, and a variable for it.
+    pub(crate) fn private_with(library: &Path, variable: (&'static str, &Path)) -> Self {
+        let mut this = Self::new(None, &[]);
+        for (name, path) in [("LD_PRELOAD", library), variable] {
+            this.server = this.server.with_env(name, path.to_str().expect("the path is text"));
+        }
+        this.start();
+        this
+    }
+
+    fn new(major: Option<u32>, settings: &[(&str, &str)]) -> Self {
         // The data needs to survive the server, not the machine.
         let mut all = vec![
             ("fsync", "off"),
@@ -34,14 +60,50 @@ impl PostgresServer {
             ("max_connections", "300"),
         ];
         all.extend(settings);
-        let this = Self { server: Server::new("postgres", &all), databases: AtomicUsize::new(0) };
-        this.start();
-        this
+        let mut server = Server::new("postgres", &all);
+        if let Some(major) = major {
+            server = server.with_env("PG_MAJOR", major.to_string());
+        }
+        Self { server, major, databases: AtomicUsize::new(0) }
     }
 
-    /// Starts it again, with the same data, port and settings. Blocks until it takes connections.
+    /// A hot standby, which streams from this server through the physical slot `standby`. Restarts this server to copy
+    /// it, so it comes before everything else.
+    pub(crate) async fn standby(&self, settings: &[(&str, &str)]) -> Self {
+        let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port());
+        let mut all = vec![
+            ("primary_conninfo", conninfo.as_str()),
+            ("primary_slot_name", "standby"),
+            ("hot_standby_feedback", "on"),
+            // Tries again soon after the primary went away, and says soon how far it is.
+            ("wal_retrieve_retry_interval", "100ms"),
+            ("wal_receiver_status_interval", "1s"),
+        ];
+        all.extend(settings);
+        let standby = Self::new(self.major, &all);
+        self.stop();
+        let copied = Command::new("cp").arg("-a").arg(self.dir().join("data")).arg(standby.dir()).status();
+        assert!(copied.expect("run cp").success());
+        std::fs::write(standby.dir().join("data/standby.signal"), "").expect("make it a standby");
+        self.start();
+        let maintenance = Database { port: self.port(), name: "postgres".into() };
+        maintenance.execute("SELECT pg_create_physical_replication_slot('standby', true)").await;
+        standby.start();
+        standby
+    }
+
+    /// Makes a standby the primary of a new timeline.
+    pub(crate) async fn promote(&self) {
+        let maintenance = Database { port: self.port(), name: "postgres".into() };
+        assert_eq!(maintenance.query_one("SELECT pg_promote()").await, "t");
+    }
+
+    /// Starts it again, with the same data, port and settings. Blocks until it takes connections, or those that only
+    /// read if it is a standby.
     pub(crate) fn start(&self) {
-        self.server.start(|| self.server.log().contains("database system is ready to accept connections"));
+        let standby = self.dir().join("data/standby.signal").exists();
+        let ready = if standby { "ready to accept read-only connections" } else { "ready to accept connections" };
+        self.server.start(|| self.server.log().contains(ready));
     }
 
     /// Smart would wait for the replication connections, which never end: this is the fast shutdown.
@@ -49,8 +111,9 @@ impl PostgresServer {
         self.server.stop(Signal::INT);
     }
 
-    /// SIGKILL, as a crash of the machine's PostgreSQL.
+    /// SIGKILL for all of its processes, as a crash of the machine's PostgreSQL.
     pub(crate) fn kill(&self) {
+        self.server.signal(Signal::KILL);
         self.server.stop(Signal::KILL);
     }
 
@@ -102,6 +165,16 @@ impl Database {
     /// `postgres://postgres@127.0.0.1:PORT/NAME`
     pub(crate) fn url(&self) -> String {
         self.url_as("postgres")
+    }
+
+    /// The database of the same name on another server, as a copy of this one has it.
+    pub(crate) fn on(&self, server: &PostgresServer) -> Self {
+        Self { port: server.port(), name: self.name.clone() }
+    }
+
+    /// Another database of the same server.
+    pub(crate) fn named(&self, name: &str) -> Self {
+        Self { port: self.port, name: name.to_owned() }
     }
 
     /// [`Self::url`] with another user, or with `user:password`.

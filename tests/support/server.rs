@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(super) struct Server {
     script: &'static str,
     settings: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     dir: PathBuf,
     log: PathBuf,
     port: u16,
@@ -32,11 +33,18 @@ impl Server {
         Self {
             script,
             settings: settings.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            environment: Vec::new(),
             log: dir.with_extension("log"),
             dir,
             port: free_ports(),
             child: Mutex::new(None),
         }
+    }
+
+    /// A variable for the script, and what it runs.
+    pub(super) fn with_env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.push((name, value.into()));
+        self
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -62,6 +70,7 @@ impl Server {
         let log = File::create(&self.log).expect("create the server's log");
         let mut command = lifetime::command(script);
         command.arg(&self.dir).arg(self.port.to_string()).args(&self.settings).env("DIE_WITH_PARENT", "1");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(std::process::Stdio::null());
         command.stdout(log.try_clone().expect("clone a file handle")).stderr(log);
         let started = child.insert(lifetime::spawn(command).expect("run setpriv, of util-linux"));
@@ -120,10 +129,10 @@ impl Drop for Server {
 /// The first of four free ports on loopback, below the range of the ephemeral ones. Never gives a port twice.
 fn free_ports() -> u16 {
     const PORTS: u16 = 4;
-    // Test processes that run at the same time start at different places.
+    // Test processes that run at the same time start far apart: a server that is stopped for a while still has its port.
     static NEXT: AtomicU16 = AtomicU16::new(0);
 
-    let offset = u16::try_from(std::process::id() % 4096).expect("below 4096") * PORTS;
+    let offset = u16::try_from(std::process::id() % 5000 * 797 % 5000).expect("below 5000") * PORTS;
     for _ in 0..5000 {
         let first = 12_000 + (offset + NEXT.fetch_add(PORTS, Ordering::Relaxed)) % 20_000;
         if (first..first + PORTS).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {

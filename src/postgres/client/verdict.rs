@@ -87,7 +87,9 @@ fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> 
     let says = |text: &str| error.message.contains(text);
     // PgBouncer says 08P01 to everything; this one it says for ever.
     let unpinned = error.code == "08P01" && says("unsupported startup parameter");
-    if is_transient(&error.code) && !unpinned {
+    // A primary that shuts down while it waits for a standby of this setting: 17 ends the stream with 55000 or 22023.
+    let waits_for_standby = says("synchronized_standby_slots");
+    if is_transient(&error.code) && !unpinned || waits_for_standby {
         return None;
     }
     let hint = match error.code.as_str() {
@@ -95,7 +97,7 @@ fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> 
         "28P01" => format!("the password for {} is wrong: {PASSWORD_SOURCES}", named(user)),
         "28000" if says("no pg_hba.conf entry") || says("pg_hba.conf rejects") => pg_hba(error, user),
         "28000" => format!("check that {} exists, may log in, and is let in by pg_hba.conf (and pg_ident.conf)", named(user)),
-        "3D000" => "create the database, or name the right one at the end of the source URL".to_owned(),
+        "3D000" => "create the database, or name the right one at the end of the source URL; one that was renamed keeps its slot".to_owned(),
         "42501" if replication_is_missing(error) => {
             let role = user.map_or_else(|| "<role>".to_owned(), quoted);
             format!("run `ALTER ROLE {role} REPLICATION` as a superuser (on Amazon RDS: `GRANT rds_replication TO {role}`)")
@@ -218,6 +220,15 @@ mod tests {
         assert_eq!(kind(&lost), Some(Kind::InDoubt));
         assert_eq!(kind(&said("42704", "replication slot \"shop\" does not exist")), Some(Kind::InDoubt));
         assert_eq!(kind(&said("42704", "publication \"shop\" does not exist")), Some(Kind::InDoubt));
+    }
+
+    #[test]
+    fn a_standby_that_holds_the_stream_back_is_transient() {
+        let invalidated = "physical replication slot \"a\" specified in parameter \"synchronized_standby_slots\" has been invalidated";
+        let missing = "replication slot \"a\" specified in parameter \"synchronized_standby_slots\" does not exist";
+        for (code, message) in [("55000", invalidated), ("22023", missing)] {
+            assert!(of(&said(code, message), Some("app")).is_none(), "{message}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::failure::Kind;
 fn pair() -> (ReplicationStream, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     let inbox = Inbox::new(BytesMut::new());
-    (ReplicationStream { stream: Stream::Unix(ours), inbox, outbox: Outbox::default() }, theirs)
+    (ReplicationStream { stream: Stream::Unix(ours), inbox, outbox: Outbox::default(), noted: None }, theirs)
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
