@@ -230,7 +230,7 @@ impl Inner {
     /// up a smart shutdown.
     async fn stand_by(&self, waiting: &mut Waiting) -> Result<bool, Failure> {
         self.health.source(health::Source::Standby);
-        let sql = sql::connect(&self.settings.conninfo).await?;
+        let sql = self.logins.judge(sql::connect(&self.settings.conninfo).await)?;
         let end = Instant::now() + STANDBY_SESSION;
         while let Some(holder) = self.slot_now(&sql).await?.and_then(|slot| slot.active_pid) {
             if Instant::now() >= end {
