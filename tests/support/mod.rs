@@ -6,7 +6,9 @@
 // Some helpers wait for their first test.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod cluster;
 pub(crate) mod lifetime;
+pub(crate) mod load;
 pub(crate) mod pgsluice;
 pub(crate) mod postgres;
 pub(crate) mod rabbit;
@@ -16,8 +18,10 @@ pub(crate) mod vhost;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use cluster::RabbitCluster;
 pub(crate) use lifetime::folder;
 pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command, pgsluice_under};
+pub(crate) use load::Traffic;
 pub(crate) use postgres::{Database, PostgresServer, postgres};
 pub(crate) use rabbit::{RabbitServer, rabbitmq};
 pub(crate) use scene::{Account, Scene};

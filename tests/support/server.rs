@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(super) struct Server {
     script: &'static str,
     settings: Vec<String>,
+    /// For the script.
+    environment: Vec<(&'static str, String)>,
     dir: PathBuf,
     log: PathBuf,
     port: u16,
@@ -32,11 +34,24 @@ impl Server {
         Self {
             script,
             settings: settings.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            environment: vec![("DIE_WITH_PARENT", "1".into())],
             log: dir.with_extension("log"),
             dir,
             port: free_ports(),
             child: Mutex::new(None),
         }
+    }
+
+    /// With more for the script's environment.
+    pub(super) fn with_environment(mut self, more: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        self.environment.extend(more);
+        self
+    }
+
+    /// With more settings.
+    pub(super) fn with_settings(mut self, more: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.settings.extend(more.into_iter().map(|(name, value)| format!("{name}={value}")));
+        self
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -61,7 +76,8 @@ impl Server {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib").join(self.script);
         let log = File::create(&self.log).expect("create the server's log");
         let mut command = lifetime::command(script);
-        command.arg(&self.dir).arg(self.port.to_string()).args(&self.settings).env("DIE_WITH_PARENT", "1");
+        command.arg(&self.dir).arg(self.port.to_string()).args(&self.settings);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(std::process::Stdio::null());
         command.stdout(log.try_clone().expect("clone a file handle")).stderr(log);
         let started = child.insert(lifetime::spawn(command).expect("run setpriv, of util-linux"));
