@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use cluster::RabbitCluster;
 pub(crate) use lifetime::folder;
-pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command, pgsluice_under};
 pub(crate) use load::Traffic;
+pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command, pgsluice_under};
 pub(crate) use postgres::{Database, PostgresServer, postgres};
 pub(crate) use rabbit::{RabbitServer, rabbitmq};
 pub(crate) use scene::{Account, Scene};
