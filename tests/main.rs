@@ -1,8 +1,10 @@
 //! All tests that need a server, in one binary, so that they share one PostgreSQL and one RabbitMQ.
 
 mod bad_input;
+mod broker_faults;
 mod checkpoint;
 mod checkpoint_commands;
+mod cluster;
 mod config;
 mod connect;
 mod decode;

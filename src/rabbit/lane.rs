@@ -300,6 +300,12 @@ impl Lane {
         self.sent - self.answered
     }
 
+    /// How many unsettled events this pass has written, at least in part.
+    #[must_use]
+    pub fn begun(&self) -> usize {
+        self.sent + usize::from(self.written < self.boundary())
+    }
+
     /// Whether nothing is in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -390,11 +396,6 @@ impl Lane {
             entry.mark = Mark::Open;
         }
         (self.sent, self.answered, self.written) = (0, 0, self.base);
-    }
-
-    /// Entries of which at least a byte was written.
-    fn begun(&self) -> usize {
-        self.sent + usize::from(self.written < self.boundary())
     }
 
     /// Where the event ends whose first bytes are written; where writing stands, if it stands between two.

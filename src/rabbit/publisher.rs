@@ -29,6 +29,8 @@ use crate::telemetry::health::{self, Health};
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Between two attempts to publish what was refused.
 const REPUBLISH: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// What is logged when it was refused.
+const REFUSED: &str = "RabbitMQ refuses events (nack): a queue is full, or its node is down";
 /// Discarded events are logged at most so often.
 const DISCARD_LOG: Duration = Duration::from_secs(1);
 
@@ -218,7 +220,7 @@ impl<B: Broker> Publisher<B> {
     /// in flight, and keeps the connection alive meanwhile. Cancel-safe.
     ///
     /// # Errors
-    /// Only what trying again can't mend.
+    /// Only what trying again can't mend. When it is about an event, then about the oldest one.
     pub async fn drive(&mut self) -> Result<Range<Seq>, Definite> {
         loop {
             let settled = self.lane.settled();
@@ -329,7 +331,10 @@ impl<B: Broker> Publisher<B> {
         self.probe_at = None;
         let now = Instant::now();
         self.link = Link::Up { channel, since: now, blocked: false, progress: now };
-        self.trouble = None;
+        // A new connection is the end of all trouble but a refusal, which it may end.
+        if !self.is_refused() {
+            self.trouble = None;
+        }
         Ok(())
     }
 
@@ -367,6 +372,9 @@ impl<B: Broker> Publisher<B> {
                 }
             }
             Event::Turn(Err(Failure::Transient(error))) => self.down(&error),
+            // It may be about any of the events in flight, and has cost those before it their confirms. Sent again, the oldest
+            // one alone, they get them; and when it comes again, it is known which event it is about.
+            Event::Turn(Err(Failure::Definite(definite))) if self.lane.begun() > 1 => self.down(&anyhow!(definite)),
             Event::Turn(Err(Failure::Definite(definite))) => {
                 self.link = Link::Down(Instant::now() + self.reconnect.next_wait());
                 return Err(definite);
@@ -389,7 +397,7 @@ impl<B: Broker> Publisher<B> {
             Reply::Ack { tag, multiple } => self.lane.ack(tag, multiple),
             Reply::Nack { tag, multiple } => {
                 self.lane.nack(tag, multiple)?;
-                self.in_trouble("RabbitMQ refuses events (nack): a queue is full, or its node is down");
+                self.in_trouble(REFUSED);
                 Ok(())
             }
             Reply::Returned(returned) => {
@@ -424,14 +432,33 @@ impl<B: Broker> Publisher<B> {
             if moved {
                 *progress = now;
             }
-            if self.lane.mode() == Mode::Waiting && self.probe_at.is_none() {
-                self.probe_at = Some(now + self.republish.next_wait());
-            }
             if settling && self.trouble.is_some() && self.state() == State::Flowing {
                 self.trouble = None;
                 info!("events flow again");
             }
         }
+        if matches!(self.link, Link::Up { .. }) && self.lane.mode() == Mode::Waiting && self.probe_at.is_none() {
+            self.put_off(now);
+        }
+    }
+
+    /// All that was sent is answered, and the oldest event was not taken: tries it again after a backoff.
+    ///
+    /// Refused for the 2nd, 4th, 8th, … time in a row, it is tried on a new connection, to the next host. A channel of
+    /// RabbitMQ's that first published to a quorum queue just after its leader's node had gone refuses everything until
+    /// that node is back, although the queue has long had another leader.
+    fn put_off(&mut self, now: Instant) {
+        let at = now + self.republish.next_wait();
+        let attempts = self.republish.attempts();
+        if self.is_refused() && attempts > 1 && attempts.is_power_of_two() {
+            self.link = Link::Down(at);
+        } else {
+            self.probe_at = Some(at);
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.trouble.as_deref() == Some(REFUSED)
     }
 
     fn set_blocked(&mut self, now_blocked: bool) {

@@ -17,6 +17,10 @@ enum Script {
     Stuck,
     /// Blocks publishers, then takes bytes and answers nothing.
     Blocked,
+    /// Takes bytes and nacks all of each turn's, so many times, then acks.
+    Nack(u32),
+    /// Takes bytes and acks all of each turn's; closes after one that holds an X.
+    Close { doomed: bool },
     /// Takes bytes and acks all of each turn's; frames of at most that many bytes.
     Ack(usize),
 }
@@ -59,8 +63,20 @@ impl Broker for Scripted {
 impl Channel for ScriptedChannel {
     async fn turn(&mut self, output: [&[u8]; 2]) -> Result<Turn, Failure> {
         let bytes = output.iter().map(|slice| slice.len()).sum();
-        match self.script {
-            Script::Ack(_) if self.owes => {
+        match &mut self.script {
+            Script::Close { doomed: true } => {
+                Err(Failure::definite(Kind::Event, anyhow!("too large"), "make it smaller"))
+            }
+            Script::Close { doomed } if output.iter().any(|slice| slice.contains(&b'X')) => {
+                *doomed = true;
+                Ok(Turn::Wrote(bytes))
+            }
+            Script::Nack(times) if self.owes && *times > 0 => {
+                *times -= 1;
+                self.owes = false;
+                Ok(Turn::Reply(Reply::Nack { tag: 0, multiple: true }))
+            }
+            Script::Ack(_) | Script::Nack(_) | Script::Close { .. } if self.owes => {
                 self.owes = false;
                 Ok(Turn::Reply(Reply::Ack { tag: 0, multiple: true }))
             }
@@ -68,13 +84,17 @@ impl Channel for ScriptedChannel {
                 self.said_blocked = true;
                 Ok(Turn::Reply(Reply::Blocked("low on memory".into())))
             }
-            Script::Ack(_) | Script::Silent | Script::Blocked if bytes > 0 => {
+            Script::Ack(_) | Script::Nack(_) | Script::Close { .. } | Script::Silent | Script::Blocked if bytes > 0 => {
                 self.owes = true;
                 Ok(Turn::Wrote(bytes))
             }
-            Script::Ack(_) | Script::Silent | Script::Blocked | Script::Stuck | Script::Refuse => {
-                std::future::pending().await
-            }
+            Script::Ack(_)
+            | Script::Nack(_)
+            | Script::Close { .. }
+            | Script::Silent
+            | Script::Blocked
+            | Script::Stuck
+            | Script::Refuse => std::future::pending().await,
         }
     }
 
@@ -139,6 +159,36 @@ async fn no_confirm_within_the_timeout_means_a_new_connection_and_all_again() {
     }
 }
 
+/// RabbitMQ does that to a channel which first published to a quorum queue while its leader was gone.
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_refuses_all_the_time_is_left_and_one_that_does_not_is_kept() {
+    for (nacks, connections) in [(1, 1), (2, 2), (u32::MAX, 2)] {
+        let (mut publisher, broker) = connected(&[Script::Nack(nacks), Script::Ack(131_072)]).await;
+        for seq in 0..10 {
+            publish(&mut publisher, seq, b"").expect("small");
+        }
+        let mut settled = 0;
+        while settled < 10 {
+            let driven = tokio::time::timeout(Duration::from_secs(2), publisher.drive()).await;
+            let range = driven.expect("soon").expect("nothing definite");
+            assert_eq!(range.start, settled);
+            settled = range.end;
+        }
+        assert_eq!(broker.opened.lock().expect("no panic holds it").len(), connections, "{nacks} nacks");
+        assert_eq!((publisher.state(), publisher.trouble()), (State::Flowing, None));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_refuses_for_hours_costs_few_connections() {
+    let (mut publisher, broker) = connected(&[Script::Nack(u32::MAX)]).await;
+    publish(&mut publisher, 0, b"").expect("small");
+    assert!(tokio::time::timeout(Duration::from_hours(1), publisher.drive()).await.is_err());
+    assert_eq!(publisher.trouble(), Some(REFUSED));
+    let opened = broker.opened.lock().expect("no panic holds it").len();
+    assert!((8..15).contains(&opened), "{opened} connections in an hour");
+}
+
 #[tokio::test(start_paused = true)]
 async fn while_blocked_the_confirm_timeout_stands_still_and_nothing_is_sent() {
     let (mut publisher, broker) = connected(&[Script::Blocked]).await;
@@ -165,6 +215,24 @@ async fn what_is_too_large_is_refused_and_changes_nothing() {
     assert!(publisher.is_empty());
     publish(&mut publisher, 0, &[0; 1000]).expect("as large as allowed");
     assert_eq!(publisher.drive().await.expect("settles"), 0..1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_closed_over_one_event_costs_no_other_its_confirm() {
+    for bad in [0, 1, 13, 499] {
+        let (mut publisher, _) = connected(&[Script::Close { doomed: false }]).await;
+        for seq in 0..500 {
+            publish(&mut publisher, seq, if seq == bad { b"X" } else { b"" }).expect("small");
+        }
+        let mut settled = 0;
+        let definite = loop {
+            match publisher.drive().await {
+                Ok(range) => settled = range.end,
+                Err(definite) => break definite,
+            }
+        };
+        assert_eq!((settled, definite.kind), (bad, Kind::Event));
+    }
 }
 
 #[tokio::test(start_paused = true)]

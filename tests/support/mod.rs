@@ -6,6 +6,7 @@
 // Some helpers wait for their first test.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod cluster;
 pub(crate) mod cutter;
 pub(crate) mod lifetime;
 pub(crate) mod load;
@@ -14,10 +15,12 @@ pub(crate) mod postgres;
 pub(crate) mod rabbit;
 pub(crate) mod scene;
 mod server;
+pub(crate) mod traffic;
 pub(crate) mod vhost;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use cluster::RabbitCluster;
 pub(crate) use cutter::Cutter;
 pub(crate) use lifetime::folder;
 pub(crate) use load::Load;
@@ -25,6 +28,7 @@ pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command, pgsluice_under};
 pub(crate) use postgres::{Database, PostgresServer, postgres};
 pub(crate) use rabbit::{RabbitServer, rabbitmq};
 pub(crate) use scene::{Account, Scene};
+pub(crate) use traffic::Traffic;
 pub(crate) use vhost::{Consumer, Delivery, Vhost};
 
 /// How long a test waits for what should come soon, on a slow and busy machine.

@@ -44,7 +44,7 @@ impl PostgresServer {
     pub(crate) fn private_with(library: &Path, variable: (&'static str, &Path)) -> Self {
         let mut this = Self::new(None, &[]);
         for (name, path) in [("LD_PRELOAD", library), variable] {
-            this.server = this.server.with_env(name, path.to_str().expect("the path is text"));
+            this.server = this.server.with_environment([(name, path.display().to_string())]);
         }
         this.start();
         this
@@ -62,7 +62,7 @@ impl PostgresServer {
         all.extend(settings);
         let mut server = Server::new("postgres", &all);
         if let Some(major) = major {
-            server = server.with_env("PG_MAJOR", major.to_string());
+            server = server.with_environment([("PG_MAJOR", major.to_string())]);
         }
         Self { server, major, databases: AtomicUsize::new(0) }
     }

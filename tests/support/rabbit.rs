@@ -31,9 +31,14 @@ pub(crate) struct RabbitServer {
 impl RabbitServer {
     /// A node of one's own, with lines for `rabbitmq.conf`. Killed when dropped.
     pub(crate) fn private(settings: &[(&str, &str)]) -> Self {
-        let this = Self { server: Server::new("rabbitmq", settings), vhosts: AtomicUsize::new(0) };
+        let this = Self::on(Server::new("rabbitmq", settings));
         this.start();
         this
+    }
+
+    /// A node that is not started yet.
+    pub(super) fn on(server: Server) -> Self {
+        Self { server, vhosts: AtomicUsize::new(0) }
     }
 
     /// Starts it again, with the same data, port and settings. Blocks for some seconds, until it takes connections.
@@ -79,11 +84,16 @@ impl RabbitServer {
 
     /// A fresh, empty virtual host.
     pub(crate) fn vhost(&self) -> Vhost {
+        self.vhost_on(vec![self.port()])
+    }
+
+    /// [`Self::vhost`] where the nodes with these ports are one cluster.
+    pub(super) fn vhost_on(&self, ports: Vec<u16>) -> Vhost {
         let name = format!("vh_{}", self.vhosts.fetch_add(1, Ordering::Relaxed));
         self.api("PUT", &format!("/vhosts/{name}"), None);
         let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
         self.api("PUT", &format!("/permissions/{name}/guest"), Some(&all));
-        Vhost::new(self.port(), name)
+        Vhost::new(ports, name)
     }
 
     /// Calls the management API; `path` follows `/api`. Panics when it answers with an error.

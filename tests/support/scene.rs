@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use lapin::types::AMQPValue;
 use serde_json::Value;
 
 use super::{
@@ -34,10 +35,14 @@ impl Scene {
 
     /// On servers that the test may kill.
     pub(crate) async fn on(postgres: &PostgresServer, rabbitmq: &RabbitServer) -> Self {
+        Self::with(postgres, rabbitmq.vhost(), &[]).await
+    }
+
+    /// With a virtual host of any broker, and arguments for the queue that gets everything.
+    pub(crate) async fn with(postgres: &PostgresServer, vhost: Vhost, queue: &[(&str, AMQPValue)]) -> Self {
         let database = postgres.database().await;
         database.execute(TABLES).await;
-        let vhost = rabbitmq.vhost();
-        vhost.queue("all", &[]).await;
+        vhost.queue("all", queue).await;
         for exchange in ["shop.changes", "shop.events"] {
             vhost.declare_exchange(exchange, "topic").await;
             vhost.bind("all", exchange, "#").await;
@@ -95,20 +100,42 @@ pub(crate) struct Account {
     last: Option<(u64, u64)>,
     /// Deliveries beyond the first of each.
     pub(crate) repeated: usize,
+    order: Order,
+}
+
+/// Which deliveries have to be in order.
+#[derive(Debug, Default)]
+enum Order {
+    /// The first of each row.
+    #[default]
+    First,
+    /// The last of each row: the position of each delivery, and the last one of each row.
+    Last { positions: Vec<(u64, u64)>, of_row: HashMap<i64, usize> },
 }
 
 impl Account {
+    /// For a queue that refuses events, or is not bound for a while: of several in flight a later one may be the first
+    /// that is taken, but then it comes again after the others.
+    pub(crate) fn after_refusals() -> Self {
+        Self { order: Order::Last { positions: Vec::new(), of_row: HashMap::new() }, ..Self::default() }
+    }
+
     /// Counts one delivery. Panics when a first delivery is out of order, or a repeat has another `message_id`.
     pub(crate) fn take(&mut self, delivery: &Delivery) {
         let event = delivery.json();
         let id = event["after"]["id"].as_i64().expect("a ledger row");
         let position = position(&event);
         assert_eq!(event["id"], delivery.message_id.as_str());
+        if let Order::Last { positions, of_row } = &mut self.order {
+            of_row.insert(id, positions.len());
+            positions.push(position);
+        }
         if let Some(first) = self.seen.get(&id) {
             assert_eq!(*first, delivery.message_id, "a repeat of row {id} has the message id of its first delivery");
             self.repeated += 1;
         } else {
-            assert!(self.last < Some(position), "row {id} at {position:?} came after {:?}", self.last);
+            let in_order = self.last < Some(position) || matches!(self.order, Order::Last { .. });
+            assert!(in_order, "row {id} at {position:?} came after {:?}", self.last);
             self.last = Some(position);
             self.seen.insert(id, delivery.message_id.clone());
         }
@@ -119,23 +146,41 @@ impl Account {
         self.seen.len()
     }
 
+    /// Whether this row has come.
+    pub(crate) fn has(&self, id: i64) -> bool {
+        self.seen.contains_key(&id)
+    }
+
     /// Takes from the queue until every row of the ledger has come; panics at the deadline, naming what is lost.
     /// Rows that were never committed must not be among them.
     pub(crate) async fn settle(&mut self, scene: &Scene, consumer: &mut Consumer, deadline: Duration) {
-        let client = scene.database.client().await;
-        let rows = client.query("SELECT id FROM ledger", &[]).await.expect("read the ledger");
-        let committed: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let rows: usize =
+            scene.database.query_one("SELECT count(*) FROM ledger").await.parse().expect("a number of rows");
         let end = tokio::time::Instant::now() + deadline;
-        while self.len() < committed.len() {
+        while self.len() < rows {
             match tokio::time::timeout_at(end, consumer.next(deadline)).await {
                 Ok(delivery) => self.take(&delivery),
                 Err(_) => break,
             }
         }
-        let lost: Vec<_> = committed.iter().filter(|id| !self.seen.contains_key(id)).collect();
+        let lost = self.missing(scene).await;
         let some = &lost[..lost.len().min(10)];
-        assert!(lost.is_empty(), "{} of {} committed rows did not come, as {some:?}", lost.len(), committed.len());
-        assert_eq!(self.len(), committed.len(), "rows came that were not committed");
+        assert!(lost.is_empty(), "{} of {rows} committed rows did not come, as {some:?}", lost.len());
+    }
+
+    /// Which committed rows have not come. Panics when rows came that were not committed, or the last deliveries are out of
+    /// order.
+    pub(crate) async fn missing(&self, scene: &Scene) -> Vec<i64> {
+        let rows = scene.database.client().await.query("SELECT id FROM ledger", &[]).await.expect("read the ledger");
+        let committed: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let missing: Vec<_> = committed.iter().copied().filter(|id| !self.has(*id)).collect();
+        assert_eq!(self.len(), committed.len() - missing.len(), "rows came that were not committed");
+        if let Order::Last { positions, of_row } = &self.order {
+            let mut last: Vec<_> = of_row.values().copied().collect();
+            last.sort_unstable();
+            assert!(last.is_sorted_by_key(|delivery| positions[*delivery]), "the last deliveries are out of order");
+        }
+        missing
     }
 }
 

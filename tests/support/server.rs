@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(super) struct Server {
     script: &'static str,
     settings: Vec<String>,
+    /// For the script.
     environment: Vec<(&'static str, String)>,
     dir: PathBuf,
     log: PathBuf,
@@ -33,7 +34,7 @@ impl Server {
         Self {
             script,
             settings: settings.iter().map(|(name, value)| format!("{name}={value}")).collect(),
-            environment: Vec::new(),
+            environment: vec![("DIE_WITH_PARENT", "1".into())],
             log: dir.with_extension("log"),
             dir,
             port: free_ports(),
@@ -41,9 +42,15 @@ impl Server {
         }
     }
 
-    /// A variable for the script, and what it runs.
-    pub(super) fn with_env(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.environment.push((name, value.into()));
+    /// With more for the script's environment.
+    pub(super) fn with_environment(mut self, more: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        self.environment.extend(more);
+        self
+    }
+
+    /// With more settings.
+    pub(super) fn with_settings(mut self, more: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.settings.extend(more.into_iter().map(|(name, value)| format!("{name}={value}")));
         self
     }
 
@@ -69,7 +76,7 @@ impl Server {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib").join(self.script);
         let log = File::create(&self.log).expect("create the server's log");
         let mut command = lifetime::command(script);
-        command.arg(&self.dir).arg(self.port.to_string()).args(&self.settings).env("DIE_WITH_PARENT", "1");
+        command.arg(&self.dir).arg(self.port.to_string()).args(&self.settings);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(std::process::Stdio::null());
         command.stdout(log.try_clone().expect("clone a file handle")).stderr(log);

@@ -15,40 +15,66 @@ use tokio::sync::Mutex;
 
 use super::SOON;
 
+/// A node of a cluster, or a queue on it, that says nothing for so long is left for another.
+const SILENCE: Duration = Duration::from_secs(3);
+/// How many messages a consumer may have that it did not ack yet.
+const PREFETCH: u16 = 1000;
+
+/// Where a virtual host is: on one node, or on each node of a cluster.
+#[derive(Debug, Clone)]
+struct Address {
+    ports: Vec<u16>,
+    vhost: String,
+}
+
+impl Address {
+    fn url(&self, user: &str, ports: &[u16]) -> String {
+        let hosts: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("amqp://{user}@{}/{}", hosts.join(","), self.vhost)
+    }
+
+    /// A new connection, to the first node that gives one.
+    async fn connect(&self) -> Option<Connection> {
+        for port in &self.ports {
+            let properties = ConnectionProperties::default().with_connection_name("test".into());
+            let url = self.url("guest:guest", &[*port]);
+            if let Ok(Ok(connection)) = tokio::time::timeout(SILENCE, Connection::connect(&url, properties)).await {
+                return Some(connection);
+            }
+        }
+        None
+    }
+}
+
 /// A virtual host, with one connection of lapin's for the helpers, opened again when it is lost.
 #[derive(Debug)]
 pub(crate) struct Vhost {
-    port: u16,
-    name: String,
+    address: Address,
     shared: Mutex<Option<Connection>>,
 }
 
 impl Vhost {
-    pub(super) fn new(port: u16, name: String) -> Self {
-        Self { port, name, shared: Mutex::new(None) }
+    pub(super) fn new(ports: Vec<u16>, name: String) -> Self {
+        Self { address: Address { ports, vhost: name }, shared: Mutex::new(None) }
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.address.vhost
     }
 
-    /// `amqp://guest:guest@127.0.0.1:PORT/NAME`
+    /// `amqp://guest:guest@127.0.0.1:PORT/NAME`, with all hosts of a cluster.
     pub(crate) fn url(&self) -> String {
         self.url_as("guest:guest")
     }
 
     /// [`Self::url`] with another `user:password`.
     pub(crate) fn url_as(&self, user: &str) -> String {
-        format!("amqp://{user}@127.0.0.1:{}/{}", self.port, self.name)
+        self.address.url(user, &self.address.ports)
     }
 
     /// A new connection. A node that has just started may close the first one.
     pub(crate) async fn lapin(&self) -> Connection {
-        super::eventually("a connection to RabbitMQ", super::SOON, async || {
-            let properties = ConnectionProperties::default().with_connection_name("test".into());
-            Connection::connect(&self.url(), properties).await.ok()
-        })
-        .await
+        super::eventually("a connection to RabbitMQ", SOON, async || self.address.connect().await).await
     }
 
     /// A new channel on the helpers' connection, or on a new one when that was lost, which lapin may not know yet.
@@ -126,24 +152,33 @@ impl Vhost {
 
     /// A consumer that acks each message as it takes it.
     pub(crate) async fn consumer(&self, queue: &str) -> Consumer {
-        let mut consumer = self.consumer_with(queue, 1000).await;
+        let mut consumer = self.consumer_with(queue, PREFETCH).await;
         consumer.acks = true;
         consumer
     }
 
+    /// [`Self::consumer`] that goes on, on another node, when its own is lost or silent, or the queue is.
+    ///
+    /// What it did not ack comes again: nothing is hidden, but there are more repeats. The order holds if the queue is
+    /// declared with `x-single-active-consumer`: else the next consumer gets what comes after that which the queue still
+    /// thinks is with the one before.
+    pub(crate) async fn steady_consumer(&self, queue: &str) -> Consumer {
+        let mut again = Again { address: self.address.clone(), queue: queue.to_owned(), connection: None };
+        let (channel, inner) = again.open().await.expect("consume");
+        Consumer { inner, channel, acks: true, last_tag: 0, again: Some(again) }
+    }
+
     async fn consumer_with(&self, queue: &str, prefetch: u16) -> Consumer {
         let channel = self.channel().await;
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await.expect("set the prefetch count");
-        let options = BasicConsumeOptions::default();
-        let inner = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
-        Consumer { inner: inner.expect("consume"), channel, acks: false, last_tag: 0 }
+        let inner = consume(&channel, queue, prefetch).await.expect("consume");
+        Consumer { inner, channel, acks: false, last_tag: 0, again: None }
     }
 
     /// Closes all client connections to this virtual host, the helpers' own too, through the management API.
     /// Waits until there is one: the API learns of a connection with some delay.
     pub(crate) async fn close_connections(&self, server: &super::RabbitServer) {
         self.shared.lock().await.take();
-        let path = format!("/vhosts/{}/connections", self.name);
+        let path = format!("/vhosts/{}/connections", self.name());
         let names = super::eventually("a connection to close", SOON, async || {
             let answer = server.api("GET", &path, None);
             let names: Vec<_> =
@@ -157,6 +192,11 @@ impl Vhost {
     }
 }
 
+async fn consume(channel: &Channel, queue: &str, prefetch: u16) -> lapin::Result<lapin::Consumer> {
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
+}
+
 /// Takes messages off a queue.
 #[derive(Debug)]
 pub(crate) struct Consumer {
@@ -164,6 +204,32 @@ pub(crate) struct Consumer {
     channel: Channel,
     acks: bool,
     last_tag: u64,
+    /// How to go on when the connection is lost; without it, that is a failure.
+    again: Option<Again>,
+}
+
+#[derive(Debug)]
+struct Again {
+    address: Address,
+    queue: String,
+    /// The one that the consumer is on, or was to be on.
+    connection: Option<Connection>,
+}
+
+impl Again {
+    /// A consumer on the next node that gives one in time.
+    async fn open(&mut self) -> Option<(Channel, lapin::Consumer)> {
+        if let Some(connection) = self.connection.take() {
+            // Before the consumer is dropped, which would cancel itself: the queue would give a next one what comes after
+            // that which this one has, and return that only when the channel is gone.
+            let _ = tokio::time::timeout(SILENCE, connection.close(200, "silent".into())).await;
+        }
+        self.address.ports.rotate_left(1);
+        let connection = self.connection.insert(self.address.connect().await?);
+        let channel = connection.create_channel().await.ok()?;
+        let inner = consume(&channel, &self.queue, PREFETCH).await.ok()?;
+        Some((channel, inner))
+    }
 }
 
 impl Consumer {
@@ -192,12 +258,33 @@ impl Consumer {
     }
 
     async fn receive(&mut self) -> Delivery {
+        if self.again.is_some() {
+            return self.receive_steadily().await;
+        }
         let delivery = self.inner.next().await.expect("the consumer was cancelled").expect("the connection was lost");
         self.last_tag = delivery.delivery_tag;
         if self.acks {
             delivery.ack(BasicAckOptions::default()).await.expect("ack");
         }
         Delivery::from(delivery)
+    }
+
+    /// Cancel-safe: what was taken is returned.
+    async fn receive_steadily(&mut self) -> Delivery {
+        loop {
+            if let Ok(Some(Ok(delivery))) = tokio::time::timeout(SILENCE, self.inner.next()).await {
+                let acker = delivery.acker.clone();
+                // One that does not arrive brings the message once more.
+                tokio::spawn(async move { acker.ack(BasicAckOptions::default()).await });
+                return Delivery::from(delivery);
+            }
+            let Some(again) = &mut self.again else { continue };
+            match tokio::time::timeout(3 * SILENCE, again.open()).await {
+                Ok(Some((channel, inner))) => (self.channel, self.inner) = (channel, inner),
+                // Whoever calls has a deadline.
+                Ok(None) | Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
     }
 }
 
@@ -262,6 +349,7 @@ fn to_json(value: &AMQPValue) -> Value {
         AMQPValue::Double(value) => json!(value),
         AMQPValue::ShortString(value) => json!(value.as_str()),
         AMQPValue::LongString(value) => json!(value.to_string()),
+        AMQPValue::FieldArray(values) => values.as_slice().iter().map(to_json).collect(),
         AMQPValue::Void => Value::Null,
         other => json!(format!("{other:?}")),
     }
