@@ -6,6 +6,7 @@ mod checkpoint_commands;
 mod config;
 mod connect;
 mod decode;
+mod faults;
 mod harness;
 mod main_job;
 mod never_lose;

@@ -9,6 +9,7 @@
 pub(crate) mod lifetime;
 pub(crate) mod pgsluice;
 pub(crate) mod postgres;
+pub(crate) mod proxy;
 pub(crate) mod rabbit;
 pub(crate) mod scene;
 mod server;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 pub(crate) use lifetime::folder;
 pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command, pgsluice_under};
 pub(crate) use postgres::{Database, PostgresServer, postgres};
+pub(crate) use proxy::Proxy;
 pub(crate) use rabbit::{RabbitServer, rabbitmq};
 pub(crate) use scene::{Account, Scene};
 pub(crate) use vhost::{Consumer, Delivery, Vhost};
