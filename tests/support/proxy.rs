@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -102,6 +103,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Tally {
     accepted: u64,
+    ended: u64,
     /// By direction.
     bytes: [u64; 2],
     /// The connection on which so many more bytes have passed is cut.
@@ -187,6 +189,12 @@ impl Proxy {
         self.shared.tally().accepted
     }
 
+    /// Connections of which at least one end is open.
+    pub(crate) fn open(&self) -> u64 {
+        let tally = self.shared.tally();
+        tally.accepted - tally.ended
+    }
+
     /// Bytes that were forwarded so far.
     pub(crate) fn bytes(&self, direction: Direction) -> u64 {
         self.shared.tally().bytes[direction as usize]
@@ -262,7 +270,7 @@ async fn keep_door(
                     let link = Link { number, lost, shared: Arc::clone(&shared), weather: weather.clone() };
                     connections.spawn(link.run(client));
                 }
-                Some(_) = connections.join_next() => {}
+                Some(_) = connections.join_next() => shared.tally().ended += 1,
             }
         }
         drop(listener);
@@ -301,16 +309,17 @@ impl Link {
         for stream in [&client, &server] {
             stream.set_nodelay(true).expect("is a TCP socket");
         }
+        let [client, server] = [client, server].map(|stream| Peer { stream, is_gone: AtomicBool::new(false) });
         let requests = self.forward(&client, &server, Direction::Requests);
         let answers = self.forward(&server, &client, Direction::Answers);
         match tokio::try_join!(requests, answers) {
             Ok(_) | Err(Cut::Fin) => {}
-            Err(Cut::Reset) => [&client, &server].into_iter().for_each(reset),
+            Err(Cut::Reset) => [&client, &server].into_iter().for_each(|peer| reset(&peer.stream)),
         }
     }
 
     /// Forwards one direction until its sender has nothing more to say; the error ends both.
-    async fn forward(&self, from: &TcpStream, to: &TcpStream, direction: Direction) -> Result<(), Cut> {
+    async fn forward(&self, from: &Peer, to: &Peer, direction: Direction) -> Result<(), Cut> {
         let mut weather = self.weather.clone();
         let mut pump =
             Pump { from, to, direction, tally: &self.shared.tally, buffer: vec![0; CHUNK_BYTES], held: 0..0 };
@@ -340,7 +349,7 @@ impl Link {
                 // The other end shall not know.
                 Ok(Step::End) | Err(_) if lost => return Ok(()),
                 Ok(Step::End) => {
-                    let _ = SockRef::from(to).shutdown(Shutdown::Write);
+                    let _ = SockRef::from(&to.stream).shutdown(Shutdown::Write);
                     return Ok(());
                 }
                 Err(how) => return Err(how),
@@ -354,10 +363,17 @@ fn reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
+/// One end of a connection.
+struct Peer {
+    stream: TcpStream,
+    /// The system tells of a reset once, to whoever asks first.
+    is_gone: AtomicBool,
+}
+
 /// One direction of a connection.
 struct Pump<'a> {
-    from: &'a TcpStream,
-    to: &'a TcpStream,
+    from: &'a Peer,
+    to: &'a Peer,
     direction: Direction,
     tally: &'a Mutex<Tally>,
     buffer: Vec<u8>,
@@ -383,9 +399,9 @@ impl Pump<'_> {
     }
 
     async fn read(&mut self, bytes_max: usize) -> Result<Step, Cut> {
-        let _ = self.from.readable().await;
+        let _ = self.from.stream.readable().await;
         self.not_reset()?;
-        match self.from.try_read(&mut self.buffer[..bytes_max]) {
+        match self.from.stream.try_read(&mut self.buffer[..bytes_max]) {
             Ok(0) => Ok(Step::End),
             Ok(bytes) => {
                 self.held = 0..bytes;
@@ -397,7 +413,7 @@ impl Pump<'_> {
     }
 
     async fn write(&mut self) -> Result<Step, Cut> {
-        let _ = self.to.writable().await;
+        let _ = self.to.stream.writable().await;
         self.not_reset()?;
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         let fuse = tally.fuse.filter(|fuse| fuse.0 == self.direction);
@@ -406,7 +422,7 @@ impl Pump<'_> {
             return Err(how);
         }
         let until = fuse.map_or(self.held.end, |(_, left, _)| self.held.end.min(self.held.start + left));
-        match self.to.try_write(&self.buffer[self.held.start..until]) {
+        match self.to.stream.try_write(&self.buffer[self.held.start..until]) {
             Ok(bytes) => {
                 self.held.start += bytes;
                 tally.bytes[self.direction as usize] += bytes as u64;
@@ -415,14 +431,20 @@ impl Pump<'_> {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // The receiver is gone, which its own direction tells.
-            Err(_) => self.held = 0..0,
+            // Its own direction tells the other end, when that is not stalled.
+            Err(_) => {
+                self.held = 0..0;
+                self.to.is_gone.store(true, Ordering::Relaxed);
+            }
         }
         Ok(Step::More)
     }
 
     /// A sender that has reset the connection does not send again what had not arrived.
     fn not_reset(&self) -> Result<(), Cut> {
-        self.from.take_error().ok().flatten().map_or(Ok(()), |_| Err(Cut::Reset))
+        if self.from.is_gone.load(Ordering::Relaxed) || !matches!(self.from.stream.take_error(), Ok(None)) {
+            return Err(Cut::Reset);
+        }
+        Ok(())
     }
 }
