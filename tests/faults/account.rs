@@ -31,15 +31,15 @@ struct Event {
     digest: u64,
     /// When it came last, counted in deliveries.
     last: u64,
-    change: Change,
+    row: RowChange,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Change {
+struct RowChange {
     table: Table,
     op: Op,
     id: i64,
-    change: i64,
+    statement: i64,
 }
 
 impl Arrivals {
@@ -61,8 +61,8 @@ impl Arrivals {
                 if at < self.events.len() {
                     self.late.push(position);
                 }
-                let change = Change::of(delivery);
-                self.events.insert(at, Event { position, digest, last, change });
+                let row = RowChange::of(delivery);
+                self.events.insert(at, Event { position, digest, last, row });
             }
         }
     }
@@ -137,11 +137,11 @@ impl Judgement {
     /// All events of one commit record.
     fn transaction(&mut self, events: &[Event], rest: &mut [std::slice::Iter<'_, Turn>]) {
         let at = events[0].position.commit_lsn;
-        let marker = events.iter().find(|event| event.change.table == Table::Turns);
+        let marker = events.iter().find(|event| event.row.table == Table::Turns);
         let turn = marker.and_then(|marker| {
-            let turns = rest.get_mut(usize::try_from(marker.change.change).ok()?)?;
+            let turns = rest.get_mut(usize::try_from(marker.row.statement).ok()?)?;
             // Those before it in the ledger are lost: they were committed before it.
-            let ahead = turns.as_slice().iter().position(|turn| turn.number == marker.change.id)?;
+            let ahead = turns.as_slice().iter().position(|turn| turn.number == marker.row.id)?;
             let missing = &turns.as_slice()[..ahead];
             let turn = turns.nth(ahead)?;
             Some((turn, missing))
@@ -166,9 +166,9 @@ impl Judgement {
         for statement in statements {
             let mut ids = HashSet::new();
             while (ids.len() as u64) < statement.changes()
-                && let Some(event) = events.next_if(|event| event.change.is_of(statement))
+                && let Some(event) = events.next_if(|event| event.row.is_of(statement))
             {
-                if !ids.insert(event.change.id) {
+                if !ids.insert(event.row.id) {
                     self.foreign += 1;
                     self.wrong(format!("a row was changed twice at {}", event.position));
                 }
@@ -181,7 +181,7 @@ impl Judgement {
         }
         for event in events {
             self.foreign += 1;
-            self.wrong(format!("{} is not what was committed there: {:?}", event.position, event.change));
+            self.wrong(format!("{} is not what was committed there: {:?}", event.position, event.row));
         }
     }
 }
@@ -197,7 +197,7 @@ impl fmt::Display for Judgement {
     }
 }
 
-impl Change {
+impl RowChange {
     fn of(delivery: &Delivery) -> Self {
         let event = delivery.json();
         let number = |value: &Value| value.as_i64().unwrap_or_else(|| panic!("no number: {event}"));
@@ -206,7 +206,7 @@ impl Change {
                 table: Table::Outbox,
                 op: Op::Insert,
                 id: number(&event["id"]),
-                change: number(&event["change"]),
+                statement: number(&event["change"]),
             };
         }
         assert_eq!(event["id"], delivery.message_id.as_str());
@@ -219,18 +219,18 @@ impl Change {
                 None => panic!("{other} is not published"),
             },
         };
-        let (op, id, change) = match event["op"].as_str().expect("text") {
+        let (op, id, statement) = match event["op"].as_str().expect("text") {
             "insert" => (Op::Insert, number(&event["after"]["id"]), number(&event["after"]["change"])),
             "update" => (Op::Update, number(&event["after"]["id"]), number(&event["after"]["change"])),
             "delete" => (Op::Delete, number(&event["before"]["id"]), 0),
             "truncate" => (Op::Truncate, writer, 0),
             other => panic!("no such op: {other}"),
         };
-        Self { table, op, id, change }
+        Self { table, op, id, statement }
     }
 
     fn is_of(&self, statement: &Statement) -> bool {
-        let same = (self.table, self.op, self.change) == (statement.table, statement.op, statement.change);
+        let same = (self.table, self.op, self.statement) == (statement.table, statement.op, statement.change);
         same && statement.ids.contains(&self.id)
     }
 }

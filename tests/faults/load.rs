@@ -133,15 +133,12 @@ impl Writer {
                 Outcome::Undone => None,
                 Outcome::Unknown(begin) => session.has(self.number, self.turn).await.then_some(begin..Lsn(u64::MAX)),
             };
-            match committed {
-                Some(commit_lsn) => {
-                    let turn = Turn { number: self.turn, statements: plan.statements, commit_lsn };
-                    ledger.commit(usize::try_from(self.number).expect("not negative"), turn);
-                }
-                None => {
-                    self.rows = before;
-                    ledger.undo();
-                }
+            if let Some(commit_lsn) = committed {
+                let turn = Turn { number: self.turn, statements: plan.statements, commit_lsn };
+                ledger.commit(usize::try_from(self.number).expect("not negative"), turn);
+            } else {
+                self.rows = before;
+                ledger.undo();
             }
         }
     }
@@ -354,16 +351,14 @@ impl Session {
     /// None when the server is away; only after a while, so that it may be asked again at once.
     async fn client(&mut self) -> Option<&Client> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
-            self.client = match timeout(PATIENCE, tokio_postgres::connect(&self.url, NoTls)).await {
-                Ok(Ok((client, connection))) => {
-                    tokio::spawn(connection);
-                    Some(client)
-                }
-                Ok(Err(_)) | Err(_) => {
-                    sleep(Duration::from_millis(100)).await;
-                    None
-                }
-            };
+            self.client = None;
+            let connecting = timeout(PATIENCE, tokio_postgres::connect(&self.url, NoTls));
+            if let Ok(Ok((client, connection))) = connecting.await {
+                tokio::spawn(connection);
+                self.client = Some(client);
+            } else {
+                sleep(Duration::from_millis(100)).await;
+            }
         }
         self.client.as_ref()
     }

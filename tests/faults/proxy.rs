@@ -46,11 +46,23 @@ async fn connect(proxy: &Proxy) -> TcpStream {
     TcpStream::connect(("127.0.0.1", proxy.port())).await.expect("connect")
 }
 
-/// What comes next; empty at the end.
-async fn next(stream: &mut TcpStream) -> Result<Vec<u8>, ErrorKind> {
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    Bytes(Vec<u8>),
+    End,
+    Reset,
+}
+
+async fn next(stream: &mut TcpStream) -> Came {
     let mut bytes = vec![0; 100];
     let read = timeout(SOON, stream.read(&mut bytes)).await.expect("soon");
-    read.map(|length| bytes[..length].to_vec()).map_err(|error| error.kind())
+    match read.map_err(|error| error.kind()) {
+        Ok(0) => Came::End,
+        Ok(length) => Came::Bytes(bytes[..length].to_vec()),
+        Err(ErrorKind::ConnectionReset) => Came::Reset,
+        Err(other) => panic!("{other}"),
+    }
 }
 
 /// Whether nothing comes, not even the end.
@@ -58,8 +70,8 @@ async fn is_silent(stream: &mut TcpStream) -> bool {
     timeout(SILENCE, stream.read(&mut [0])).await.is_err()
 }
 
-fn bytes(text: &[u8]) -> Result<Vec<u8>, ErrorKind> {
-    Ok(text.to_vec())
+fn bytes(text: &[u8]) -> Came {
+    Came::Bytes(text.to_vec())
 }
 
 #[tokio::test]
@@ -68,14 +80,14 @@ async fn bytes_and_ends_pass_in_each_direction() {
     rig.request(b"ask").await;
     assert_eq!(next(&mut rig.server).await, bytes(b"ask"));
     rig.client.shutdown().await.expect("shut down");
-    assert_eq!(next(&mut rig.server).await, bytes(b""));
+    assert_eq!(next(&mut rig.server).await, Came::End);
     rig.server.write_all(b"answer").await.expect("write");
     assert_eq!(next(&mut rig.client).await, bytes(b"answer"));
     assert_eq!(Direction::BOTH.map(|direction| rig.proxy.bytes(direction)), [3, 6]);
     drop(rig.again().await);
     rig.client.set_zero_linger().expect("set");
     drop(rig.client);
-    assert_eq!(next(&mut rig.server).await, Err(ErrorKind::ConnectionReset));
+    assert_eq!(next(&mut rig.server).await, Came::Reset);
 }
 
 #[tokio::test]
@@ -105,7 +117,7 @@ async fn what_is_held_comes_late_unless_its_sender_has_reset_the_connection() {
     assert!(is_silent(&mut before).await);
     rig.proxy.heal().await;
     assert_eq!(next(&mut before).await, bytes(b"late"));
-    assert_eq!(next(&mut before).await, bytes(b""));
+    assert_eq!(next(&mut before).await, Came::End);
 
     rig.proxy.hold();
     rig.request(b"never").await;
@@ -113,7 +125,7 @@ async fn what_is_held_comes_late_unless_its_sender_has_reset_the_connection() {
     drop(rig.client);
     assert!(is_silent(&mut rig.server).await);
     rig.proxy.heal().await;
-    assert_eq!(next(&mut rig.server).await, Err(ErrorKind::ConnectionReset));
+    assert_eq!(next(&mut rig.server).await, Came::Reset);
 }
 
 #[tokio::test]
@@ -140,16 +152,15 @@ async fn what_is_lost_stays_lost_and_nobody_hears_of_the_others_end() {
 async fn cuts_are_ends_or_resets_and_may_come_in_the_middle() {
     let mut rig = Rig::new().await;
     rig.proxy.cut(Cut::Fin);
-    assert_eq!((next(&mut rig.client).await, next(&mut rig.server).await), (bytes(b""), bytes(b"")));
+    assert_eq!((next(&mut rig.client).await, next(&mut rig.server).await), (Came::End, Came::End));
     rig.again().await;
     rig.proxy.cut(Cut::Reset);
-    let reset = || Err(ErrorKind::ConnectionReset);
-    assert_eq!((next(&mut rig.client).await, next(&mut rig.server).await), (reset(), reset()));
+    assert_eq!((next(&mut rig.client).await, next(&mut rig.server).await), (Came::Reset, Came::Reset));
     rig.again().await;
     rig.proxy.cut_after(Direction::Requests, 4, Cut::Fin);
     rig.request(b"frame").await;
     assert_eq!(next(&mut rig.server).await, bytes(b"fram"));
-    assert_eq!((next(&mut rig.client).await, next(&mut rig.server).await), (bytes(b""), bytes(b"")));
+    assert_eq!((next(&mut rig.client).await, next(&mut rig.server).await), (Came::End, Came::End));
     rig.again().await;
     rig.request(b"whole").await;
     assert_eq!(next(&mut rig.server).await, bytes(b"whole"));
@@ -182,7 +193,7 @@ async fn a_server_that_is_away_resets_what_comes() {
     let Rig { listener, proxy, mut client, mut server } = Rig::new().await;
     drop(listener);
     let mut late = connect(&proxy).await;
-    assert_eq!(next(&mut late).await, Err(ErrorKind::ConnectionReset));
+    assert_eq!(next(&mut late).await, Came::Reset);
     client.write_all(b"ask").await.expect("write");
     assert_eq!(next(&mut server).await, bytes(b"ask"));
 }

@@ -92,7 +92,7 @@ impl Script {
                 }
                 2 => {
                     happens("stalled");
-                    Direction::BOTH.into_iter().for_each(|direction| proxy.flow(direction, Flow::Stalled));
+                    proxy.flow_both(Flow::Stalled);
                 }
                 3 => {
                     happens(&format!("{direction:?} stalled"));
@@ -100,7 +100,7 @@ impl Script {
                 }
                 4 => {
                     happens("slow");
-                    Direction::BOTH.into_iter().for_each(|direction| proxy.flow(direction, Flow::Slow));
+                    proxy.flow_both(Flow::Slow);
                 }
                 5 => {
                     happens("open connections held");

@@ -136,7 +136,9 @@ async fn events_of_which_only_the_confirms_are_lost_come_twice_and_are_the_same(
     for _ in 0..2 * ROWS {
         deliveries.push(stage.consumer.next(SOON).await);
     }
-    deliveries.iter().for_each(|delivery| stage.account.take(delivery));
+    for delivery in &deliveries {
+        stage.account.take(delivery);
+    }
     for (first, second) in deliveries[..ROWS].iter().zip(&deliveries[ROWS..]) {
         assert_eq!(first.message_id, second.message_id);
         assert_eq!((&first.body, &first.properties), (&second.body, &second.properties));

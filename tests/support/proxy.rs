@@ -152,6 +152,13 @@ impl Proxy {
         });
     }
 
+    /// [`Self::flow`] in both.
+    pub(crate) fn flow_both(&self, flow: Flow) {
+        for direction in Direction::BOTH {
+            self.flow(direction, flow);
+        }
+    }
+
     /// Everything that is open now is stalled, in both directions, until [`Self::heal`]. New connections are not.
     pub(crate) fn hold(&self) {
         let below = self.accepted();
