@@ -167,6 +167,21 @@ async fn cuts_are_ends_or_resets_and_may_come_in_the_middle() {
 }
 
 #[tokio::test]
+async fn a_connection_may_be_lost_in_the_middle_and_others_stay() {
+    let mut rig = Rig::new().await;
+    let (mut client, mut server) = rig.again().await;
+    rig.proxy.lose_after(Direction::Requests, 4);
+    rig.request(b"frame").await;
+    assert_eq!(next(&mut rig.server).await, bytes(b"fram"));
+    rig.server.write_all(b"answer").await.expect("write");
+    assert!(is_silent(&mut rig.client).await);
+    drop(rig.client);
+    assert!(is_silent(&mut rig.server).await);
+    client.write_all(b"whole").await.expect("write");
+    assert_eq!(next(&mut server).await, bytes(b"whole"));
+}
+
+#[tokio::test]
 async fn doors_are_open_silent_refused_or_unreachable() {
     let mut rig = Rig::new().await;
     rig.proxy.entrance(Entrance::Refused).await;

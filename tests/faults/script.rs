@@ -80,7 +80,7 @@ impl Script {
             let entrance = [Entrance::Silent, Entrance::Refused, Entrance::Unreachable][random.usize(..3)];
             let bytes = random.usize(0..20_000);
             let happens = |what: &str| self.happens(place, what, lasts);
-            match random.u8(0..9) {
+            match random.u8(0..10) {
                 0 => {
                     happens(&format!("cut by {how:?}"));
                     proxy.cut(how);
@@ -89,6 +89,10 @@ impl Script {
                 1 => {
                     happens(&format!("{direction:?} cut in the middle by {how:?}"));
                     proxy.cut_after(direction, bytes, how);
+                }
+                9 => {
+                    happens(&format!("half-open in the middle of {direction:?}"));
+                    proxy.lose_after(direction, bytes);
                 }
                 2 => {
                     happens("stalled");

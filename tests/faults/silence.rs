@@ -53,6 +53,17 @@ impl Stage {
         self.scene.acknowledged().await;
     }
 
+    /// The bytes of the answers to one look, when it is over, and the stream says nothing.
+    async fn a_look(&self) -> usize {
+        let is_over = async || (self.postgres.open() == 1).then_some(());
+        let bytes = || usize::try_from(self.postgres.bytes(Direction::Answers)).expect("not so many");
+        eventually("no look", SOON, is_over).await;
+        let before = (self.postgres.accepted(), bytes());
+        eventually("a look", SOON, async || (self.postgres.accepted() > before.0).then_some(())).await;
+        eventually("the end of the look", SOON, is_over).await;
+        bytes() - before.1
+    }
+
     /// Different rows that came, and how many came again.
     fn came(&self) -> (usize, usize) {
         (self.account.len(), self.account.repeated)
@@ -227,4 +238,22 @@ async fn doors_that_do_not_open_are_tried_again() {
         stage.insert(1).await;
         stage.settle().await;
     }
+}
+
+/// Nothing but a look finds out what is done to the publication.
+#[tokio::test]
+async fn a_look_at_the_publication_that_is_black_holed_is_not_the_last() {
+    let mut stage = Stage::new().await;
+    let source = stage.source();
+    let overrides = [("source.url", source.as_str()), ("source.watch_every_ms", "500")];
+    let mut pgsluice = streaming(&stage.scene, &overrides).await;
+    stage.insert(1).await;
+    stage.settle().await;
+    // The end of the answers to a look, far behind its login.
+    let look = stage.a_look().await;
+    stage.postgres.lose_after(Direction::Answers, look - 10);
+    eventually("a look is lost", SOON, async || stage.postgres.is_burnt().then_some(())).await;
+    stage.scene.database.execute("ALTER PUBLICATION shop DROP TABLE orders").await;
+    let (code, log) = pgsluice.wait(2 * SOON).await;
+    assert_eq!(code, Some(5), "{log}");
 }

@@ -106,8 +106,14 @@ struct Tally {
     ended: u64,
     /// By direction.
     bytes: [u64; 2],
-    /// The connection on which so many more bytes have passed is cut.
-    fuse: Option<(Direction, usize, Cut)>,
+    /// What happens to the connection on which so many more bytes have passed.
+    fuse: Option<(Direction, usize, Fate)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Cut(Cut),
+    Lost,
 }
 
 impl Proxy {
@@ -179,7 +185,17 @@ impl Proxy {
 
     /// Cuts the connection on which the byte after so many more passes.
     pub(crate) fn cut_after(&self, direction: Direction, bytes: usize, how: Cut) {
-        self.shared.tally().fuse = Some((direction, bytes, how));
+        self.shared.tally().fuse = Some((direction, bytes, Fate::Cut(how)));
+    }
+
+    /// [`Self::lose`] for the connection on which the byte after so many more passes.
+    pub(crate) fn lose_after(&self, direction: Direction, bytes: usize) {
+        self.shared.tally().fuse = Some((direction, bytes, Fate::Lost));
+    }
+
+    /// Whether it has come to what [`Self::cut_after`] or [`Self::lose_after`] wait for.
+    pub(crate) fn is_burnt(&self) -> bool {
+        self.shared.tally().fuse.is_none()
     }
 
     /// All is well from now on; what is lost stays lost.
@@ -273,7 +289,7 @@ async fn keep_door(
                 }
                 client = accept(listener.as_ref()), if may_accept => {
                     let number = shared.tally().accept();
-                    let lost = entrance == Entrance::Silent;
+                    let lost = AtomicBool::new(entrance == Entrance::Silent);
                     let link = Link { number, lost, shared: Arc::clone(&shared), weather: weather.clone() };
                     connections.spawn(link.run(client));
                 }
@@ -303,8 +319,8 @@ async fn accept(listener: Option<&TcpListener>) -> TcpStream {
 /// One connection.
 struct Link {
     number: u64,
-    /// Silent from the beginning.
-    lost: bool,
+    /// Apart from the others.
+    lost: AtomicBool,
     shared: Arc<Shared>,
     weather: watch::Receiver<Weather>,
 }
@@ -335,10 +351,10 @@ impl Link {
             if self.number < now.cut_below {
                 return Err(now.how);
             }
-            let lost = self.lost || self.number < now.lost_below;
+            let is_lost = || self.number < now.lost_below || self.lost.load(Ordering::Relaxed);
             let step = async {
                 match now.flow(direction, self.number) {
-                    _ if lost => pump.swallow().await,
+                    _ if is_lost() => pump.swallow().await,
                     Flow::Open => pump.step(CHUNK_BYTES).await,
                     Flow::Slow => {
                         tokio::time::sleep(SLOW.1).await;
@@ -348,18 +364,19 @@ impl Link {
                 }
             };
             let stepped = tokio::select! { biased;
-                changed = weather.changed() => changed.map(|()| Step::More).map_err(|_| Cut::Fin),
+                changed = weather.changed() => changed.map(|()| Step::More).map_err(|_| Fate::Cut(Cut::Fin)),
                 stepped = step => stepped,
             };
             match stepped {
                 Ok(Step::More) => {}
+                Err(Fate::Lost) => self.lost.store(true, Ordering::Relaxed),
                 // The other end shall not know.
-                Ok(Step::End) | Err(_) if lost => return Ok(()),
+                Ok(Step::End) | Err(Fate::Cut(_)) if is_lost() => return Ok(()),
                 Ok(Step::End) => {
                     let _ = SockRef::from(&to.stream).shutdown(Shutdown::Write);
                     return Ok(());
                 }
-                Err(how) => return Err(how),
+                Err(Fate::Cut(how)) => return Err(how),
             }
         }
     }
@@ -395,17 +412,17 @@ enum Step {
 
 impl Pump<'_> {
     /// Reads so much at most, or writes what was read. Cancel-safe.
-    async fn step(&mut self, bytes_max: usize) -> Result<Step, Cut> {
+    async fn step(&mut self, bytes_max: usize) -> Result<Step, Fate> {
         if self.held.is_empty() { self.read(bytes_max).await } else { self.write().await }
     }
 
     /// Reads what nobody will get. Cancel-safe.
-    async fn swallow(&mut self) -> Result<Step, Cut> {
+    async fn swallow(&mut self) -> Result<Step, Fate> {
         self.held = 0..0;
         self.read(CHUNK_BYTES).await
     }
 
-    async fn read(&mut self, bytes_max: usize) -> Result<Step, Cut> {
+    async fn read(&mut self, bytes_max: usize) -> Result<Step, Fate> {
         let _ = self.from.stream.readable().await;
         self.not_reset()?;
         match self.from.stream.try_read(&mut self.buffer[..bytes_max]) {
@@ -415,26 +432,26 @@ impl Pump<'_> {
                 Ok(Step::More)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Step::More),
-            Err(_) => Err(Cut::Reset),
+            Err(_) => Err(Fate::Cut(Cut::Reset)),
         }
     }
 
-    async fn write(&mut self) -> Result<Step, Cut> {
+    async fn write(&mut self) -> Result<Step, Fate> {
         let _ = self.to.stream.writable().await;
         self.not_reset()?;
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         let fuse = tally.fuse.filter(|fuse| fuse.0 == self.direction);
-        if let Some((_, 0, how)) = fuse {
+        if let Some((_, 0, fate)) = fuse {
             tally.fuse = None;
-            return Err(how);
+            return Err(fate);
         }
         let until = fuse.map_or(self.held.end, |(_, left, _)| self.held.end.min(self.held.start + left));
         match self.to.stream.try_write(&self.buffer[self.held.start..until]) {
             Ok(bytes) => {
                 self.held.start += bytes;
                 tally.bytes[self.direction as usize] += bytes as u64;
-                if let Some((direction, left, how)) = fuse {
-                    tally.fuse = Some((direction, left - bytes, how));
+                if let Some((direction, left, fate)) = fuse {
+                    tally.fuse = Some((direction, left - bytes, fate));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -448,9 +465,9 @@ impl Pump<'_> {
     }
 
     /// A sender that has reset the connection does not send again what had not arrived.
-    fn not_reset(&self) -> Result<(), Cut> {
+    fn not_reset(&self) -> Result<(), Fate> {
         if self.from.is_gone.load(Ordering::Relaxed) || !matches!(self.from.stream.take_error(), Ok(None)) {
-            return Err(Cut::Reset);
+            return Err(Fate::Cut(Cut::Reset));
         }
         Ok(())
     }
