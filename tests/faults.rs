@@ -6,6 +6,7 @@ mod ledger;
 mod load;
 mod proxy;
 mod random;
+mod runs;
 mod script;
 mod silence;
 mod watch;

@@ -83,6 +83,11 @@ impl Ledger {
         self.delivered.store(changes as u64, Ordering::Relaxed);
     }
 
+    /// Different changes that have come.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
     /// By writer.
     pub(super) fn turns(&self) -> MutexGuard<'_, Vec<Vec<Turn>>> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,6 +105,6 @@ impl Ledger {
 
     /// Changes that were committed, and have not come.
     pub(super) fn backlog(&self) -> u64 {
-        self.committed().saturating_sub(self.delivered.load(Ordering::Relaxed))
+        self.committed().saturating_sub(self.delivered())
     }
 }

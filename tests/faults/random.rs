@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use lapin::options::QueueDeleteOptions;
 use lapin::types::AMQPValue;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::collector::Collector;
 use super::ledger::Ledger;
 use super::load::{self, Load};
-use super::script::{Runs, Script};
+use super::runs::Runs;
+use super::script::Script;
 use super::watch::Watch;
 use crate::bad_input::streaming;
 use crate::support::{PostgresServer, Proxy, RabbitServer, Scene, eventually};
@@ -22,7 +23,7 @@ use crate::support::{PostgresServer, Proxy, RabbitServer, Scene, eventually};
 const MEMORY_MAX_KB: u64 = 64 * 1024;
 /// For everything to be up again, and all that was committed to arrive. Steps of a login that is black-holed have
 /// limits of up to a minute each.
-const RECOVERY: Duration = Duration::from_mins(5);
+const RECOVERY: Duration = Duration::from_mins(3);
 
 fn from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
@@ -53,49 +54,57 @@ async fn every_committed_change_is_accounted_for_after_a_random_script_of_faults
         ("rabbitmq.in_flight_bytes", "1048576"),
         ("shutdown_timeout_ms", "2000"),
     ];
-    let mut pgsluice = Runs::new(streaming(&scene, &overrides).await);
+    let process = streaming(&scene, &overrides).await;
     scene.acknowledged().await;
+    let mut pgsluice = Runs::new(process, Watch::start(&scene));
 
     let ledger = Arc::<Ledger>::default();
     let collector = Collector::start(&scene.vhost, "all", &ledger);
-    let watch = Watch::start(&scene);
-    watch.process(pgsluice.process.pid());
     let load = Load::start(&scene.database, &ledger, seed);
     let begin = Instant::now();
-    let end = begin + Duration::from_secs(seconds);
-    let (postgres, rabbitmq) = (Arc::new(postgres), Arc::new(rabbitmq));
-    let script = Script { postgres, rabbitmq, to_postgres, to_rabbitmq, begin, end, happened: Mutex::default() };
-    script.play(&mut pgsluice, &watch, seed).await;
+    let script = Script {
+        postgres: Arc::new(postgres),
+        rabbitmq: Arc::new(rabbitmq),
+        to_postgres,
+        to_rabbitmq,
+        ledger: Arc::clone(&ledger),
+        begin,
+        end: begin + Duration::from_secs(seconds),
+        happened: Mutex::default(),
+    };
+    script.play(&mut pgsluice, seed).await;
     load.stop().await;
 
     arrived(&ledger, &collector, &mut pgsluice).await;
     // On connections that were given up, nothing comes any more.
-    eventually("old connections have ended", RECOVERY, async || (script.to_rabbitmq.open() == 1).then_some(())).await;
+    let to_rabbitmq = &script.to_rabbitmq;
+    eventually("old connections have ended", RECOVERY, async || (to_rabbitmq.open() == 1).then_some(())).await;
     load::mark_the_end(&scene.database, &ledger).await;
     arrived(&ledger, &collector, &mut pgsluice).await;
     scene.acknowledged().await;
-    pgsluice.terminate().await;
 
-    let (memory_max_kb, slots_seen) = watch.stop().await;
+    let (memory_max_kb, slots_seen) = pgsluice.end().await;
     let judgement = collector.arrivals().judge(&ledger.turns());
     println!("{judgement}; {} transactions undone", ledger.undone());
     println!("at most {memory_max_kb} kB of memory; the slot was looked at {slots_seen} times");
     for (fault, times) in script.tally().iter() {
         println!("{times:6} {fault}");
     }
-    assert!(judgement.wrong.is_empty(), "{judgement}; {run}:\n{}", judgement.wrong.join("\n"));
-    assert!(memory_max_kb < MEMORY_MAX_KB, "{memory_max_kb} kB");
+    assert!(judgement.wrong.is_empty(), "{run}: {judgement}\n{}", judgement.wrong.join("\n"));
+    assert!(memory_max_kb < MEMORY_MAX_KB, "{run}: {memory_max_kb} kB");
 }
 
 /// Waits until everything has come that was committed.
 async fn arrived(ledger: &Ledger, collector: &Collector, pgsluice: &mut Runs) {
-    let what = format!("all of {} changes come", ledger.committed());
-    eventually(&what, RECOVERY, async || {
-        pgsluice.still_runs();
+    let all_came = eventually("all come", RECOVERY * 2, async || {
+        pgsluice.runs();
         assert!(collector.runs(), "what came makes no sense");
         (ledger.backlog() == 0).then_some(())
-    })
-    .await;
+    });
+    if timeout(RECOVERY, all_came).await.is_err() {
+        let judgement = collector.arrivals().judge(&ledger.turns());
+        panic!("not all came within {RECOVERY:?}: {judgement}\n{}", judgement.wrong.join("\n"));
+    }
 }
 
 /// A quorum queue: others may lose what they have confirmed when the broker is killed.

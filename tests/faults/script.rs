@@ -1,9 +1,10 @@
-//! A random script of faults: what happens to the networks, the servers and pgsluice, each on its own.
+//! A random script of faults, each for some time: in the networks, in the servers, in pgsluice; side by side.
 //!
-//! The seed decides what happens and for how long; when the load and pgsluice are where, nobody decides. Each fault is
-//! printed with its time, so that a failure can be read.
+//! The seed decides what happens, for how long, and after how many more deliveries; where the load and pgsluice are then,
+//! nobody decides. Each fault is printed with its time, so that a failure can be read.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use rustix::process::Signal;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::watch::Watch;
+use super::ledger::Ledger;
+use super::runs::Runs;
 use crate::support::proxy::{Cut, Direction, Entrance, Flow};
-use crate::support::{PostgresServer, Process, Proxy, RabbitServer, SOON};
+use crate::support::{PostgresServer, Proxy, RabbitServer};
 
 /// Where the faults happen.
 pub(super) struct Script {
@@ -22,38 +24,67 @@ pub(super) struct Script {
     pub(super) rabbitmq: Arc<RabbitServer>,
     pub(super) to_postgres: Proxy,
     pub(super) to_rabbitmq: Proxy,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) begin: Instant,
     pub(super) end: Instant,
     pub(super) happened: Mutex<BTreeMap<String, u64>>,
 }
 
+/// What happens between pgsluice and a server.
+#[derive(Debug, Clone, Copy)]
+enum Network {
+    Cut(Cut),
+    CutInTheMiddleOf(Direction, Cut),
+    CutAndThen(Cut, Entrance),
+    Stalled,
+    OneWay(Direction),
+    Slow,
+    Held,
+    HalfOpen,
+    HalfOpenInTheMiddleOf(Direction),
+    HalfOpenAndThen(Entrance),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Server {
+    PostgresKilled,
+    PostgresShutDown,
+    PostgresPaused,
+    WalsendersEnded,
+    RabbitKilled,
+    RabbitShutDown,
+    RabbitPaused,
+    ConnectionsClosed,
+    MemoryAlarm,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Pgsluice {
+    Killed,
+    Terminated,
+    Paused,
+}
+
+/// One of several.
+fn one<T: Copy, const N: usize>(random: &mut Rng, of: [T; N]) -> T {
+    of[random.usize(..N)]
+}
+
 impl Script {
-    /// Everything that goes wrong until the end; then the networks are healed, the servers up, and pgsluice runs.
-    pub(super) async fn play(&self, pgsluice: &mut Runs, watch: &Watch, seed: u64) {
+    /// Lets everything go wrong until the end; then the networks are healed, the servers are up, and pgsluice runs.
+    pub(super) async fn play(&self, pgsluice: &mut Runs, seed: u64) {
         let random = |lane: u64| Rng::with_seed(seed ^ (lane << 32));
         tokio::join!(
             self.network("PostgreSQL", &self.to_postgres, random(1)),
             self.network("RabbitMQ", &self.to_rabbitmq, random(2)),
             self.servers(random(3)),
-            self.process(pgsluice, watch, random(4)),
+            self.pgsluice(pgsluice, random(4)),
         );
-        self.to_postgres.heal().await;
-        self.to_rabbitmq.heal().await;
         self.note("all is well");
-    }
-
-    fn is_over(&self) -> bool {
-        Instant::now() >= self.end
     }
 
     fn note(&self, what: &str) {
         println!("{:8.3} s  {what}", self.begin.elapsed().as_secs_f64());
-    }
-
-    /// A fault happens, for so long.
-    fn happens(&self, place: &str, what: &str, lasts: Duration) {
-        self.note(&format!("{place}: {what}, for {} ms", lasts.as_millis()));
-        *self.tally().entry(format!("{place}: {what}")).or_default() += 1;
     }
 
     /// How often which fault has happened.
@@ -61,68 +92,46 @@ impl Script {
         self.happened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Between two faults; sometimes for so long that everything is up again.
-    async fn calm(&self, random: &mut Rng) {
-        let longest_ms = if random.u8(0..4) == 0 { 6_000 } else { 1_500 };
-        let calm = Duration::from_millis(random.u64(50..longest_ms));
-        sleep(calm.min(self.end.saturating_duration_since(Instant::now()))).await;
+    /// Waits until some more has come, so that the next fault meets a stream that flows; but not for long, so that it also
+    /// meets other faults. False at the end of the script.
+    async fn calm(&self, random: &mut Rng) -> bool {
+        let enough = self.ledger.delivered() + random.u64(1..3_000);
+        let until = Instant::now() + Duration::from_millis(random.u64(100..6_000));
+        while Instant::now() < until.min(self.end) && self.ledger.delivered() < enough {
+            sleep(Duration::from_millis(2)).await;
+        }
+        Instant::now() < self.end
+    }
+
+    /// A fault begins; for how long it lasts.
+    fn begins(&self, place: &str, fault: impl Debug, random: &mut Rng) -> Duration {
+        let longest_ms = one(random, [500, 2_000, 7_000]);
+        let lasts = Duration::from_millis(random.u64(10..longest_ms));
+        self.note(&format!("{place}: {fault:?} ({} ms)", lasts.as_millis()));
+        *self.tally().entry(format!("{place}: {fault:?}")).or_default() += 1;
+        lasts
     }
 
     async fn network(&self, place: &str, proxy: &Proxy, mut random: Rng) {
-        loop {
-            self.calm(&mut random).await;
-            if self.is_over() {
-                return;
-            }
-            let lasts = Duration::from_millis(random.u64(50..7_000));
-            let direction = Direction::BOTH[random.usize(..2)];
-            let how = [Cut::Fin, Cut::Reset][random.usize(..2)];
-            let entrance = [Entrance::Silent, Entrance::Refused, Entrance::Unreachable][random.usize(..3)];
-            let bytes = random.usize(0..20_000);
-            let happens = |what: &str| self.happens(place, what, lasts);
-            match random.u8(0..10) {
-                0 => {
-                    happens(&format!("cut by {how:?}"));
+        while self.calm(&mut random).await {
+            let fault = Network::random(&mut random);
+            let lasts = self.begins(place, fault, &mut random);
+            let bytes = random.usize(..20_000);
+            match fault {
+                Network::Cut(how) => proxy.cut(how),
+                Network::CutInTheMiddleOf(direction, how) => proxy.cut_after(direction, bytes, how),
+                Network::CutAndThen(how, entrance) => {
                     proxy.cut(how);
-                    continue;
-                }
-                1 => {
-                    happens(&format!("{direction:?} cut in the middle by {how:?}"));
-                    proxy.cut_after(direction, bytes, how);
-                }
-                9 => {
-                    happens(&format!("half-open in the middle of {direction:?}"));
-                    proxy.lose_after(direction, bytes);
-                }
-                2 => {
-                    happens("stalled");
-                    proxy.flow_both(Flow::Stalled);
-                }
-                3 => {
-                    happens(&format!("{direction:?} stalled"));
-                    proxy.flow(direction, Flow::Stalled);
-                }
-                4 => {
-                    happens("slow");
-                    proxy.flow_both(Flow::Slow);
-                }
-                5 => {
-                    happens("open connections held");
-                    proxy.hold();
-                }
-                6 => {
-                    happens("half-open");
-                    proxy.lose();
-                    continue;
-                }
-                7 => {
-                    happens(&format!("half-open and {entrance:?}"));
-                    proxy.lose();
                     proxy.entrance(entrance).await;
                 }
-                _ => {
-                    happens(&format!("cut by {how:?} and {entrance:?}"));
-                    proxy.cut(how);
+                Network::Stalled => proxy.flow_both(Flow::Stalled),
+                Network::OneWay(direction) => proxy.flow(direction, Flow::Stalled),
+                Network::Slow => proxy.flow_both(Flow::Slow),
+                Network::Held => proxy.hold(),
+                Network::HalfOpen => proxy.lose(),
+                Network::HalfOpenInTheMiddleOf(direction) => proxy.lose_after(direction, bytes),
+                Network::HalfOpenAndThen(entrance) => {
+                    proxy.lose();
                     proxy.entrance(entrance).await;
                 }
             }
@@ -132,154 +141,114 @@ impl Script {
     }
 
     async fn servers(&self, mut random: Rng) {
-        loop {
-            self.calm(&mut random).await;
-            if self.is_over() {
-                return;
+        let (postgres, rabbitmq) = (&self.postgres, &self.rabbitmq);
+        while self.calm(&mut random).await {
+            let fault = Server::random(&mut random);
+            let lasts = self.begins("servers", fault, &mut random);
+            match fault {
+                Server::PostgresKilled => on(postgres, PostgresServer::kill).await,
+                Server::PostgresShutDown => on(postgres, PostgresServer::stop).await,
+                Server::PostgresPaused => on(postgres, PostgresServer::pause).await,
+                Server::WalsendersEnded => self.end_walsenders().await,
+                Server::RabbitKilled => on(rabbitmq, RabbitServer::kill).await,
+                Server::RabbitShutDown => on(rabbitmq, RabbitServer::stop).await,
+                Server::RabbitPaused => on(rabbitmq, RabbitServer::pause).await,
+                Server::ConnectionsClosed => on(rabbitmq, RabbitServer::close_connections).await,
+                Server::MemoryAlarm => on(rabbitmq, |server| watermark(server, &["0.00001"])).await,
             }
-            let lasts = Duration::from_millis(random.u64(10..4_000));
-            let (postgres, rabbitmq) = (&self.postgres, &self.rabbitmq);
-            match random.u8(0..11) {
-                0 | 1 => {
-                    self.happens("PostgreSQL", "SIGKILL", lasts);
-                    on(postgres, PostgresServer::kill).await;
-                    sleep(lasts).await;
-                    on(postgres, PostgresServer::start).await;
-                }
-                2 => {
-                    self.happens("PostgreSQL", "shutdown", lasts);
-                    on(postgres, PostgresServer::stop).await;
-                    sleep(lasts).await;
-                    on(postgres, PostgresServer::start).await;
-                }
-                3 => {
-                    self.happens("PostgreSQL", "paused", lasts);
-                    on(postgres, PostgresServer::pause).await;
-                    sleep(lasts).await;
-                    on(postgres, PostgresServer::resume).await;
-                }
-                4 | 5 => {
-                    self.happens("PostgreSQL", "walsenders terminated", Duration::ZERO);
-                    self.terminate_walsenders().await;
-                }
-                6 => {
-                    self.happens("RabbitMQ", "SIGKILL", lasts);
-                    on(rabbitmq, RabbitServer::kill).await;
-                    sleep(lasts).await;
-                    on(rabbitmq, RabbitServer::start).await;
-                }
-                7 => {
-                    self.happens("RabbitMQ", "shutdown", lasts);
-                    on(rabbitmq, RabbitServer::stop).await;
-                    sleep(lasts).await;
-                    on(rabbitmq, RabbitServer::start).await;
-                }
-                8 => {
-                    self.happens("RabbitMQ", "paused", lasts);
-                    on(rabbitmq, RabbitServer::pause).await;
-                    sleep(lasts).await;
-                    on(rabbitmq, RabbitServer::resume).await;
-                }
-                9 => {
-                    self.happens("RabbitMQ", "connections closed", Duration::ZERO);
-                    on(rabbitmq, RabbitServer::close_connections).await;
-                }
-                _ => {
-                    self.happens("RabbitMQ", "memory alarm", lasts);
-                    on(rabbitmq, |server| server.rabbitmqctl(&["set_vm_memory_high_watermark", "0.00001"])).await;
-                    sleep(lasts).await;
-                    let back = ["set_vm_memory_high_watermark", "absolute", "512MB"];
-                    on(rabbitmq, move |server| server.rabbitmqctl(&back)).await;
-                }
+            sleep(lasts).await;
+            match fault {
+                Server::PostgresKilled | Server::PostgresShutDown => on(postgres, PostgresServer::start).await,
+                Server::PostgresPaused => on(postgres, PostgresServer::resume).await,
+                Server::RabbitKilled | Server::RabbitShutDown => on(rabbitmq, RabbitServer::start).await,
+                Server::RabbitPaused => on(rabbitmq, RabbitServer::resume).await,
+                Server::MemoryAlarm => on(rabbitmq, |server| watermark(server, &["absolute", "512MB"])).await,
+                Server::WalsendersEnded | Server::ConnectionsClosed => {}
             }
-            self.note("the server is well");
+            self.note("servers: well again");
         }
     }
 
-    async fn terminate_walsenders(&self) {
+    async fn end_walsenders(&self) {
         let url = format!("postgres://postgres@127.0.0.1:{}/postgres", self.postgres.port());
         let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("it is up");
         tokio::spawn(connection);
         let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication";
-        client.query_one(sql, &[]).await.expect("terminate");
+        client.query_one(sql, &[]).await.expect("end the walsenders");
     }
 
-    async fn process(&self, pgsluice: &mut Runs, watch: &Watch, mut random: Rng) {
-        loop {
-            self.calm(&mut random).await;
-            self.calm(&mut random).await;
-            pgsluice.still_runs();
-            if self.is_over() {
-                return;
-            }
-            let lasts = Duration::from_millis(random.u64(10..4_000));
-            match random.u8(0..4) {
-                0 | 1 => {
-                    self.happens("pgsluice", "SIGKILL", Duration::ZERO);
-                    pgsluice.restart();
-                }
-                2 => {
-                    self.happens("pgsluice", "SIGTERM", Duration::ZERO);
+    async fn pgsluice(&self, pgsluice: &mut Runs, mut random: Rng) {
+        while self.calm(&mut random).await {
+            pgsluice.runs();
+            let fault = Pgsluice::random(&mut random);
+            let lasts = self.begins("pgsluice", fault, &mut random);
+            match fault {
+                Pgsluice::Killed => pgsluice.restart(),
+                Pgsluice::Terminated => {
                     pgsluice.terminate().await;
                     pgsluice.restart();
                 }
-                _ => {
-                    self.happens("pgsluice", "paused", lasts);
-                    pgsluice.process.signal(Signal::STOP);
+                Pgsluice::Paused => {
+                    pgsluice.signal(Signal::STOP);
                     sleep(lasts).await;
-                    pgsluice.process.signal(Signal::CONT);
+                    pgsluice.signal(Signal::CONT);
                 }
             }
-            watch.process(pgsluice.process.pid());
         }
+    }
+}
+
+impl Network {
+    fn random(random: &mut Rng) -> Self {
+        let direction = one(random, Direction::BOTH);
+        let how = one(random, [Cut::Fin, Cut::Reset]);
+        let entrance = one(random, [Entrance::Silent, Entrance::Refused, Entrance::Unreachable]);
+        let all = [
+            Self::Cut(how),
+            Self::CutInTheMiddleOf(direction, how),
+            Self::CutAndThen(how, entrance),
+            Self::Stalled,
+            Self::OneWay(direction),
+            Self::Slow,
+            Self::Held,
+            Self::HalfOpen,
+            Self::HalfOpenInTheMiddleOf(direction),
+            Self::HalfOpenAndThen(entrance),
+        ];
+        one(random, all)
+    }
+}
+
+impl Server {
+    fn random(random: &mut Rng) -> Self {
+        let all = [
+            Self::PostgresKilled,
+            Self::PostgresShutDown,
+            Self::PostgresPaused,
+            Self::WalsendersEnded,
+            Self::RabbitKilled,
+            Self::RabbitShutDown,
+            Self::RabbitPaused,
+            Self::ConnectionsClosed,
+            Self::MemoryAlarm,
+        ];
+        one(random, all)
+    }
+}
+
+impl Pgsluice {
+    fn random(random: &mut Rng) -> Self {
+        one(random, [Self::Killed, Self::Killed, Self::Terminated, Self::Paused])
     }
 }
 
 /// Runs what blocks on a thread of its own.
-async fn on<S: Send + Sync + 'static, T: Send + 'static>(server: &Arc<S>, what: impl FnOnce(&S) -> T + Send + 'static) {
+async fn on<S: Send + Sync + 'static>(server: &Arc<S>, what: impl FnOnce(&S) + Send + 'static) {
     let server = Arc::clone(server);
     spawn_blocking(move || what(&server)).await.expect("the server");
 }
 
-/// pgsluice, one process after the other.
-pub(super) struct Runs {
-    pub(super) process: Process,
-    /// What those before have logged.
-    past: Vec<String>,
-}
-
-impl Runs {
-    pub(super) fn new(process: Process) -> Self {
-        Self { process, past: Vec::new() }
-    }
-
-    fn restart(&mut self) {
-        self.process.kill();
-        self.past.push(self.process.stderr());
-        self.process.restart();
-    }
-
-    /// It never ends by itself.
-    pub(super) fn still_runs(&mut self) {
-        assert!(self.process.runs(), "pgsluice has ended: {}", self.process.stderr());
-    }
-
-    /// Ends it, as asked.
-    pub(super) async fn terminate(&mut self) {
-        self.still_runs();
-        self.process.terminate();
-        let (code, log) = self.process.wait(SOON).await;
-        // A signal that comes before it listens to any just ends it.
-        assert!(code == Some(0) || (code.is_none() && log.is_empty()), "{code:?}: {log}");
-    }
-}
-
-impl Drop for Runs {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for log in &self.past {
-                eprintln!("--- pgsluice wrote:\n{log}---");
-            }
-        }
-    }
+/// Of the memory, beyond which the broker takes no messages.
+fn watermark(server: &RabbitServer, mark: &[&str]) {
+    server.rabbitmqctl(&[&["set_vm_memory_high_watermark"], mark].concat());
 }

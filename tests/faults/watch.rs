@@ -43,10 +43,15 @@ impl Watch {
         self.shared.pid.store(pid.as_raw_nonzero().get(), Ordering::Relaxed);
     }
 
+    /// What must hold has held so far.
+    pub(super) fn runs(&self) {
+        assert!(!self.task.is_finished(), "the watch has found something");
+    }
+
     /// The most memory that a process took, in kB, and how often the slot was looked at.
-    pub(super) async fn stop(self) -> (u64, u64) {
+    pub(super) async fn stop(&mut self) -> (u64, u64) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.task.await.expect("the watch");
+        (&mut self.task).await.expect("the watch");
         (self.shared.memory_max_kb.load(Ordering::Relaxed), self.shared.slots_seen.load(Ordering::Relaxed))
     }
 }
