@@ -21,7 +21,7 @@ const SECRET: &str = "hunter2hunter2";
 pub(crate) type Overrides<'a> = &'a [(&'a str, &'a str)];
 
 /// pgsluice with the scene's configuration and `overrides`, which go through the environment.
-fn start(scene: &Scene, overrides: Overrides<'_>) -> Process {
+pub(crate) fn start(scene: &Scene, overrides: Overrides<'_>) -> Process {
     let file = folder("bad_input").join("pgsluice.toml");
     std::fs::write(&file, scene.config("")).expect("write the configuration");
     let variable = |key: &str| format!("PGSLUICE__{}", key.replace('.', "__").to_uppercase());

@@ -10,6 +10,7 @@ mod connect;
 mod decode;
 mod docs;
 mod failover;
+mod faults;
 mod harness;
 mod main_job;
 mod never_lose;

@@ -158,9 +158,9 @@ async fn sigterm_in_the_middle_of_a_large_transaction_is_not_its_end() {
     assert_eq!((account.len(), account.repeated), (ROWS, 0));
 }
 
-/// How much lies unread in the broker's sockets.
-fn unread_bytes(rabbitmq: &RabbitServer) -> u64 {
-    let port = format!(":{:04X}", rabbitmq.port());
+/// How much lies unread in the sockets of a server on this port.
+pub(crate) fn unread_bytes(port: u16) -> u64 {
+    let port = format!(":{port:04X}");
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let unread = |line: &str| {
         // number, local address, remote address, state, bytes to send:bytes to read
@@ -189,7 +189,7 @@ async fn what_the_broker_had_not_confirmed_when_it_died_comes_again() {
     // Somewhere in the transaction: some of it is with the broker, and not confirmed.
     rabbitmq.pause();
     scene.database.execute("INSERT INTO ledger SELECT FROM generate_series(1, 100)").await;
-    eventually("events lie unread", SOON, async || (unread_bytes(&rabbitmq) > 10_000).then_some(())).await;
+    eventually("events lie unread", SOON, async || (unread_bytes(rabbitmq.port()) > 10_000).then_some(())).await;
     let acknowledged = acknowledged_from_now_on(&scene).await;
     rabbitmq.kill();
     rabbitmq.start();

@@ -44,6 +44,8 @@ pub struct Connection {
     process_id: i32,
     /// An answer is being read. Still set when the next request comes: that one was abandoned.
     busy: bool,
+    /// `wal_sender_timeout`, where it was asked for and is not off: how long a walsender bears our silence.
+    pub(super) server_patience: Option<Duration>,
 }
 
 /// Settings of the database or the role would change how values are written; these don't let them.
@@ -92,7 +94,8 @@ impl Connection {
         wire.send(&startup(conninfo, purpose)?).await?;
         auth::log_in(&mut wire, conninfo, password).await?;
         wire.limit = MESSAGE_BYTES_MAX;
-        let mut connection = Self { wire, parameters: BTreeMap::new(), process_id: 0, busy: false };
+        let mut connection =
+            Self { wire, parameters: BTreeMap::new(), process_id: 0, busy: false, server_patience: None };
         connection.until_ready().await?;
         if conninfo.target() == Target::Primary && connection.is_standby().await? {
             return Err(ClientError::Standby);

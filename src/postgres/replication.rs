@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
 
 use super::client::stream::Stream;
 use super::client::wire::{Message, closed};
@@ -36,6 +37,7 @@ pub struct ReplicationStream {
     outbox: Outbox,
     /// The notice that was logged last.
     noted: Option<ServerError>,
+    silence: Silence,
 }
 
 impl Connection {
@@ -44,12 +46,14 @@ impl Connection {
     /// # Errors
     /// The server's refusal: no such slot, slot in use, options it does not know. The connection is gone then.
     pub async fn start_replication(self, command: &str) -> Result<ReplicationStream, ClientError> {
+        let silence = Silence::new(self.server_patience);
         let wire = self.start_copy_both(command).await?;
         Ok(ReplicationStream {
             stream: wire.stream,
             inbox: Inbox::new(wire.input),
             outbox: Outbox::default(),
             noted: None,
+            silence,
         })
     }
 }
@@ -61,14 +65,15 @@ impl ChangeStream for ReplicationStream {
 
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
         // 0/0, `InvalidXLogRecPtr`, moves nothing at the server (`ProcessStandbyReplyMessage`).
-        self.outbox.put(status.received, status.flushed.map_or(Lsn::ZERO, DurableLsn::lsn));
+        let reply = self.silence.asks();
+        self.outbox.put(status.received, status.flushed.map_or(Lsn::ZERO, DurableLsn::lsn), reply);
         Ok(within(REPORT_TIMEOUT, "reporting to PostgreSQL", self.outbox.send(&mut self.stream)).await?)
     }
 }
 
 impl ReplicationStream {
-    /// Waits for the server without a limit: it may have nothing to say for as long as nobody writes. A dead
-    /// one is found out by reporting, and by TCP's keepalive and user timeout.
+    /// Waits for the server without a limit, unless it was asked for an answer: it may have nothing to say for as long
+    /// as nobody writes.
     async fn receive(&mut self) -> Result<Batch, ClientError> {
         loop {
             match self.inbox.take()? {
@@ -76,9 +81,11 @@ impl ReplicationStream {
                 Some(Arrival::Other(message)) => act(&message, &mut self.noted)?,
                 None => {
                     // The only wait. What it read is in the inbox, so that dropping the future loses nothing.
-                    if self.stream.read_buf(self.inbox.room()).await? == 0 {
+                    let reading = self.stream.read_buf(self.inbox.room());
+                    if self.silence.limit(reading).await?? == 0 {
                         return Err(closed().into());
                     }
+                    self.silence.heard();
                 }
             }
         }
@@ -124,9 +131,9 @@ struct Outbox {
 impl Outbox {
     /// The newest status takes the place of those that are not on their way yet. One that is must be finished,
     /// or the server would lose its place in the stream.
-    fn put(&mut self, received: Lsn, flushed: Lsn) {
+    fn put(&mut self, received: Lsn, flushed: Lsn, reply: bool) {
         self.bytes.truncate(self.bytes.len() % STATUS_UPDATE_BYTES);
-        put_status_update(&mut self.bytes, received, flushed, now());
+        put_status_update(&mut self.bytes, received, flushed, now(), reply);
     }
 
     /// What was sent is gone from the buffer when this is dropped, and nothing else is.
@@ -138,6 +145,55 @@ impl Outbox {
             }
         }
         Ok(stream.flush().await?)
+    }
+}
+
+/// How long the server says nothing although it was asked. TCP notices a dead peer only if no proxy answers for it,
+/// and a walsender that can't be heard, but hears us, is content for ever.
+#[derive(Debug)]
+struct Silence {
+    /// None: the server has no limit, and neither have we.
+    limit: Option<Duration>,
+    state: Hearing,
+}
+
+#[derive(Debug)]
+enum Hearing {
+    /// It has spoken since the last report.
+    Heard,
+    /// It has not, but was not asked either.
+    Quiet,
+    /// It was asked for a keepalive then, and has not spoken since.
+    Asked(Instant),
+}
+
+impl Silence {
+    /// Twice the server's own patience (`wal_sender_timeout`): it may be busy for that long with what is not sent, and a
+    /// walsender that really does not hear us has given up by then, and its slot is free.
+    fn new(server_patience: Option<Duration>) -> Self {
+        Self { limit: server_patience.map(|patience| patience * 2), state: Hearing::Heard }
+    }
+
+    fn heard(&mut self) {
+        self.state = Hearing::Heard;
+    }
+
+    /// Whether the report that is sent now asks for an answer: when nothing has come since the one before.
+    fn asks(&mut self) -> bool {
+        self.state = match self.state {
+            _ if self.limit.is_none() => Hearing::Heard,
+            Hearing::Heard => Hearing::Quiet,
+            Hearing::Quiet => Hearing::Asked(Instant::now()),
+            Hearing::Asked(since) => Hearing::Asked(since),
+        };
+        matches!(self.state, Hearing::Asked(_))
+    }
+
+    /// Runs `reading` for as long as the server may be silent. What has come already counts, however late it is read.
+    async fn limit<T>(&self, reading: impl Future<Output = T>) -> Result<T, ClientError> {
+        let (Some(limit), Hearing::Asked(since)) = (self.limit, &self.state) else { return Ok(reading.await) };
+        let silent = |_| ClientError::Timeout { doing: "waiting for the server's keepalive", limit };
+        timeout_at(*since + limit, reading).await.map_err(silent)
     }
 }
 

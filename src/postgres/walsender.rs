@@ -87,6 +87,7 @@ pub(super) async fn identify(connection: &mut Connection, since: Option<u32>) ->
     };
     let milliseconds: u64 = session.required(1)?;
     let sender_timeout = (milliseconds > 0).then(|| Duration::from_millis(milliseconds));
+    connection.server_patience = sender_timeout;
     Ok(Session { pid: session.required(0)?, sender_timeout, server })
 }
 

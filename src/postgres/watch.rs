@@ -18,9 +18,10 @@ use super::client::ClientError;
 use super::preflight::sql_failure;
 use super::publication;
 use super::replication::ReplicationStream;
+use super::walsender::ANSWER_LIMIT;
 use super::{slot, sql};
 use crate::config::SourceSettings;
-use crate::failure::{Definite, Failure, Kind};
+use crate::failure::{Definite, Failure, Kind, within};
 use crate::lsn::Lsn;
 use crate::source::{Batch, ChangeStream, Status};
 
@@ -107,19 +108,23 @@ impl Watch {
         let connected = sql::first(&self.settings.conninfo).await;
         self.server_ends.store(connected.as_ref().is_err_and(is_shutting_down), Ordering::Relaxed);
         let client = connected?;
-        let now = end_of_wal(&client).await?;
+        within(ANSWER_LIMIT, "looking at the publication", self.compare(&client)).await
+    }
+
+    async fn compare(&mut self, client: &Client) -> Result<(), Failure> {
+        let now = end_of_wal(client).await?;
         let name = &self.settings.publication;
         // Without the publication, reading the stream fails.
-        let Some(publication) = publication::read(&client, name).await? else { return Ok(()) };
+        let Some(publication) = publication::read(client, name).await? else { return Ok(()) };
         let left = match &publication.record {
-            Some(record) => publication::removed(&client, record, &publication).await?,
-            None => publication::unsent(&client, &self.sent, &publication).await?,
+            Some(record) => publication::removed(client, record, &publication).await?,
+            None => publication::unsent(client, &self.sent, &publication).await?,
         };
         if left.is_empty() {
             self.fine_until = now;
             return Ok(());
         }
-        Err(slot::tables_left(name, &left, self.fine_until, end_of_wal(&client).await?).into())
+        Err(slot::tables_left(name, &left, self.fine_until, end_of_wal(client).await?).into())
     }
 }
 

@@ -106,6 +106,9 @@ async fn dial(host: &str, port: u16, secure: Option<&Arc<ClientConfig>>) -> Resu
     let stream = TcpStream::connect((host, port)).await?;
     // Whole windows are written at once; waiting for more would only delay the confirms.
     stream.set_nodelay(true)?;
+    // What was not sent yet when the connection is given up, or the process killed, must not be sent any more: it would
+    // arrive behind what a later connection has brought, and an old state of a row would be the last that is seen.
+    stream.set_zero_linger()?;
     Ok(match secure {
         Some(config) => Box::new(tls::encrypt(stream, host, config).await?),
         None => Box::new(stream),

@@ -1,5 +1,7 @@
-use pgsluice::failure::Kind;
+use pgsluice::failure::{Failure, Kind};
 use pgsluice::postgres::client::{Connection, Purpose};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::fixture::Fixture;
 use super::{conninfo, definite, logs_in, refused};
@@ -98,4 +100,21 @@ async fn a_server_without_tls() {
     assert!(definite.to_string().contains("does not support TLS"), "{definite}");
     assert!(definite.hint.contains("ssl = on"), "{}", definite.hint);
     assert!(!is_encrypted(&format!("{}?sslmode=prefer", database.url())).await);
+}
+
+/// As a process of a server does whose parent has just been killed.
+#[tokio::test]
+async fn a_server_that_fails_before_tls_is_tried_again() {
+    for (answer, is_transient) in [(&b"EFATAL\0"[..], true), (b"HTTP/1.1", false)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let url = format!("postgres://app@{}/shop", listener.local_addr().expect("address"));
+        let server = tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.expect("accept");
+            client.read_exact(&mut [0; 8]).await.expect("the request for TLS");
+            client.write_all(answer).await.expect("write");
+        });
+        let error = Connection::connect(&conninfo(&url), Purpose::Queries).await.expect_err("no server");
+        assert_eq!(matches!(Failure::from(error), Failure::Transient(_)), is_transient);
+        server.await.expect("the server");
+    }
 }

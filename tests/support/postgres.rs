@@ -182,6 +182,11 @@ impl Database {
         format!("postgres://{user}@127.0.0.1:{}/{}", self.port, self.name)
     }
 
+    /// [`Self::url`] by way of another port.
+    pub(crate) fn url_through(&self, proxy: &super::Proxy) -> String {
+        Self { port: proxy.port(), ..self.clone() }.url()
+    }
+
     /// A new connection, driven by a task of the current runtime.
     pub(crate) async fn client(&self) -> tokio_postgres::Client {
         let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await.expect("connect to PostgreSQL");

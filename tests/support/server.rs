@@ -134,7 +134,7 @@ impl Drop for Server {
 }
 
 /// The first of four free ports on loopback, below the range of the ephemeral ones. Never gives a port twice.
-fn free_ports() -> u16 {
+pub(super) fn free_ports() -> u16 {
     const PORTS: u16 = 4;
     // Test processes that run at the same time start far apart: a server that is stopped for a while still has its port.
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -72,6 +72,11 @@ impl Vhost {
         self.address.url(user, &self.address.ports)
     }
 
+    /// [`Self::url`] by way of another port.
+    pub(crate) fn url_through(&self, proxy: &super::Proxy) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/{}", proxy.port(), self.name)
+    }
+
     /// A new connection. A node that has just started may close the first one.
     pub(crate) async fn lapin(&self) -> Connection {
         super::eventually("a connection to RabbitMQ", SOON, async || self.address.connect().await).await

@@ -4,6 +4,7 @@
 //! same rules. The retries between encrypted and plain are libpq's ("SSL Mode Descriptions").
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -159,7 +160,7 @@ async fn endpoints(host: &Host, conninfo: &Conninfo) -> Result<Vec<Endpoint>, Cl
     let lookup = async { Ok(tokio::net::lookup_host((name, host.port)).await?.collect::<Vec<_>>()) };
     let addresses = within(conninfo.connect_timeout(), "looking up the host", lookup).await?;
     if addresses.is_empty() {
-        return Err(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address").into());
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address").into());
     }
     Ok(addresses.into_iter().map(Endpoint::Tcp).collect())
 }
@@ -195,6 +196,8 @@ async fn encrypt(
             (b'S', _) => {}
             (b'N', Encryption::IfOffered) => return Ok(Stream::Tcp(stream)),
             (b'N', Encryption::Always | Encryption::Never) => return Err(TlsError::Unsupported.into()),
+            // It has no process left, or is just ending. Its words are not read: nobody has proved whose they are.
+            (b'E', _) => return Err(io::Error::other("the server answers the request for TLS with an error").into()),
             (other, _) => return Err(ProtocolError::NotPostgres(other).into()),
         }
     }

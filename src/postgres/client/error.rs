@@ -218,7 +218,7 @@ pub enum ProtocolError {
         /// The message's first byte.
         tag: u8,
     },
-    /// Neither `S` nor `N` in answer to the `SSLRequest`.
+    /// None of `S`, `N` and `E` in answer to the `SSLRequest`.
     #[error("byte {0:#04x} came in answer to the request for TLS: is this PostgreSQL?")]
     NotPostgres(u8),
     /// A request was abandoned before its answer was complete.

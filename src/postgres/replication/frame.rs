@@ -106,8 +106,9 @@ fn u64_at<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
 /// A Standby Status Update with its `CopyData` header: always so long.
 pub(super) const STATUS_UPDATE_BYTES: usize = 5 + 1 + 8 + 8 + 8 + 8 + 1;
 
-/// Appends a Standby Status Update (`r`): nothing is ever reported as applied that is not flushed, and no reply is asked for.
-pub(super) fn put_status_update(out: &mut BytesMut, received: Lsn, flushed: Lsn, now: i64) {
+/// Appends a Standby Status Update (`r`): nothing is ever reported as applied that is not flushed. With `reply`, the server
+/// answers with a keepalive.
+pub(super) fn put_status_update(out: &mut BytesMut, received: Lsn, flushed: Lsn, now: i64, reply: bool) {
     out.extend_from_slice(b"d");
     out.extend_from_slice(&38_u32.to_be_bytes());
     out.extend_from_slice(b"r");
@@ -115,7 +116,7 @@ pub(super) fn put_status_update(out: &mut BytesMut, received: Lsn, flushed: Lsn,
         out.extend_from_slice(&lsn.0.to_be_bytes());
     }
     out.extend_from_slice(&now.to_be_bytes());
-    out.extend_from_slice(&[0]);
+    out.extend_from_slice(&[u8::from(reply)]);
 }
 
 #[cfg(test)]
@@ -157,12 +158,12 @@ mod tests {
     #[test]
     fn a_status_update_never_says_less_written_than_flushed() {
         let mut out = BytesMut::new();
-        put_status_update(&mut out, Lsn(1), Lsn(2), 3);
+        put_status_update(&mut out, Lsn(1), Lsn(2), 3, true);
         assert_eq!(out.len(), STATUS_UPDATE_BYTES);
         assert_eq!(out[..6], *b"d\0\0\0\x26r");
         for (at, value) in [(6, 2), (14, 2), (22, 2), (30, 3)] {
             assert_eq!(out[at..at + 8], u64::to_be_bytes(value));
         }
-        assert_eq!(out[38], 0);
+        assert_eq!(out[38], 1);
     }
 }

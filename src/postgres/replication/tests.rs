@@ -5,10 +5,14 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::failure::Kind;
 
+/// The server's.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 fn pair() -> (ReplicationStream, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     let inbox = Inbox::new(BytesMut::new());
-    (ReplicationStream { stream: Stream::Unix(ours), inbox, outbox: Outbox::default(), noted: None }, theirs)
+    let (stream, silence) = (Stream::Unix(ours), Silence::new(Some(PATIENCE)));
+    (ReplicationStream { stream, inbox, outbox: Outbox::default(), noted: None, silence }, theirs)
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -74,7 +78,7 @@ async fn a_report_that_was_cut_off_is_finished_first() {
     let (mut sent, mut blocked) = (0, 0);
     while blocked < 3 {
         sent += 1;
-        stream.outbox.put(Lsn(sent), Lsn(sent));
+        stream.outbox.put(Lsn(sent), Lsn(sent), false);
         let sending = within(REPORT_TIMEOUT, "reporting", stream.outbox.send(&mut stream.stream)).await;
         match sending {
             Ok(()) => assert_eq!(blocked, 0),
@@ -100,4 +104,44 @@ async fn a_report_that_was_cut_off_is_finished_first() {
         last = flushed;
     }
     assert_eq!(last, sent);
+}
+
+/// Reports, and says whether that asked for an answer.
+async fn asks(stream: &mut ReplicationStream, server: &mut UnixStream) -> bool {
+    stream.report(Status { received: Lsn(1), flushed: None }).await.expect("there is room");
+    let mut update = [0; STATUS_UPDATE_BYTES];
+    server.read_exact(&mut update).await.expect("a status update");
+    update[STATUS_UPDATE_BYTES - 1] == 1
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_is_asked_and_then_given_up() {
+    let (mut stream, mut server) = pair();
+    for _ in 0..3 {
+        assert!(!asks(&mut stream, &mut server).await, "it has just spoken");
+        assert!(asks(&mut stream, &mut server).await);
+        assert!(asks(&mut stream, &mut server).await, "the question may have been dropped");
+        server.write_all(&message(b'd', b"frame")).await.expect("written");
+        // What has come counts, however late it is read.
+        tokio::time::advance(PATIENCE * 100).await;
+        stream.next().await.expect("a frame");
+    }
+    let waiting = tokio::time::timeout(PATIENCE * 100, stream.next()).await;
+    assert!(waiting.is_err(), "it was not asked");
+    while !asks(&mut stream, &mut server).await {}
+    let begin = Instant::now();
+    let failure = stream.next().await.expect_err("it is given up");
+    assert!(matches!(failure, Failure::Transient(_)), "{failure}");
+    assert!(failure.to_string().contains("keepalive: no answer within 120000 ms"), "{failure}");
+    assert!(begin.elapsed() >= PATIENCE * 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_a_limit_may_be_silent_for_ever() {
+    let (mut stream, mut server) = pair();
+    stream.silence = Silence::new(None);
+    for _ in 0..3 {
+        assert!(!asks(&mut stream, &mut server).await);
+    }
+    assert!(tokio::time::timeout(PATIENCE * 100, stream.next()).await.is_err());
 }
