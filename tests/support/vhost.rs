@@ -74,7 +74,7 @@ impl Vhost {
 
     /// [`Self::url`] by way of another port.
     pub(crate) fn url_through(&self, proxy: &super::Proxy) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}/{}", proxy.port(), self.name)
+        format!("amqp://guest:guest@127.0.0.1:{}/{}", proxy.port(), self.name())
     }
 
     /// A new connection. A node that has just started may close the first one.
