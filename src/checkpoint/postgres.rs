@@ -45,6 +45,8 @@ struct Known {
     /// What was read, until the first store; whoever stores in between wins.
     read: Option<String>,
     last: Option<Checkpoint>,
+    /// A store was tried: this process goes on from what it read.
+    begun: bool,
     owned: bool,
 }
 
@@ -67,10 +69,12 @@ impl PostgresStore {
         let rows = self.query("reading the checkpoint", &sql).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let row = rows.first();
-        if known.owned && row.and_then(|row| row.get("owner")) != Some(&self.owner) {
+        let text = row.and_then(|row| row.get("checkpoint"));
+        let is_own = row.and_then(|row| row.get("owner")) == Some(&self.owner);
+        // Before the first store there is a standby, to whom the row is as good as any.
+        if known.begun && !is_own && (known.owned || text != known.read.as_deref()) {
             return Err(self.superseded().into());
         }
-        let text = row.and_then(|row| row.get("checkpoint"));
         let checkpoint = text.map(|text| document::parse(&self.described(), text.as_bytes())).transpose()?;
         known.read = text.map(str::to_owned);
         known.last.clone_from(&checkpoint);
@@ -79,7 +83,8 @@ impl PostgresStore {
 
     async fn write(&self, checkpoint: Checkpoint) -> Result<(), Failure> {
         let sql = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.begun = true;
             if let Some(stored) = known.last.as_ref().filter(|stored| !checkpoint.follows(stored)) {
                 let (stored, given) = (stored.clone().into(), checkpoint.into());
                 return Err(StoreError::Backwards { stored, given }.into());
@@ -97,7 +102,7 @@ impl PostgresStore {
             return Err(self.superseded().into());
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Known { read: None, last: Some(checkpoint), owned: true };
+        *known = Known { read: None, last: Some(checkpoint), begun: true, owned: true };
         Ok(())
     }
 
@@ -108,7 +113,7 @@ impl PostgresStore {
     pub async fn overwrite(&self, checkpoint: &Checkpoint) -> Result<(), Failure> {
         self.query("storing the checkpoint", &self.upsert("", checkpoint, "")).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Known { read: None, last: Some(checkpoint.clone()), owned: true };
+        *known = Known { read: None, last: Some(checkpoint.clone()), begun: true, owned: true };
         Ok(())
     }
 

@@ -270,7 +270,12 @@ impl Connection {
     pub(crate) fn lie(&mut self, world: &mut World) -> Reply {
         self.lied = true;
         let never = self.first_tag + 100_000;
-        let again = if self.first_tag > 1 { self.first_tag - 1 } else { never };
+        let answered = self.window.iter().rposition(|outstanding| outstanding.answered);
+        let again = match answered {
+            Some(index) => self.first_tag + index as u64,
+            None if self.first_tag > 1 => self.first_tag - 1,
+            None => never,
+        };
         match world.random.u8(..6) {
             0 => returned("sim.events".to_owned(), "order.Paid".to_owned(), "nobody's".to_owned()),
             // "All outstanding": of those it can't know what is on the way.
