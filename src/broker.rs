@@ -50,14 +50,14 @@ pub enum Reply {
     Ack {
         /// Delivery tag.
         tag: u64,
-        /// All unsettled up to the tag, inclusive; with tag 0, all outstanding.
+        /// All unsettled up to the tag, inclusive.
         multiple: bool,
     },
     /// Some queue refused or lost the message (or all up to it).
     Nack {
         /// Delivery tag.
         tag: u64,
-        /// All unsettled up to the tag, inclusive; with tag 0, all outstanding.
+        /// All unsettled up to the tag, inclusive.
         multiple: bool,
     },
     /// No queue took it. Comes before the same message's ack, and carries no tag.

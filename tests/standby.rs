@@ -1,7 +1,13 @@
 //! A second pgsluice of the same name is a warm standby, and the checkpoint may be in a table instead of a folder.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use ::pgsluice::checkpoint::postgres::PostgresStore;
+use ::pgsluice::checkpoint::{Checkpoint, Store as _};
+use ::pgsluice::failure::Failure;
+use ::pgsluice::lsn::Lsn;
+use ::pgsluice::postgres::conninfo::Conninfo;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -149,6 +155,36 @@ async fn who_was_replaced_while_it_could_not_be_heard_ends() {
     load.stop().await;
     account.settle(&scene, &mut consumer, SOON).await;
     scene.acknowledged().await;
+}
+
+/// Its first store never came through, and when the server is back its successor has stored: that is not taken for what
+/// it goes on from, or the slot would seem to be ahead of it.
+#[tokio::test]
+async fn who_was_replaced_before_its_first_store_finds_that_when_it_reads_again() {
+    let server = PostgresServer::private(&[]);
+    let database = server.database().await;
+    let conninfo = Conninfo::parse(&database.url()).expect("a URL");
+    let store = || Arc::new(PostgresStore::new(conninfo.clone(), "public", "checkpoints", "shop"));
+    let at = |flushed| {
+        let name = || "shop".to_owned();
+        let flushed = Lsn(flushed);
+        Checkpoint { system_identifier: 1, timeline: 1, slot: name(), publication: name(), flushed, position: None }
+    };
+    let (first, second, standby) = (store(), store(), store());
+    store().store(at(10)).await.expect("stores");
+    for store in [&first, &second, &standby] {
+        assert_eq!(Arc::clone(store).load().await.expect("reads"), Some(at(10)));
+    }
+    server.kill();
+    let failure = Arc::clone(&first).store(at(10)).await.expect_err("the server is away");
+    assert!(matches!(failure, Failure::Transient(_)), "{failure}");
+    server.start();
+    assert_eq!(eventually("it is back", SOON, async || Arc::clone(&first).load().await.ok()).await, Some(at(10)));
+    Arc::clone(&second).load().await.expect("reads on a new connection");
+    Arc::clone(&second).store(at(20)).await.expect("takes over");
+    let Err(Failure::Definite(definite)) = Arc::clone(&first).load().await else { panic!("it was replaced") };
+    assert!(definite.to_string().contains("another pgsluice has taken over"), "{definite}");
+    assert_eq!(eventually("it is back", SOON, async || Arc::clone(&standby).load().await.ok()).await, Some(at(20)));
 }
 
 #[tokio::test]

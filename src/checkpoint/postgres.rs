@@ -54,6 +54,8 @@ struct Session {
 struct Known {
     row: Row,
     last: Option<Checkpoint>,
+    /// A store was tried: this process goes on from what it has read.
+    begun: bool,
 }
 
 /// Who may replace it.
@@ -101,8 +103,14 @@ impl PostgresStore {
         let column = |row: &SimpleQueryRow, name| row.get(name).unwrap_or_default().to_owned();
         let row = rows.first().map(|row| (column(row, "owner"), column(row, "checkpoint")));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_owner = |owner: &str| quote_literal(owner) == self.owner;
-        if matches!(known.row, Row::Owned) && !row.as_ref().is_some_and(|(owner, _)| is_owner(owner)) {
+        let is_own = row.as_ref().is_some_and(|(owner, _)| quote_literal(owner) == self.owner);
+        let is_unchanged = match (&known.row, &row) {
+            (Row::Missing, None) => true,
+            (Row::Read { owner, checkpoint }, Some(row)) => (owner, checkpoint) == (&row.0, &row.1),
+            (Row::Missing | Row::Read { .. } | Row::Owned, _) => false,
+        };
+        // Before the first store there is a standby, to whom the row is as good as any.
+        if known.begun && !is_own && !is_unchanged {
             return Err(self.superseded().into());
         }
         let parse = |text: &String| document::parse(&self.described(), text.as_bytes());
@@ -117,7 +125,11 @@ impl PostgresStore {
     }
 
     async fn write(&self, checkpoint: Checkpoint) -> Result<(), Failure> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.begun = true;
+            known.clone()
+        };
         if let Some(stored) = known.last.filter(|stored| !checkpoint.follows(stored)) {
             let (stored, given) = (stored.into(), checkpoint.into());
             return Err(StoreError::Backwards { stored, given }.into());
@@ -193,7 +205,7 @@ impl PostgresStore {
     }
 
     fn is_ours(&self, last: Option<Checkpoint>) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Known { row: Row::Owned, last };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Known { row: Row::Owned, last, begun: true };
     }
 
     /// Returns a row when it was stored.

@@ -325,12 +325,10 @@ impl Lane {
     }
 
     /// The entries that a confirm names; all of them were sent.
+    ///
+    /// Tag 0 is none: "all outstanding messages" (basic.ack, §1.8.3.13 of the generated reference) are those that the
+    /// broker has read, and we can't know which of what we sent these are. RabbitMQ never says it.
     fn named_by(&self, tag: u64, multiple: bool) -> Result<Range<usize>, LaneError> {
-        // "If the multiple field is 1, and the delivery tag is zero, this indicates acknowledgement of all
-        // outstanding messages." (basic.ack, §1.8.3.13 of the generated reference)
-        if multiple && tag == 0 {
-            return Ok(0..self.sent);
-        }
         let index = tag.checked_sub(self.first_tag).and_then(|index| usize::try_from(index).ok());
         let index = index.filter(|index| *index < self.sent);
         let answered = |index: usize| !matches!(self.entries[index].mark, Mark::Open | Mark::Returned);

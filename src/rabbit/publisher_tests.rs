@@ -33,8 +33,9 @@ struct Scripted {
 
 struct ScriptedChannel {
     script: Script,
-    /// Something was written that has no answer yet.
-    owes: bool,
+    /// Frames of how many events were begun, and of how many of these the last confirm told.
+    begun: u64,
+    confirmed: u64,
     said_blocked: bool,
 }
 
@@ -54,10 +55,20 @@ impl Broker for Scripted {
         async move {
             match script {
                 None | Some(Script::Refuse) => Err(Failure::transient(anyhow!("refused"))),
-                Some(script) => Ok(ScriptedChannel { script, owes: false, said_blocked: false }),
+                Some(script) => Ok(ScriptedChannel { script, begun: 0, confirmed: 0, said_blocked: false }),
             }
         }
     }
+}
+
+/// How many of these frames are methods: one an event.
+fn publishes(mut frames: &[u8]) -> u64 {
+    let mut methods = 0;
+    while let [kind, _, _, a, b, c, d, rest @ ..] = frames {
+        methods += u64::from(*kind == 1);
+        frames = &rest[u32::from_be_bytes([*a, *b, *c, *d]) as usize + 1..];
+    }
+    methods
 }
 
 impl Channel for ScriptedChannel {
@@ -71,21 +82,21 @@ impl Channel for ScriptedChannel {
                 *doomed = true;
                 Ok(Turn::Wrote(bytes))
             }
-            Script::Nack(times) if self.owes && *times > 0 => {
+            Script::Nack(times) if self.confirmed < self.begun && *times > 0 => {
                 *times -= 1;
-                self.owes = false;
-                Ok(Turn::Reply(Reply::Nack { tag: 0, multiple: true }))
+                self.confirmed = self.begun;
+                Ok(Turn::Reply(Reply::Nack { tag: self.begun, multiple: true }))
             }
-            Script::Ack(_) | Script::Nack(_) | Script::Close { .. } if self.owes => {
-                self.owes = false;
-                Ok(Turn::Reply(Reply::Ack { tag: 0, multiple: true }))
+            Script::Ack(_) | Script::Nack(_) | Script::Close { .. } if self.confirmed < self.begun => {
+                self.confirmed = self.begun;
+                Ok(Turn::Reply(Reply::Ack { tag: self.begun, multiple: true }))
             }
             Script::Blocked if !self.said_blocked => {
                 self.said_blocked = true;
                 Ok(Turn::Reply(Reply::Blocked("low on memory".into())))
             }
             Script::Ack(_) | Script::Nack(_) | Script::Close { .. } | Script::Silent | Script::Blocked if bytes > 0 => {
-                self.owes = true;
+                self.begun += publishes(&output.concat());
                 Ok(Turn::Wrote(bytes))
             }
             Script::Ack(_)

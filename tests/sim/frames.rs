@@ -31,8 +31,8 @@ fn size(bytes: usize) -> [u8; 4] {
     u32::try_from(bytes).expect("the simulation sends little").to_be_bytes()
 }
 
-pub(crate) fn begin(commit_lsn: u64) -> Vec<u8> {
-    [&b"B"[..], &commit_lsn.to_be_bytes(), &[0; 8], &[0, 0, 0, 9]].concat()
+pub(crate) fn begin(commit_lsn: u64, committed_at: i64, xid: u32) -> Vec<u8> {
+    [&b"B"[..], &commit_lsn.to_be_bytes(), &committed_at.to_be_bytes(), &xid.to_be_bytes()].concat()
 }
 
 pub(crate) fn commit(commit_lsn: u64, end_lsn: u64) -> Vec<u8> {

@@ -1,335 +1,320 @@
-//! RabbitMQ, simulated: reads the published bytes, enqueues, refuses or returns, confirms late, dies anywhere.
+//! RabbitMQ: reads what was written, enqueues, returns or refuses it, and answers in its own time.
+//!
+//! A connection outlives its client: what was written may be read later, when others have published already.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use amq_protocol::frame::{AMQPFrame, parse_frame};
-use amq_protocol::protocol::{AMQPClass, basic};
-use amq_protocol::types::AMQPValue;
-use pgsluice::broker::{Broker, Channel, Reply, Returned, Turn};
-use pgsluice::failure::Failure;
+use pgsluice::broker::{Reply, Returned};
+use pgsluice::config::Unroutable;
 
-use super::world::{Shared, World};
+use super::amqp::{Published, Reader};
+use super::oracle::EventId;
+use super::world::{World, take_due};
 
-/// A connection on which nothing is heard is given up after so many milliseconds (heartbeats).
-const HEARTBEAT_MS: u64 = 6_000;
+#[derive(Default)]
+pub(crate) struct Rabbit {
+    connections: u32,
+    /// The newest connection of each process.
+    newest: HashMap<u32, u32>,
+    /// The last event that each process has published.
+    published: HashMap<u32, EventId>,
+    /// Connections without a client, and when their last bytes are read.
+    ghosts: Vec<(u64, Connection)>,
+}
 
-pub(crate) struct SimBroker(pub(crate) Shared);
-
-pub(crate) struct SimChannel {
-    shared: Shared,
-    frame_max: usize,
-    /// Written, and not read yet by the broker.
-    transit: Vec<u8>,
-    /// The message of which not all frames were read.
-    partial: Option<Partial>,
-    next_tag: u64,
-    /// Read, and not answered.
-    outstanding: BTreeMap<u64, Answer>,
+/// The broker's end.
+pub(crate) struct Connection {
+    id: u32,
+    process: u32,
+    pub(crate) reader: Reader,
+    /// What was read, from the first message without an answer on.
+    window: VecDeque<Outstanding>,
+    /// Delivery tag of `window[0]`.
+    first_tag: u64,
     /// What is said before any confirm.
-    replies: VecDeque<Reply>,
-    state: State,
-    /// The next step is not before.
-    ready_ms: u64,
+    pub(crate) replies: VecDeque<Reply>,
     /// Confirms don't come before their predecessors unless they are reordered.
     confirm_ms: u64,
+    pass: Pass,
+    /// The client was told something that can't be; it must not go on.
+    pub(crate) lied: bool,
 }
 
-enum State {
-    Reading,
-    BlockedUntil(u64),
-    SilentSince(u64),
-    Dead,
-}
-
-struct Partial {
-    exchange: String,
-    routing_key: String,
-    message_id: String,
-    position: String,
-    body: Vec<u8>,
-    body_bytes: usize,
+/// A message that was read.
+struct Outstanding {
+    event: Option<EventId>,
+    /// Where in the queue it is.
+    entry: Option<usize>,
     wire_bytes: usize,
+    verdict: Verdict,
+    answer_ms: u64,
+    answered: bool,
 }
 
-struct Answer {
-    ack: bool,
-    at_ms: u64,
-    wire_bytes: usize,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Confirm,
+    /// No queue took it. Is confirmed, too.
+    Return,
+    /// A queue refuses it.
+    Refuse,
 }
 
-fn odd(at_ms: u64) -> u64 {
-    at_ms.saturating_add(1).next_multiple_of(2) - 1
+/// Since the client published something again.
+#[derive(Default)]
+struct Pass {
+    last: Option<EventId>,
+    /// How much the client had written when it was told of a failure.
+    failed_at: Option<usize>,
+    /// It is a repetition, whose first event goes alone.
+    probes: bool,
 }
 
-impl Broker for SimBroker {
-    type Channel = SimChannel;
-
-    fn open(&self) -> impl Future<Output = Result<SimChannel, Failure>> + Send + 'static {
-        let shared = self.0.clone();
-        async move {
-            let at_ms = {
-                let mut world = shared.lock();
-                odd(world.now_ms() + 2 + world.broker_random.u64(..30))
-            };
-            shared.at(at_ms).await;
-            if shared.lock().step("connect") {
-                std::future::pending::<()>().await;
-            }
-            let mut world = shared.lock();
-            let fails = world.faults.open_fails;
-            if world.broker_chance(fails) {
-                return Err(Failure::transient(anyhow::anyhow!("connection refused")));
-            }
-            Ok(SimChannel {
-                shared: shared.clone(),
-                frame_max: world.frame_max,
-                transit: Vec::new(),
-                partial: None,
-                next_tag: 1,
-                outstanding: BTreeMap::new(),
-                replies: VecDeque::new(),
-                state: State::Reading,
-                ready_ms: at_ms + 2,
-                confirm_ms: 0,
-            })
-        }
+impl Rabbit {
+    pub(crate) fn published(&self, process: u32) -> Option<EventId> {
+        self.published.get(&process).copied()
     }
 }
 
-impl Channel for SimChannel {
-    async fn turn(&mut self, output: [&[u8]; 2]) -> Result<Turn, Failure> {
+impl Connection {
+    pub(crate) fn open(world: &mut World, process: u32) -> Self {
+        world.rabbit.connections += 1;
+        let id = world.rabbit.connections;
+        world.rabbit.newest.insert(process, id);
+        Self {
+            id,
+            process,
+            reader: Reader::default(),
+            window: VecDeque::new(),
+            first_tag: 1,
+            replies: VecDeque::new(),
+            confirm_ms: 0,
+            pass: Pass::default(),
+            lied: false,
+        }
+    }
+
+    /// Reads the messages that have come in whole.
+    pub(crate) fn read(&mut self, world: &mut World) {
         loop {
-            let at_ms = self.due_ms(output.iter().any(|slice| !slice.is_empty()));
-            if at_ms == u64::MAX {
-                return std::future::pending().await;
-            }
-            self.shared.at(odd(at_ms)).await;
-            if self.shared.lock().step("turn") {
-                std::future::pending::<()>().await;
-            }
-            if let Some(turn) = self.take_turn(output)? {
-                return Ok(turn);
+            match self.reader.next(world.schedule.frame_max) {
+                Ok(Some(message)) => self.route(message, world),
+                Ok(None) => return,
+                Err(violation) => return world.oracle.violate(violation),
             }
         }
     }
 
-    fn frame_max(&self) -> usize {
-        self.frame_max
-    }
-
-    fn max_message_bytes(&self) -> usize {
-        1 << 20
-    }
-
-    async fn close(mut self) {
-        let shared = self.shared.clone();
-        self.read(&mut shared.lock());
-    }
-}
-
-impl Drop for SimChannel {
-    fn drop(&mut self) {
-        self.die();
-    }
-}
-
-impl SimChannel {
-    fn due_ms(&self, has_output: bool) -> u64 {
-        let confirms = self.outstanding.values().map(|answer| answer.at_ms).min().unwrap_or(u64::MAX);
-        let due = match self.state {
-            _ if !self.replies.is_empty() => 0,
-            State::Dead => u64::MAX,
-            State::SilentSince(since) => since + HEARTBEAT_MS,
-            State::BlockedUntil(until) => until,
-            State::Reading if has_output || !self.transit.is_empty() => 0,
-            State::Reading => confirms,
-        };
-        due.max(self.ready_ms)
-    }
-
-    fn take_turn(&mut self, output: [&[u8]; 2]) -> Result<Option<Turn>, Failure> {
-        let shared = self.shared.clone();
-        let mut world = shared.lock();
+    fn route(&mut self, message: Published, world: &mut World) {
+        self.judge_size(world);
+        let event = world.oracle.recognize(&message);
+        if let Some(event) = event {
+            let last = world.rabbit.published.entry(self.process).or_default();
+            *last = event.max(*last);
+            self.judge_order(event, message.begins_at, world);
+            self.judge_repetition(event, world);
+        }
         let now = world.now_ms();
-        self.ready_ms = now + 2 + if world.broker_random.bool() { 0 } else { world.broker_random.u64(..6) };
-        if let State::SilentSince(_) | State::Dead = self.state {
-            self.state = State::Dead;
-            return Err(Failure::transient(anyhow::anyhow!("missed heartbeats")));
-        }
-        let faults = world.faults;
-        if world.broker_chance(faults.broker_drop) {
-            drop(world);
-            self.die();
-            return Err(Failure::transient(anyhow::anyhow!("connection reset by peer")));
-        }
-        if let State::BlockedUntil(until) = self.state
-            && until <= now
-        {
-            self.state = State::Reading;
-            self.replies.push_back(Reply::Unblocked);
-        }
-        if let Some(reply) = self.replies.pop_front() {
-            return Ok(Some(Turn::Reply(reply)));
-        }
-        if world.broker_chance(faults.stall) {
-            self.state = State::SilentSince(now);
-            return Ok(None);
-        }
-        if world.broker_chance(faults.block) {
-            self.state = State::BlockedUntil(now + world.broker_random.u64(10..2_000));
-            return Ok(Some(Turn::Reply(Reply::Blocked("low on memory".to_owned()))));
-        }
-        if !world.broker_chance(faults.lag) {
-            self.read(&mut world);
-        }
-        if let Some(reply) = self.replies.pop_front() {
-            return Ok(Some(Turn::Reply(reply)));
-        }
-        let bytes = output[0].len() + output[1].len();
-        if (bytes == 0 || world.broker_random.bool())
-            && let Some(reply) = self.confirm(&mut world)
-        {
-            return Ok(Some(Turn::Reply(reply)));
-        }
-        if bytes == 0 {
-            return Ok(None);
-        }
-        let partial = world.broker_random.f64() < faults.partial_write;
-        let takes = if partial { world.broker_random.usize(1..=bytes) } else { bytes };
-        self.transit.extend(output.concat().into_iter().take(takes));
-        Ok(Some(Turn::Wrote(takes)))
-    }
-
-    /// The connection ends: the broker has read some of what was written, or all of it, or none.
-    fn die(&mut self) {
-        if let State::Dead = self.state {
-            return;
-        }
-        let silent = matches!(self.state, State::SilentSince(_));
-        self.state = State::Dead;
-        let shared = self.shared.clone();
-        let mut world = shared.lock();
-        let arrived = world.broker_random.usize(..=self.transit.len());
-        self.transit.truncate(if silent { 0 } else { arrived });
-        self.read(&mut world);
-    }
-
-    /// Reads the whole frames that have arrived.
-    fn read(&mut self, world: &mut World) {
-        let mut at = 0;
-        while let Some(header) = self.transit.get(at..at + 7) {
-            let payload = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
-            let Some(bytes) = self.transit.get(at..at + payload + 8) else { break };
-            if bytes.len() > self.frame_max {
-                world.violate(format!("a frame of {} bytes where {} are allowed", bytes.len(), self.frame_max));
-            }
-            let frame = parse_frame(bytes).map(|(_, frame)| frame).map_err(|error| format!("{error:?}"));
-            at += payload + 8;
-            match frame {
-                Ok(frame) => self.frame(frame, payload + 8, world),
-                Err(error) => world.violate(format!("the broker can't read a frame: {error}")),
-            }
-        }
-        self.transit.drain(..at);
-    }
-
-    fn frame(&mut self, frame: AMQPFrame, wire_bytes: usize, world: &mut World) {
-        match (frame, self.partial.take()) {
-            (AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(publish))), None) => {
-                if !publish.mandatory {
-                    world.violate("a publish is not mandatory".to_owned());
-                }
-                self.partial = Some(Partial {
-                    exchange: publish.exchange.to_string(),
-                    routing_key: publish.routing_key.to_string(),
-                    message_id: String::new(),
-                    position: String::new(),
-                    body: Vec::new(),
-                    body_bytes: usize::MAX,
-                    wire_bytes,
-                });
-            }
-            (AMQPFrame::Header(1, header), Some(mut partial)) if partial.body_bytes == usize::MAX => {
-                let properties = &header.properties;
-                if *properties.delivery_mode() != Some(2) {
-                    world.violate("a message is not persistent".to_owned());
-                }
-                let position = properties.headers().as_ref().and_then(|headers| headers.inner().get("position"));
-                if let Some(AMQPValue::LongString(position)) = position {
-                    partial.position = position.to_string();
-                }
-                partial.message_id = properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
-                partial.body_bytes = usize::try_from(header.body_size).expect("small");
-                partial.wire_bytes += wire_bytes;
-                self.message(partial, world);
-            }
-            (AMQPFrame::Body(1, bytes), Some(mut partial)) if partial.body_bytes != usize::MAX => {
-                partial.body.extend(bytes);
-                partial.wire_bytes += wire_bytes;
-                self.message(partial, world);
-            }
-            (frame, _) => world.violate(format!("a frame out of place: {frame:?}")),
-        }
-    }
-
-    /// Routes a message once it is complete.
-    fn message(&mut self, message: Partial, world: &mut World) {
-        if message.body.len() < message.body_bytes {
-            self.partial = Some(message);
-            return;
-        }
-        let held: usize = self.outstanding.values().map(|answer| answer.wire_bytes).sum();
-        if self.outstanding.len() >= world.limits.events || held >= world.limits.bytes {
-            let events = self.outstanding.len() + 1;
-            world.violate(format!("{events} events ({held} bytes before the last) in flight: over the limit"));
-        }
-        let index = world.recognize(&message.position, &message.message_id, &message.body);
-        let nack = world.faults.nack;
-        let mut ack = true;
-        if world.is_unbound(&message.routing_key) {
-            if let Some(index) = index {
-                world.discard(index);
-            }
-            self.replies.push_back(Reply::Returned(Box::new(Returned {
-                code: 312,
-                text: "NO_ROUTE".to_owned(),
-                exchange: message.exchange,
-                routing_key: message.routing_key,
-                message_id: message.message_id,
-            })));
+        let is_unbound =
+            |(phase, key): &(std::ops::Range<u64>, &str)| phase.contains(&now) && message.routing_key.contains(key);
+        let nack = world.schedule.faults.nack;
+        let verdict = if world.schedule.unbound.iter().any(is_unbound) {
+            Verdict::Return
+        } else if world.chance(nack) {
+            Verdict::Refuse
         } else {
-            ack = !world.broker_chance(nack);
-            // One of two queues may have taken what the other refused.
-            if let Some(index) = index.filter(|_| ack || world.broker_random.u8(..4) == 0) {
-                world.enqueue(index);
+            Verdict::Confirm
+        };
+        // Of two queues, one may have taken what the other refused.
+        let is_taken = verdict == Verdict::Confirm || (verdict == Verdict::Refuse && world.random.u8(..4) == 0);
+        if let Some(event) = event.filter(|_| verdict != Verdict::Confirm) {
+            world.oracle.refused(event);
+        }
+        let late = world.rabbit.newest.get(&self.process) != Some(&self.id);
+        let entry = event.filter(|_| is_taken).map(|event| world.oracle.enqueue(event, self.process, late));
+        world.note("broker", || format!("{} on connection {}: {verdict:?}", message.message_id, self.id));
+        let mute = world.schedule.faults.mute;
+        let mut answer_ms = world.soon(world.schedule.faults.confirm_delay_ms);
+        if world.chance(mute) {
+            answer_ms = u64::MAX;
+        } else if !world.schedule.faults.reorder {
+            self.confirm_ms = self.confirm_ms.max(answer_ms);
+            answer_ms = self.confirm_ms;
+        }
+        let wire_bytes = message.wire_bytes;
+        self.window.push_back(Outstanding { event, entry, wire_bytes, verdict, answer_ms, answered: false });
+        if verdict == Verdict::Return {
+            let Published { exchange, routing_key, message_id, .. } = message;
+            self.replies.push_back(returned(exchange, routing_key, message_id));
+        }
+    }
+
+    /// No more is in flight than is allowed, but for one event that is larger than that.
+    fn judge_size(&self, world: &mut World) {
+        let limits = world.schedule.limits;
+        let bytes: usize = self.window.iter().map(|outstanding| outstanding.wire_bytes).sum();
+        if self.window.len() >= limits.events || bytes >= limits.bytes {
+            let events = self.window.len();
+            world.oracle.violate(format!("one more in flight than {events} events, {bytes} bytes: over the limit"));
+        }
+    }
+
+    /// On a live channel each event follows the one before it. All is published again only after a failure, when all
+    /// is answered, from the first one on that is not settled, which goes alone at first.
+    fn judge_order(&mut self, event: EventId, begins_at: usize, world: &mut World) {
+        let previous = world.oracle.previous(event);
+        let goes_on = self.pass.last.is_some() && self.pass.last == previous;
+        let broken = if goes_on {
+            if self.pass.failed_at.is_some_and(|failed_at| begins_at >= failed_at) {
+                Some("published after the channel has failed")
+            } else if self.pass.probes && !self.window.is_empty() {
+                Some("published again before the first one was taken")
+            } else {
+                None
             }
+        } else if previous.is_some_and(|previous| !world.oracle.is_settled(previous)) {
+            Some("published before its predecessor")
+        } else if self.pass.last.is_some() && self.pass.failed_at.is_none() {
+            Some("published again without a failure")
+        } else if !self.window.is_empty() {
+            Some("published again before all was answered")
+        } else {
+            None
+        };
+        if let Some(broken) = broken {
+            let name = world.oracle.name(event).to_owned();
+            world.oracle.violate(format!("{name} is {broken}, on connection {}", self.id));
         }
-        let mut at_ms = world.now_ms() + world.broker_random.u64(..=world.faults.confirm_delay_ms);
-        if !world.faults.reorder {
-            self.confirm_ms = self.confirm_ms.max(at_ms);
-            at_ms = self.confirm_ms;
+        if goes_on {
+            self.pass.last = Some(event);
+            self.pass.probes = false;
+        } else {
+            self.pass = Pass { probes: self.pass.last.is_some(), last: Some(event), failed_at: None };
         }
-        self.outstanding.insert(self.next_tag, Answer { ack, at_ms, wire_bytes: message.wire_bytes });
-        self.next_tag += 1;
+    }
+
+    /// Who has stored that an event is settled does not publish it again.
+    fn judge_repetition(&self, event: EventId, world: &mut World) {
+        let is_live = world.rabbit.newest.get(&self.process) == Some(&self.id) && world.disk.is_owned_by(self.process);
+        let stored = world.disk.stored().and_then(|stored| stored.position);
+        if is_live && world.database.damage().is_none() && Some(world.oracle.position(event)) <= stored {
+            let name = world.oracle.name(event).to_owned();
+            world.oracle.violate(format!("{name} is published again, although the checkpoint covers it"));
+        }
+    }
+
+    /// When the next confirm is due.
+    pub(crate) fn answer_ms(&self) -> Option<u64> {
+        self.unanswered().map(|index| self.window[index].answer_ms).min()
+    }
+
+    fn unanswered(&self) -> impl Iterator<Item = usize> {
+        self.window.iter().enumerate().filter(|(_, outstanding)| !outstanding.answered).map(|(index, _)| index)
+    }
+
+    /// What comes next before any confirm: a return.
+    pub(crate) fn reply(&mut self, world: &World) -> Option<Reply> {
+        let reply = self.replies.pop_front()?;
+        if let (Reply::Returned(_), Unroutable::Wait) = (&reply, world.schedule.unroutable) {
+            self.failed();
+        }
+        Some(reply)
     }
 
     /// One of the confirms that are due, for itself or for all before it.
-    fn confirm(&mut self, world: &mut World) -> Option<Reply> {
+    pub(crate) fn confirm(&mut self, world: &mut World) -> Option<Reply> {
         let now = world.now_ms();
-        let due: Vec<u64> =
-            self.outstanding.iter().filter(|(_, answer)| answer.at_ms <= now).map(|(tag, _)| *tag).collect();
+        let faults = world.schedule.faults;
+        let due: Vec<usize> = self.unanswered().filter(|index| self.window[*index].answer_ms <= now).collect();
         if due.is_empty() {
             return None;
         }
-        let multiple = world.broker_random.f64() < world.faults.multiple;
-        let tag = due[if world.faults.reorder || multiple { world.broker_random.usize(..due.len()) } else { 0 }];
-        let ack = self.outstanding[&tag].ack;
-        let multiple = multiple && self.outstanding.range(..=tag).all(|(_, answer)| answer.ack == ack);
-        if multiple {
-            self.outstanding = self.outstanding.split_off(&(tag + 1));
-        } else {
-            self.outstanding.remove(&tag);
+        let multiple = world.random.f64() < faults.multiple;
+        let index = due[if faults.reorder || multiple { world.random.usize(..due.len()) } else { 0 }];
+        let is_ack = |index: usize| self.window[index].verdict != Verdict::Refuse;
+        let ack = is_ack(index);
+        let multiple = multiple && self.unanswered().take_while(|before| *before < index).all(|it| is_ack(it) == ack);
+        let named: Vec<usize> =
+            if multiple { self.unanswered().take_while(|before| *before <= index).collect() } else { vec![index] };
+        let tag = self.first_tag + index as u64;
+        for index in named {
+            self.answer(index, world);
+        }
+        while self.window.pop_front_if(|outstanding| outstanding.answered).is_some() {
+            self.first_tag += 1;
         }
         Some(if ack { Reply::Ack { tag, multiple } } else { Reply::Nack { tag, multiple } })
     }
+
+    /// The client hears what became of this one.
+    fn answer(&mut self, index: usize, world: &mut World) {
+        let outstanding = &mut self.window[index];
+        outstanding.answered = true;
+        let verdict = outstanding.verdict;
+        if verdict == Verdict::Refuse {
+            self.failed();
+        }
+        let Some(event) = self.window[index].event else { return };
+        match (verdict, world.schedule.unroutable) {
+            (Verdict::Confirm, _) => world.oracle.confirmed(event),
+            (Verdict::Return, Unroutable::Discard) => world.oracle.discarded(event),
+            (Verdict::Return, Unroutable::Wait) | (Verdict::Refuse, _) => {}
+        }
+    }
+
+    fn failed(&mut self) {
+        self.pass.failed_at.get_or_insert(self.reader.written());
+    }
+
+    /// Something that no broker should say: it answers what was answered before, or was never sent.
+    pub(crate) fn lie(&mut self, world: &mut World) -> Reply {
+        self.lied = true;
+        let never = self.first_tag + 100_000;
+        let answered = self.window.iter().rposition(|outstanding| outstanding.answered);
+        let again = match answered {
+            Some(index) => self.first_tag + index as u64,
+            None if self.first_tag > 1 => self.first_tag - 1,
+            None => never,
+        };
+        match world.random.u8(..6) {
+            0 => returned("sim.events".to_owned(), "order.Paid".to_owned(), "nobody's".to_owned()),
+            // "All outstanding": of those it can't know what is on the way.
+            1 => Reply::Ack { tag: 0, multiple: true },
+            2 => Reply::Ack { tag: never, multiple: world.random.bool() },
+            3 => Reply::Nack { tag: again, multiple: false },
+            _ => Reply::Ack { tag: again, multiple: false },
+        }
+    }
+
+    /// The broker crashes: of what it did not confirm, it has forgotten the last.
+    pub(crate) fn crash(&mut self, world: &mut World) {
+        self.reader.lose(self.reader.unread());
+        let entries: Vec<usize> = self.unanswered().filter_map(|index| self.window[index].entry).collect();
+        let kept = world.random.usize(..=entries.len());
+        entries[kept..].iter().for_each(|entry| world.oracle.forget(*entry));
+    }
+
+    /// The client is gone. What it had written may be read yet: a part of it, or all; now, or later.
+    pub(crate) fn abandon(mut self, world: &mut World) {
+        let unread = self.reader.unread();
+        let lost = if world.random.bool() { 0 } else { world.random.usize(..=unread) };
+        self.reader.lose(lost);
+        let within_ms = [0, 50, 3_000][world.random.usize(..3)];
+        let at_ms = world.soon(within_ms);
+        world.rabbit.ghosts.push((at_ms, self));
+    }
+}
+
+impl World {
+    /// What is read late, by then.
+    pub(crate) fn arrive(&mut self, by_ms: u64) {
+        while let Some(mut ghost) = take_due(&mut self.rabbit.ghosts, by_ms) {
+            ghost.read(self);
+        }
+    }
+}
+
+fn returned(exchange: String, routing_key: String, message_id: String) -> Reply {
+    let text = "NO_ROUTE".to_owned();
+    Reply::Returned(Box::new(Returned { code: 312, text, exchange, routing_key, message_id }))
 }

@@ -1,0 +1,220 @@
+//! The truth: what was committed, what became of it, and so whether the promise is kept.
+//!
+//! Each event knows the one before it in the history in which it was committed. After a failover or a restore there
+//! can be several histories: what a server no longer has need not arrive, and must not be mixed with what it has.
+
+use std::collections::HashMap;
+
+use pgsluice::lsn::{Lsn, Position};
+
+use super::amqp::Published;
+
+/// Names an event.
+pub(crate) type EventId = usize;
+
+/// A change that has to arrive.
+#[derive(Debug)]
+struct Event {
+    position: Position,
+    message_id: String,
+    /// Stands in its body, and in no other.
+    token: String,
+    /// The one before it.
+    previous: Option<EventId>,
+    /// As it was seen first.
+    body: Option<Vec<u8>>,
+    /// A process was told that all queues have it, or the policy gave it up.
+    settled: bool,
+    /// It is the policy that gave it up.
+    given_up: bool,
+    /// It was returned, refused, or forgotten.
+    refused: bool,
+}
+
+/// An entry of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    event: EventId,
+    /// Who published it.
+    process: u32,
+    /// It does not count for the order: it was in flight on a connection that its process has given up, or of a
+    /// process that was not the next one to store a checkpoint.
+    late: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Oracle {
+    events: Vec<Event>,
+    /// By position and commit time: two histories may have the same positions.
+    by_place: HashMap<(Position, i64), EventId>,
+    /// The queue; a broker that crashes forgets what it has not confirmed.
+    queue: Vec<Option<Delivery>>,
+    /// Who has stored a checkpoint last, and how long the queue was.
+    stored: (u32, usize),
+    violation: Option<String>,
+}
+
+impl Oracle {
+    /// Notes that a rule is broken; the first one counts.
+    pub(crate) fn violate(&mut self, what: impl Into<String>) {
+        self.violation.get_or_insert(what.into());
+    }
+
+    pub(crate) fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+
+    /// The name of the event that comes next.
+    pub(crate) fn next_event(&self) -> EventId {
+        self.events.len()
+    }
+
+    /// A selected change was committed.
+    pub(crate) fn expect(
+        &mut self,
+        (position, committed_at_us): (Position, i64),
+        message_id: String,
+        token: String,
+        previous: Option<EventId>,
+    ) -> EventId {
+        let id = self.events.len();
+        self.by_place.insert((position, committed_at_us), id);
+        let (body, settled, given_up, refused) = (None, false, false, false);
+        self.events.push(Event { position, message_id, token, previous, body, settled, given_up, refused });
+        id
+    }
+
+    /// A message reached the broker: it must be one that was committed, under its one name, with its one body.
+    pub(crate) fn recognize(&mut self, message: &Published) -> Option<EventId> {
+        let Published { position, message_id, body, committed_at_us, .. } = message;
+        let place = position.parse().ok().map(|position: Position| (position, *committed_at_us));
+        let Some(&id) = place.and_then(|place| self.by_place.get(&place)) else {
+            self.violate(format!("{message_id} at {position} was published, and is no selected change"));
+            return None;
+        };
+        let event = &mut self.events[id];
+        let is_its_own = |body: &[u8]| body.windows(event.token.len()).any(|part| part == event.token.as_bytes());
+        let wrong = if event.message_id != *message_id {
+            format!("the event at {position} is called {message_id} and not {}", event.message_id)
+        } else if event.body.is_none() && !is_its_own(body) {
+            format!("{message_id} has the body of another event")
+        } else if event.body.get_or_insert_with(|| body.clone()) != body {
+            format!("{message_id} came again with another body")
+        } else {
+            return Some(id);
+        };
+        self.violate(wrong);
+        Some(id)
+    }
+
+    /// The queue has it; where.
+    pub(crate) fn enqueue(&mut self, event: EventId, process: u32, late: bool) -> usize {
+        self.queue.push(Some(Delivery { event, process, late }));
+        self.queue.len() - 1
+    }
+
+    /// The broker crashed before it confirmed this entry.
+    pub(crate) fn forget(&mut self, entry: usize) {
+        if let Some(Delivery { event, .. }) = self.queue[entry].take() {
+            self.refused(event);
+        }
+    }
+
+    /// A process is told that all queues have it.
+    pub(crate) fn confirmed(&mut self, event: EventId) {
+        self.events[event].settled = true;
+    }
+
+    /// A process is told that no queue took it, and gives it up.
+    pub(crate) fn discarded(&mut self, event: EventId) {
+        (self.events[event].settled, self.events[event].given_up) = (true, true);
+    }
+
+    /// No queue took it, or one refused it.
+    pub(crate) fn refused(&mut self, event: EventId) {
+        self.events[event].refused = true;
+    }
+
+    pub(crate) fn is_settled(&self, event: EventId) -> bool {
+        self.events[event].settled
+    }
+
+    pub(crate) fn previous(&self, event: EventId) -> Option<EventId> {
+        self.events[event].previous
+    }
+
+    pub(crate) fn name(&self, event: EventId) -> &str {
+        &self.events[event].message_id
+    }
+
+    pub(crate) fn position(&self, event: EventId) -> Position {
+        self.events[event].position
+    }
+
+    /// The first of these events that nobody was told to be delivered.
+    pub(crate) fn missing(&self, mut events: impl Iterator<Item = EventId>) -> Option<&str> {
+        events.find(|event| !self.events[*event].settled).map(|event| self.name(event))
+    }
+
+    /// A checkpoint is about to be stored.
+    pub(crate) fn judge_checkpoint(
+        &mut self,
+        flushed: Lsn,
+        position: Option<Position>,
+        history: impl Iterator<Item = EventId>,
+    ) {
+        let is_covered = |event: &EventId| {
+            let at = self.events[*event].position;
+            at.commit_lsn < flushed || Some(at) <= position
+        };
+        if let Some(lost) = self.missing(history.take_while(is_covered)).map(str::to_owned) {
+            self.violate(format!("a checkpoint at {flushed} ({position:?}) covers {lost}, which no queue has"));
+        }
+    }
+
+    /// A process has stored a checkpoint: what others have published since the last one, it publishes as well.
+    pub(crate) fn stored(&mut self, process: u32) {
+        for delivery in self.queue[self.stored.1..].iter_mut().flatten() {
+            delivery.late |= delivery.process != process;
+        }
+        self.stored = (process, self.queue.len());
+    }
+
+    /// Once all is quiet, of what the server has: the queue has each event, the last deliveries are in order, and the
+    /// first ones too, except behind an event that was refused.
+    pub(crate) fn judge_queue(&mut self, history: &[EventId]) {
+        self.stored(self.stored.0);
+        let mut first = HashMap::new();
+        let mut last = HashMap::new();
+        for (entry, delivery) in self.queue.iter().enumerate() {
+            let Some(Delivery { event, late, .. }) = delivery else { continue };
+            first.entry(*event).or_insert(entry);
+            if !late {
+                last.insert(*event, entry);
+            }
+        }
+        let mut violations = Vec::new();
+        let kept = history.iter().copied().filter(|event| !self.events[*event].given_up);
+        let kept: Vec<EventId> = kept.collect();
+        if let Some(lost) = kept.iter().find(|event| !last.contains_key(*event)) {
+            return self.violate(format!("{} is not in the queue", self.name(*lost)));
+        }
+        for pair in kept.windows(2) {
+            let [before, after] = [pair[0], pair[1]];
+            if last[&before] > last[&after] {
+                violations.push(format!("the last {} is behind the last {}", self.name(before), self.name(after)));
+            }
+            if first[&before] > first[&after] && !self.events[before].refused {
+                violations.push(format!("the first {} is behind the first {}", self.name(before), self.name(after)));
+            }
+        }
+        if let Some(violation) = violations.into_iter().next() {
+            self.violate(violation);
+        }
+    }
+
+    /// The queue, for comparing.
+    pub(crate) fn queue(&self) -> &[Option<Delivery>] {
+        &self.queue
+    }
+}

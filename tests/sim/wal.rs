@@ -1,0 +1,153 @@
+//! One PostgreSQL server: its WAL, its timeline, and the slot. A copy of it can be promoted, or restored.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use pgsluice::lsn::{Lsn, Position};
+use pgsluice::postgres::slot::Switch;
+
+use super::frames::{self, AUDIT, OUTBOX, Table};
+use super::oracle::{EventId, Oracle};
+use super::schedule::{Change, Commit};
+use super::world::NAME;
+
+/// Where the WAL of a new cluster stands.
+pub(crate) const BEGIN: u64 = 1_000;
+/// From PostgreSQL's epoch, 2000-01-01, back to 1970.
+const EPOCH_US: i64 = 946_684_800_000_000;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) system: u64,
+    pub(crate) timeline: u32,
+    pub(crate) history: Vec<Switch>,
+    /// What was committed since there is a slot.
+    pub(crate) wal: Vec<Arc<Transaction>>,
+    /// Where the WAL ends.
+    pub(crate) end: u64,
+    pub(crate) slot: Option<Slot>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    pub(crate) confirmed: u64,
+    /// What a crash leaves of it.
+    pub(crate) saved: u64,
+    pub(crate) created: u64,
+    pub(crate) invalidated: bool,
+}
+
+/// A committed transaction.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    /// Counts the transactions of all histories; its commit time and its xid, too.
+    pub(crate) serial: u32,
+    /// Where its commit record starts, and ends.
+    pub(crate) commit_lsn: u64,
+    pub(crate) end_lsn: u64,
+    pub(crate) messages: Vec<Logged>,
+    pub(crate) events: Range<EventId>,
+}
+
+/// A pgoutput message between Begin and Commit.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    /// The tables that it needs.
+    pub(crate) tables: Vec<Table>,
+    pub(crate) bytes: Vec<u8>,
+    /// Its event, if it is to have one.
+    pub(crate) event: Option<EventId>,
+}
+
+impl Slot {
+    pub(crate) fn at(lsn: u64) -> Self {
+        Self { confirmed: lsn, saved: lsn, created: lsn, invalidated: false }
+    }
+}
+
+impl Server {
+    pub(crate) fn new(slot: Option<Slot>) -> Self {
+        Self { system: 7, timeline: 1, history: Vec::new(), wal: Vec::new(), end: BEGIN, slot }
+    }
+
+    /// The events of all that was committed, in order.
+    pub(crate) fn events(&self) -> impl Iterator<Item = EventId> {
+        self.wal.iter().flat_map(|transaction| transaction.events.clone())
+    }
+
+    pub(crate) fn commit(&mut self, serial: u32, commit: &Commit, oracle: &mut Oracle) {
+        let commit_lsn = self.end + commit.others + commit.own;
+        let mut previous = self.wal.iter().rev().find_map(|transaction| transaction.events.clone().next_back());
+        let first = oracle.next_event();
+        let mut ordinal = 0;
+        let mut messages = Vec::new();
+        for change in &commit.changes {
+            let rendered = render(*change, serial, commit_lsn, ordinal);
+            let place = (rendered.position, i64::from(serial) + EPOCH_US);
+            let event = rendered.names.map(|(message_id, token)| oracle.expect(place, message_id, token, previous));
+            previous = event.or(previous);
+            ordinal = rendered.next_ordinal;
+            messages.push(Logged { tables: rendered.tables, bytes: rendered.bytes, event });
+        }
+        let (end_lsn, events) = (commit_lsn + 48, first..oracle.next_event());
+        self.wal.push(Arc::new(Transaction { serial, commit_lsn, end_lsn, messages, events }));
+        self.end = end_lsn;
+    }
+
+    /// As it was before the last transactions: its WAL ends anywhere before the first of them is committed.
+    pub(crate) fn cut(&mut self, lacks: usize, random: &mut fastrand::Rng) {
+        let keeps = self.wal.len().saturating_sub(lacks);
+        if let Some(lost) = self.wal.get(keeps) {
+            let from = keeps.checked_sub(1).map_or(BEGIN, |last| self.wal[last].end_lsn);
+            let between = from + random.u64(..=(lost.commit_lsn - from) / 8) * 8;
+            self.end = [from, between, lost.commit_lsn][random.usize(..3)];
+            self.wal.truncate(keeps);
+        }
+        let end = self.end;
+        while let Some(switch) = self.history.pop_if(|switch| switch.at.0 > end) {
+            self.timeline = switch.timeline;
+        }
+        self.slot = self.slot.filter(|slot| slot.created <= end);
+        if let Some(slot) = &mut self.slot {
+            slot.saved = slot.saved.min(end);
+            slot.confirmed = slot.saved;
+        }
+    }
+}
+
+/// A change as pgoutput sends it.
+struct Rendered {
+    position: Position,
+    next_ordinal: u64,
+    tables: Vec<Table>,
+    bytes: Vec<u8>,
+    /// The event's `message_id`, and what is in no other body.
+    names: Option<(String, String)>,
+}
+
+fn render(change: Change, serial: u32, commit_lsn: u64, ordinal: u64) -> Rendered {
+    let position = Position { commit_lsn: Lsn(commit_lsn), ordinal };
+    let key = (10_000_000 + u64::from(serial) * 1_000 + ordinal).to_string();
+    let note = |long: bool| "x".repeat(if long { 1_500 } else { 5 });
+    let by_key = Some((format!("{NAME}:{position}"), format!("{{\"id\":{key}")));
+    let (tables, bytes, names) = match change {
+        Change::Insert { table, long } => (vec![table], frames::insert(&table, &[&key, &note(long)]), by_key),
+        Change::Update(table) => (vec![table], frames::update(&table, &[&key, "y"]), by_key),
+        Change::Delete(table) => (vec![table], frames::delete(&table, &key), by_key),
+        Change::Truncate(table) => {
+            let token = format!("\"ordinal\":{ordinal},\"xid\":{serial},");
+            let names = Some((format!("{NAME}:{position}"), token));
+            (vec![table, AUDIT], frames::truncate(&[table, AUDIT]), names)
+        }
+        Change::Outbox { long } => {
+            let (id, payload) = (format!("event-{key}"), format!("paid {key} {}", note(long)));
+            let row = frames::insert(&OUTBOX, &[&id, "order", "7", "Paid", &payload]);
+            (vec![OUTBOX], row, Some((id, payload)))
+        }
+        Change::OutboxDelete => (vec![OUTBOX], frames::delete(&OUTBOX, "gone"), None),
+        Change::Unselected { long } => (vec![AUDIT], frames::insert(&AUDIT, &[&key, &note(long)]), None),
+        Change::Message { long } => (Vec::new(), frames::logical(true, commit_lsn, &note(long)), None),
+    };
+    let next_ordinal = ordinal + if matches!(change, Change::Truncate(_)) { 2 } else { 1 };
+    Rendered { position, next_ordinal, tables, bytes, names }
+}
