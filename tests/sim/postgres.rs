@@ -66,6 +66,7 @@ impl Source for SimSource {
                 publication: NAME.to_owned(),
                 flushed: Lsn(world.confirmed),
                 position: None,
+                retained: Vec::new(),
             });
             let next = world.start(start.flushed.0);
             let stream = SimStream {
