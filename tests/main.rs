@@ -17,6 +17,7 @@ mod preflight;
 mod process_faults;
 mod publisher;
 mod source_faults;
+mod replay;
 mod standby;
 mod support;
 mod watch;
