@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL keeps what lies after the LSN that it was told last. So it is told not the checkpoint, but one from before:
 //! the newest that a limit no longer covers. Invariants: what is told was a checkpoint once, so that no LSN is ever
-//! computed; what is covered by both limits is kept; the marks are as few as [`STEPS`] allows. The marks are stored
+//! computed; what is covered by both limits is kept; the marks are few. They are stored
 //! with the checkpoint, because a process that restarts once a day would else never see one grow old.
 //! Pure: `pipeline` brings checkpoints and the time, and reports what comes out.
 

@@ -3,7 +3,7 @@
 //! What is taken in is a contiguous piece of the stream, in commit order: from the first transaction that is not before
 //! `from`, up to `to`. Commit times are not strictly in commit order, since a transaction takes its time before it takes
 //! its place in the WAL. So of those after the first, what was committed later than `to_time` is left out, and the replay
-//! is over only at one that was committed [`STRAGGLERS_US`] later, or at the LSN: none of the time that was asked for
+//! is over only at one that was committed a minute later, or at the LSN: none of the time that was asked for
 //! is missing.
 
 use anyhow::anyhow;
