@@ -10,8 +10,8 @@
 //! 6. [`progress`]: the in-flight window → the watermark
 //! 7. [`checkpoint`]: the watermark, stored durably, then reported to PostgreSQL
 //!
-//! [`pipeline`] is the loop that joins them. [`source`] and [`broker`] are the two traits that stand between
-//! it and the real peers; the simulation implements them too.
+//! [`pipeline`] is the loop that joins them; [`replay`] runs it over the past that [`retention`] has kept. [`source`] and
+//! [`broker`] are the two traits that stand between it and the real peers; the simulation implements them too.
 
 pub mod backoff;
 pub mod broker;
@@ -26,6 +26,8 @@ pub mod pipeline;
 pub mod postgres;
 pub mod progress;
 pub mod rabbit;
+pub mod replay;
+pub mod retention;
 pub mod route;
 pub mod source;
 pub mod telemetry;

@@ -12,10 +12,11 @@
 
 mod intake;
 mod link;
+pub mod scope;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 
@@ -24,15 +25,19 @@ use crate::checkpoint::writer::Checkpointer;
 use crate::checkpoint::{Checkpoint, DurableLsn, Store};
 use crate::config::Settings;
 use crate::failure::{Definite, Kind};
+use crate::lsn::Lsn;
 use crate::postgres::open::PostgresSource;
 use crate::progress::{Progress, Window};
 use crate::rabbit::channel::RabbitBroker;
 use crate::rabbit::publisher::{Publisher, PublisherSettings};
+use crate::retention::Retention;
 use crate::route::exchanges;
 use crate::source::{Source, Status};
 use crate::telemetry::health::Health;
 use intake::Intake;
+pub use intake::{Announce, Replay};
 use link::{Link, News};
+use scope::Tally;
 
 /// Runs one pipeline against the real servers, from what `store` holds, until `shutdown` completes (then `Ok`) or it has
 /// to stop.
@@ -47,7 +52,7 @@ pub async fn run(
 ) -> Result<(), Definite> {
     let source = PostgresSource::new(settings.source.clone(), settings.outbox.clone()).with_health(health.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, exchanges(&settings));
-    Pipeline::new(settings, source, broker, store, health).run(shutdown).await
+    Box::pin(Pipeline::new(settings, source, broker, store, health).run(shutdown)).await
 }
 
 /// Both ends, and everything between them. [`run`] gives it the real ones, the simulation of the tests its own.
@@ -59,10 +64,26 @@ pub struct Pipeline<S: Source, B: Broker> {
     checkpointer: Option<Checkpointer>,
     intake: Intake,
     window: Window,
+    retention: Retention,
     /// What PostgreSQL was told last.
     reported: Option<DurableLsn>,
     report_tick: Interval,
     health: Health,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// As [`run`] returns it.
+    pub result: Result<(), Definite>,
+    /// All of the replay is settled.
+    pub is_complete: bool,
+    /// What was published of it.
+    pub tally: Tally,
+    /// How many events the broker took for good.
+    pub confirmed: u64,
+    /// Every transaction that ends at or before it is settled.
+    pub settled: Lsn,
 }
 
 /// Why the loop can't go on.
@@ -88,8 +109,9 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             publisher: Publisher::new(broker, publisher_settings(&settings)).with_health(health.clone()),
             store,
             checkpointer: None,
-            intake: Intake::new(&settings),
+            intake: Intake::new(&settings, None),
             window: Window::new(Progress::default(), settings.rabbitmq.in_flight),
+            retention: Retention::new(settings.source.retain, &[]),
             reported: None,
             report_tick: report_timer(settings.source.report_every),
             settings,
@@ -97,33 +119,62 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         }
     }
 
+    /// The same as a replay, which ends by itself.
+    #[must_use]
+    pub fn replaying(mut self, replay: Replay) -> Self {
+        self.intake = Intake::new(&self.settings, Some(replay));
+        self
+    }
+
     /// Runs until `shutdown` completes (then `Ok`) or it has to stop.
     ///
     /// # Errors
     /// As [`run`].
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Definite> {
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Definite> {
+        self.run_to_end(shutdown).await.result
+    }
+
+    /// [`Self::run`], or until all of a replay is settled; and what came of it.
+    pub async fn run_to_end(mut self, shutdown: impl Future<Output = ()>) -> Outcome {
         let result = match self.flow(shutdown).await {
+            Ok(()) if self.is_complete() => Ok(()),
             Ok(()) => self.drain().await,
             // What was published before it is worth its confirm: it would only be repeated.
             Err(Stop::Unpublishable(definite)) => self.drain().await.and(Err(definite)),
             Err(Stop::Failed(definite)) => Err(definite),
         };
+        let outcome = Outcome {
+            result,
+            is_complete: self.is_complete(),
+            tally: self.intake.tally(),
+            confirmed: self.publisher.counters().events.confirmed,
+            settled: self.window.watermark().flushed,
+        };
         self.publisher.close().await;
-        result
+        outcome
     }
 
-    /// The loop. Ends with `Ok` when `shutdown` does.
+    /// All of a replay is settled.
+    fn is_complete(&self) -> bool {
+        self.intake.is_over() && self.window.is_empty()
+    }
+
+    /// The loop. Ends with `Ok` when `shutdown` does, or a replay is over.
     async fn flow(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stop> {
         let mut shutdown = pin!(shutdown);
         loop {
             if self.publisher.accepts() {
                 self.intake.take_in(&mut self.window, &mut self.publisher).map_err(Stop::Unpublishable)?;
             }
+            if self.is_complete() {
+                return Ok(());
+            }
             // A stream that broke is opened again although the broker is away: a slot that nobody uses may be given up
             // by the server. What is pending comes again.
             // Nothing is read before server and slot are on record: until then, the checkpoint may be somebody else's.
             let is_on_record = self.checkpointer.as_ref().is_none_or(|writer| writer.durable().is_some());
-            let may_read = is_on_record && (self.intake.pending.is_empty() || self.source.is_broken());
+            let may_read =
+                is_on_record && !self.intake.is_over() && (self.intake.pending.is_empty() || self.source.is_broken());
             tokio::select! { biased;
                 () = &mut shutdown => return Ok(()),
                 turn = self.turn(may_read) => turn?,
@@ -168,6 +219,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             return;
         }
         self.window = Window::new(start.progress(), self.settings.rabbitmq.in_flight);
+        self.retention = Retention::new(self.settings.source.retain, &start.retained);
         let interval = self.settings.checkpoint.interval;
         let store = Arc::clone(&self.store);
         self.checkpointer = Some(Checkpointer::new(store, interval, start, self.health.clone()));
@@ -195,17 +247,33 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         }
     }
 
-    /// Tells PostgreSQL what is durable. A stream that does not take it is lost, and opened again by the loop.
+    /// Tells PostgreSQL what is durable and need not be kept for a replay. A stream that does not take it is lost, and
+    /// opened again by the loop.
     ///
-    /// While events are unsettled, an LSN that was told before is not told again: a server that shuts down waits
-    /// until what it sent is flushed, if it hears of a flush, and else until it is received. So it need not wait for
-    /// a broker that is away.
+    /// While events are unsettled or the past is retained, an LSN that was told before is not told again: a server that
+    /// shuts down waits until what it sent is flushed, if it hears of a flush, and else until it is received. So it need
+    /// not wait for a broker that is away, nor for the end of the retention.
     async fn report(&mut self) {
         self.intake.report_now = false;
         let durable = self.checkpointer.as_ref().and_then(Checkpointer::durable);
-        let flushed = durable.filter(|_| self.window.is_empty() || durable != self.reported);
-        self.reported = durable;
+        let released = durable.and_then(|durable| self.release(durable));
+        let all = self.window.is_empty() && released == durable;
+        let flushed = released.filter(|_| all || released != self.reported);
+        self.reported = released;
         self.source.report(Status { received: self.intake.received, flushed }).await;
+    }
+
+    /// What PostgreSQL may forget of what is durable.
+    fn release(&mut self, durable: DurableLsn) -> Option<DurableLsn> {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let released = self.retention.hold(durable.lsn(), u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.retain(self.retention.marks());
+        }
+        if let Some(held_bytes) = self.retention.noteworthy(durable.lsn()) {
+            tracing::info!(held_bytes, "WAL is held back for replays (replay.retain_bytes, replay.retain_ms)");
+        }
+        released.map(|lsn| durable.or_before(lsn))
     }
 
     /// Takes no more in, and waits for what is in flight and for its checkpoint, up to the deadline.

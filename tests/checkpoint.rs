@@ -18,6 +18,7 @@ fn checkpoint(flushed: u64) -> Checkpoint {
         publication: "shop".to_owned(),
         flushed: Lsn(flushed),
         position: Some(Position { commit_lsn: Lsn(flushed + 8), ordinal: 4_711 }),
+        retained: Vec::new(),
     }
 }
 

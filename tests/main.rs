@@ -19,6 +19,7 @@ mod peers_losses;
 mod preflight;
 mod process_faults;
 mod publisher;
+mod replay;
 mod source_faults;
 mod standby;
 mod support;

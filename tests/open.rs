@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgsluice::checkpoint::Checkpoint;
 use pgsluice::checkpoint::memory::MemoryStore;
-use pgsluice::config::SourceSettings;
+use pgsluice::config::{Retain, SourceSettings};
 use pgsluice::failure::{Failure, Kind};
 use pgsluice::lsn::Lsn;
 use pgsluice::postgres::client::{Connection, Purpose};
@@ -28,6 +28,7 @@ fn settings(database: &Database) -> SourceSettings {
         report_every: Duration::from_secs(10),
         watch_every: Duration::from_secs(10),
         standby_timeout: Some(Duration::from_millis(100)),
+        retain: Retain::default(),
     }
 }
 

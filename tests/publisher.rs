@@ -77,7 +77,7 @@ impl Rig {
                 event_type: "OrderPaid",
                 app_id: "test",
                 content_type: "application/json",
-                timestamp_s: 1_700_000_000,
+                timestamp_s: Some(1_700_000_000),
                 headers: &[("lsn", Header::Text("16/B374D848")), ("ordinal", Header::Int(7))],
             },
             body: &self.body,

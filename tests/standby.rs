@@ -168,7 +168,15 @@ async fn who_was_replaced_before_its_first_store_finds_that_when_it_reads_again(
     let at = |flushed| {
         let name = || "shop".to_owned();
         let flushed = Lsn(flushed);
-        Checkpoint { system_identifier: 1, timeline: 1, slot: name(), publication: name(), flushed, position: None }
+        Checkpoint {
+            system_identifier: 1,
+            timeline: 1,
+            slot: name(),
+            publication: name(),
+            flushed,
+            position: None,
+            retained: Vec::new(),
+        }
     };
     let (first, second, standby) = (store(), store(), store());
     store().store(at(10)).await.expect("stores");

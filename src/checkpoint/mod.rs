@@ -59,6 +59,20 @@ pub struct Checkpoint {
     /// The last settled change; it may lie in a transaction that ends after `flushed`.
     #[serde(with = "as_optional_text")]
     pub position: Option<Position>,
+    /// Where it was before, as far back as PostgreSQL is held for replays; oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retained: Vec<Mark>,
+}
+
+/// What `flushed` was, and since when: without the time, a restart would begin a new `replay.retain_ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// A checkpoint's `flushed`.
+    #[serde(with = "as_text")]
+    pub lsn: Lsn,
+    /// When that was stored: milliseconds since 1970, by our clock.
+    pub at_ms: u64,
 }
 
 impl Checkpoint {
@@ -95,6 +109,12 @@ impl DurableLsn {
     #[must_use]
     pub fn lsn(self) -> Lsn {
         self.0
+    }
+
+    /// What was durable before this was: `lsn`, or this itself if that is not below it.
+    #[must_use]
+    pub fn or_before(self, lsn: Lsn) -> Self {
+        Self(self.0.min(lsn))
     }
 }
 

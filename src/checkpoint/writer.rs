@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Checkpoint, DurableLsn, Store, Storing};
+use super::{Checkpoint, DurableLsn, Mark, Store, Storing};
 use crate::backoff::Backoff;
 use crate::failure::{Definite, Failure};
 use crate::progress::{Progress, Seq};
@@ -84,6 +84,13 @@ impl Checkpointer {
     /// The server or its timeline changed under way (a failover that was verified).
     pub fn rebind(&mut self, binding: &Checkpoint) {
         self.binding = binding.at(self.binding.progress());
+    }
+
+    /// What is stored from now on beside the progress.
+    pub fn retain(&mut self, marks: &[Mark]) {
+        if self.binding.retained != marks {
+            marks.clone_into(&mut self.binding.retained);
+        }
     }
 
     /// The server asks, or the process is about to end: what is offered next is stored at once.
@@ -178,7 +185,15 @@ mod tests {
     fn checkpoint(flushed: u64) -> Checkpoint {
         let name = || "shop".to_owned();
         let flushed = Lsn(flushed);
-        Checkpoint { system_identifier: 1, timeline: 1, slot: name(), publication: name(), flushed, position: None }
+        Checkpoint {
+            system_identifier: 1,
+            timeline: 1,
+            slot: name(),
+            publication: name(),
+            flushed,
+            position: None,
+            retained: Vec::new(),
+        }
     }
 
     async fn opened(folder: &std::path::Path) -> Arc<FileStore> {

@@ -167,7 +167,7 @@ async fn target(
     Ok(target)
 }
 
-async fn named(store: &Configured, name: &str) -> Result<Checkpoint, Failure> {
+pub(super) async fn named(store: &Configured, name: &str) -> Result<Checkpoint, Failure> {
     let kept = store.kept().await?;
     let names: Vec<String> = kept.iter().map(|(name, _)| name.clone()).collect();
     kept.into_iter().find(|(kept, _)| kept == name).map(|(_, checkpoint)| checkpoint).ok_or_else(|| {

@@ -3,6 +3,7 @@
 //! Nothing here knows how a change flows; commands turn arguments into settings and hand them on.
 
 pub mod checkpoint;
+pub mod replay;
 pub mod report;
 pub mod run;
 
@@ -38,6 +39,9 @@ pub enum Command {
     /// Show, name or move the stored position
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Send events again that were delivered before, beside the pgsluice that runs
+    #[command(after_help = EXIT_CODES)]
+    Replay(replay::ReplayArguments),
 }
 
 impl Command {
@@ -49,6 +53,7 @@ impl Command {
         match self {
             Self::Run(arguments) => run::run(&arguments),
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
+            Self::Replay(arguments) => replay::run(&arguments),
         }
     }
 }
@@ -90,7 +95,7 @@ Exit codes:
   3  PostgreSQL refuses: password, privilege, wal_level, publication
   4  RabbitMQ refuses: password, permission, an exchange with other properties
   5  changes may be missing: the slot or the checkpoint is not what it was
-  6  a server can't be reached, and --fail-fast was given
+  6  a server can't be reached, and --fail-fast was given, or the command is not run
   7  the checkpoint can't be read or written, or another instance has taken it over
   8  an event can't be published as configured
   128 + signal  a second signal ended the process at once";

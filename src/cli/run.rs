@@ -70,19 +70,19 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
 }
 
 /// SIGTERM and SIGINT.
-struct Shutdown {
+pub(super) struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Shutdown {
-    fn listen() -> std::io::Result<Self> {
+    pub(super) fn listen() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Resolves at the first signal. The second one ends the process at once: what was not settled is
     /// sent again by the next run.
-    async fn requested(mut self) {
+    pub(super) async fn requested(mut self) {
         let first = self.next().await;
         tracing::info!(signal = first, "stopping: waiting for what is in flight; a second signal stops at once");
         tokio::spawn(async move {

@@ -75,6 +75,26 @@ pub struct SourceSettings {
     pub watch_every: Duration,
     /// How long to stand by for a slot, or a checkpoint folder, that another process has; none: for ever.
     pub standby_timeout: Option<Duration>,
+    /// How much of the past PostgreSQL keeps for replays.
+    pub retain: Retain,
+}
+
+/// `[replay]`: how far the slot is held back behind the checkpoint. With both limits, the one that is reached first
+/// releases; with none, the slot follows the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retain {
+    /// WAL, in bytes.
+    pub bytes: Option<u64>,
+    /// Since the checkpoint was stored.
+    pub age: Option<Duration>,
+}
+
+impl Retain {
+    /// Whether the slot is held back at all.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.bytes.is_some() || self.age.is_some()
+    }
 }
 
 /// `[changes]`: the events of plain tables.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::layers::{Layers, Origins};
 use super::written::{self, Written};
 use super::{
-    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, OutboxColumns, OutboxSettings, RabbitSettings,
+    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, OutboxColumns, OutboxSettings, RabbitSettings, Retain,
     Settings, SourceSettings, StoreSettings, Unroutable,
 };
 use crate::failure::Definite;
@@ -46,6 +46,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         outbox,
         rabbitmq,
         checkpoint,
+        replay,
         http,
         log,
     } = written;
@@ -54,7 +55,8 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
     let name = slot_name(at, "name", name)?;
     let standby_timeout =
         standby_timeout_ms.map(|ms| millis(at, "standby_timeout_ms", Some(ms), ms, 1..=MAX_WAIT_MS)).transpose()?;
-    let mut source = SourceSettings { standby_timeout, ..self::source(at, source, &name)? };
+    let retain = self::retain(at, &replay)?;
+    let mut source = SourceSettings { standby_timeout, retain, ..self::source(at, source, &name)? };
     let outbox = outbox.map(|outbox| self::outbox(at, outbox, &name)).transpose()?;
     if source.tables.is_empty() && outbox.is_none() {
         let hint = "write source.tables = [\"public.*\"] for the changes of tables, an [outbox] section, or both";
@@ -99,6 +101,7 @@ fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSe
         report_every: millis(at, "source.report_every_ms", written.report_every_ms, 10_000, 100..=MAX_WAIT_MS)?,
         watch_every: millis(at, "source.watch_every_ms", written.watch_every_ms, 10_000, 100..=MAX_WAIT_MS)?,
         standby_timeout: None,
+        retain: Retain::default(),
     })
 }
 
@@ -239,6 +242,13 @@ fn checkpoint(
     let table = table.unwrap_or_else(|| "public.pgsluice_checkpoints".to_owned());
     let (schema, table) = qualified(at, "checkpoint.table", &table)?;
     Ok(CheckpointSettings { store: StoreSettings::Postgres { conninfo: Box::new(conninfo), schema, table }, interval })
+}
+
+fn retain(at: &Origins, written: &written::Replay) -> Result<Retain, Definite> {
+    let (bytes, ms) = (written.retain_bytes, written.retain_ms);
+    let bytes = bytes.map(|bytes| in_range(at, "replay.retain_bytes", Some(bytes), bytes, MEBIBYTE..=1 << 50, "bytes"));
+    let age = ms.map(|ms| millis(at, "replay.retain_ms", Some(ms), ms, 1_000..=366 * MAX_WAIT_MS));
+    Ok(Retain { bytes: bytes.transpose()?, age: age.transpose()? })
 }
 
 fn listen(at: &Origins, written: written::Http) -> Result<Option<SocketAddr>, Definite> {

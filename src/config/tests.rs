@@ -152,7 +152,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
     assert_eq!(
         error(&format!("tabels = []\n{SMALLEST}"), &[]),
         "conf/shop.toml:1: tabels is unknown\n\
-         known at the top: name, shutdown_timeout_ms, standby_timeout_ms, fail_fast, source, changes, outbox, rabbitmq, checkpoint, http, log"
+         known at the top: name, shutdown_timeout_ms, standby_timeout_ms, fail_fast, source, changes, outbox, rabbitmq, checkpoint, replay, http, log"
     );
     assert_eq!(
         error(SMALLEST, &[("PGSLUICE__CHECKPOINT__PAHT", "x")]),
@@ -359,6 +359,7 @@ fn keys(section: &str) -> Vec<String> {
         | "rabbitmq.unroutable"
         | "checkpoint"
         | "http"
+        | "replay"
         | "log" => keys_below(&key),
         _ => vec![key],
     })
@@ -414,6 +415,7 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "format",
         "standby_timeout_ms",
         "listen",
+        "retain_",
         "url = \"postgres://ops",
         "table = \"public.pgsluice",
     ];

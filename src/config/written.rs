@@ -25,6 +25,7 @@ pub(super) struct Written {
     pub(super) outbox: Option<Outbox>,
     pub(super) rabbitmq: Rabbit,
     pub(super) checkpoint: Checkpoint,
+    pub(super) replay: Replay,
     pub(super) http: Http,
     pub(super) log: Log,
 }
@@ -109,6 +110,15 @@ pub(super) struct Checkpoint {
     pub(super) table: Option<String>,
     #[serde(deserialize_with = "number")]
     pub(super) interval_ms: Option<i64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Replay {
+    #[serde(deserialize_with = "number")]
+    pub(super) retain_bytes: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) retain_ms: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]

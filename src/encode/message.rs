@@ -24,8 +24,8 @@ pub struct Properties<'a> {
     pub app_id: &'a str,
     /// MIME type of the body.
     pub content_type: &'a str,
-    /// Commit time, seconds since 1970 (AMQP knows no finer unit).
-    pub timestamp_s: u64,
+    /// Commit time, seconds since 1970 (AMQP knows no finer unit); none when it is not known.
+    pub timestamp_s: Option<u64>,
     /// Scalars only: tables and arrays are dropped on streams.
     pub headers: &'a [(&'a str, Header<'a>)],
 }

@@ -18,10 +18,37 @@ use crate::postgres::pgoutput::{Tuple, Value};
 use crate::route::outbox::{OutboxPlan, Part};
 use crate::route::{ChangesPlan, Destination};
 
+/// Which delivery of an event it is, and so what it says beside the event itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// That of `pgsluice run`.
+    First,
+    /// By the replay that began then, in microseconds since 1970; the same in all else.
+    Replayed {
+        /// The header `replayed_at_us`.
+        at_us: i64,
+    },
+    /// By such a replay, from a row of the outbox table, which knows neither its position nor its commit time.
+    FromTable {
+        /// The header `replayed_at_us`.
+        at_us: i64,
+    },
+}
+
+impl Delivery {
+    fn timestamp_s(self, change: &Change<'_>) -> Option<u64> {
+        match self {
+            Self::First | Self::Replayed { .. } => Some(time::unix_seconds(change.transaction.committed_at)),
+            Self::FromTable { .. } => None,
+        }
+    }
+}
+
 /// Builds messages in buffers of its own.
 #[derive(Debug)]
 pub struct Encoder {
     name: String,
+    delivery: Delivery,
     id: String,
     position: String,
     exchange: String,
@@ -32,9 +59,10 @@ pub struct Encoder {
 impl Encoder {
     /// An encoder for the pipeline of this name.
     #[must_use]
-    pub fn new(name: &str) -> Self {
+    pub fn new(name: &str, delivery: Delivery) -> Self {
         Self {
             name: name.to_owned(),
+            delivery,
             id: String::new(),
             position: String::new(),
             exchange: String::new(),
@@ -53,7 +81,7 @@ impl Encoder {
     ) -> R {
         self.start(change);
         json::row_event(&mut self.body, &plan.row, &self.name, change);
-        let headers = [("position", Header::Text(&self.position)), committed_at(change)];
+        let headers = Headers::new(self.delivery, &self.position, change);
         publish(&Message {
             exchange: &destination.exchange,
             routing_key: &destination.routing_key,
@@ -62,8 +90,8 @@ impl Encoder {
                 event_type: &destination.event_type,
                 app_id: &self.name,
                 content_type: "application/json",
-                timestamp_s: time::unix_seconds(change.transaction.committed_at),
-                headers: &headers,
+                timestamp_s: self.delivery.timestamp_s(change),
+                headers: headers.all(),
             },
             body: &self.body,
         })
@@ -94,12 +122,10 @@ impl Encoder {
         self.routing_key.clear();
         plan.routing_key.render(&mut self.routing_key, part);
         let payload = row.get(plan.payload).and_then(|value| raw_bytes(plan.payload_kind, value, &mut self.body));
-        let mut headers = [("position", Header::Text(&self.position)), committed_at(change), NONE, NONE];
-        let mut count = 2;
+        let mut headers = Headers::new(self.delivery, &self.position, change);
         for (header, column) in [("aggregate_type", plan.aggregate_type), ("aggregate_id", plan.aggregate_id)] {
             if let Some(value) = text(row, column) {
-                headers[count] = (header, Header::Text(value));
-                count += 1;
+                headers.push(header, Header::Text(value));
             }
         }
         publish(&Message {
@@ -110,8 +136,8 @@ impl Encoder {
                 event_type: text(row, plan.event_type).unwrap_or_default(),
                 app_id: &self.name,
                 content_type: plan.content_type,
-                timestamp_s: time::unix_seconds(change.transaction.committed_at),
-                headers: &headers[..count],
+                timestamp_s: self.delivery.timestamp_s(change),
+                headers: headers.all(),
             },
             body: payload.unwrap_or_default(),
         })
@@ -126,10 +152,39 @@ impl Encoder {
     }
 }
 
-const NONE: (&str, Header<'_>) = ("", Header::Int(0));
+/// The headers of one message, in an array that holds the most that any has.
+struct Headers<'a> {
+    headers: [(&'a str, Header<'a>); 5],
+    count: usize,
+}
 
-fn committed_at(change: &Change<'_>) -> (&'static str, Header<'static>) {
-    ("committed_at_us", Header::Int(time::unix_micros(change.transaction.committed_at)))
+impl<'a> Headers<'a> {
+    fn new(delivery: Delivery, position: &'a str, change: &Change<'_>) -> Self {
+        let mut headers = Self { headers: [("", Header::Int(0)); 5], count: 0 };
+        match delivery {
+            Delivery::First | Delivery::Replayed { .. } => {
+                headers.push("position", Header::Text(position));
+                headers.push("committed_at_us", Header::Int(time::unix_micros(change.transaction.committed_at)));
+            }
+            Delivery::FromTable { .. } => {}
+        }
+        match delivery {
+            Delivery::First => {}
+            Delivery::Replayed { at_us } | Delivery::FromTable { at_us } => {
+                headers.push("replayed_at_us", Header::Int(at_us));
+            }
+        }
+        headers
+    }
+
+    fn push(&mut self, name: &'a str, value: Header<'a>) {
+        self.headers[self.count] = (name, value);
+        self.count += 1;
+    }
+
+    fn all(&self) -> &[(&'a str, Header<'a>)] {
+        &self.headers[..self.count]
+    }
 }
 
 fn text(row: Tuple<'_>, column: usize) -> Option<&str> {

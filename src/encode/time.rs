@@ -46,6 +46,61 @@ pub fn unix_micros(micros: i64) -> i64 {
     micros.saturating_add(EPOCH_DIFFERENCE_S * SECOND_US)
 }
 
+/// Reads `2026-11-21T02:37:00.123456Z` or `2026-11-21 03:37+01`: RFC 3339 and what `PostgreSQL` writes of it, in
+/// microseconds since 2000-01-01 00:00 UTC. None when it is no such time, or has no zone: nobody could tell whose it is.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    let (date, time) = text.split_once(['T', 't', ' '])?;
+    let [year, month, day] = numbers(date, '-')?;
+    let (time, offset_s) = zone(time)?;
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let [hour, minute, second] =
+        if time.len() == 5 { numbers(&format!("{time}:00"), ':')? } else { numbers(time, ':')? };
+    let valid = date.len() == 10 && (1..=12).contains(&month) && hour < 24 && minute < 60 && second < 60;
+    let days = valid.then(|| days_from_civil(year, month, day))?;
+    if civil(days) != (year, month, day) || fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let micros: i64 = format!("{fraction:0<6}")[..6].parse().ok()?;
+    let seconds = (days - EPOCH_DIFFERENCE_DAYS) * DAY_S + hour * 3600 + minute * 60 + second - offset_s;
+    Some(seconds * SECOND_US + micros)
+}
+
+/// Splits `Z`, `+01`, `-03:30` or `+0530` off a time of day; the offset in seconds.
+fn zone(time: &str) -> Option<(&str, i64)> {
+    if let Some(time) = time.strip_suffix(['Z', 'z']) {
+        return Some((time, 0));
+    }
+    let (time, offset) = time.split_at(time.find(['+', '-'])?);
+    let digits = offset[1..].replace(':', "");
+    let whole = match digits.len() {
+        2 => format!("{digits}00"),
+        4 => digits,
+        _ => return None,
+    };
+    let [hours, minutes] = numbers(&format!("{}:{}", whole.get(..2)?, whole.get(2..)?), ':')?;
+    let offset_s = hours * 3600 + minutes * 60;
+    (hours < 24 && minutes < 60).then(|| (time, if offset.starts_with('-') { -offset_s } else { offset_s }))
+}
+
+/// `N` numbers of two digits, of which the first may have four.
+fn numbers<const N: usize>(text: &str, between: char) -> Option<[i64; N]> {
+    let number = |(index, digits): (usize, &str)| {
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        let long = digits.len() == 2 || (index == 0 && digits.len() == 4);
+        if plain && long { digits.parse().ok() } else { None }
+    };
+    text.split(between).enumerate().map(number).collect::<Option<Vec<i64>>>()?.try_into().ok()
+}
+
+/// The inverse of [`civil`], of the same source: `days_from_civil`.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
 /// Year, month, day of a day counted from 1970-01-01, in the proleptic Gregorian calendar.
 ///
 /// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: the year starts in
@@ -107,6 +162,46 @@ mod tests {
     }
 
     #[test]
+    fn a_time_reads_as_it_is_written() {
+        for text in ["2026-11-21T02:37:00.123456Z", "2000-02-29T00:00:00.000000Z", "1969-12-31T23:59:59.999999Z"] {
+            assert_eq!(parse_rfc3339(text).map(written).as_deref(), Some(text));
+        }
+        let expected = parse_rfc3339("2026-11-21T10:00:00Z").expect("a time");
+        for text in [
+            "2026-11-21 10:00:00+00",
+            "2026-11-21 10:00Z",
+            "2026-11-21t11:00:00.000+01:00",
+            "2026-11-21 15:30:00+0530",
+            "2026-11-20 23:00:00.0000000-11",
+        ] {
+            assert_eq!(parse_rfc3339(text), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_or_has_no_zone_is_refused() {
+        for text in [
+            "2026-11-21",
+            "2026-11-21 10:00:00",
+            "2026-02-29 10:00:00Z",
+            "2026-13-01 10:00:00Z",
+            "2026-11-21 24:00:00Z",
+            "2026-11-21 10:00:60Z",
+            "2026-11-21 10:00:00.Z",
+            "2026-11-21 10:00:00.5xZ",
+            "2026-11-21 10:00:00+1",
+            "2026-11-21 10:00:00+ä1",
+            "2026-11-21 1000Z",
+            "26-11-21 10:00Z",
+            "+2026-11-21 10:00Z",
+            "yesterday",
+            "",
+        ] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn unix_seconds_start_at_zero() {
         assert_eq!(unix_seconds(0), 946_684_800);
         assert_eq!(unix_seconds(848_543_820_999_999), 1_795_228_620);
@@ -136,6 +231,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[-0-9:.TZ+ ä]{0,40}") {
+            let _ = parse_rfc3339(&text);
+        }
+
+        #[test]
+        fn any_instant_of_our_era_reads_back(micros in parse_rfc3339("0000-01-01T00:00:00Z").unwrap_or(0)..252_455_616_000_000_000) {
+            prop_assert_eq!(parse_rfc3339(&written(micros)), Some(micros));
+        }
+
         #[test]
         fn any_instant_is_written(micros in any::<i64>()) {
             let text = written(micros);

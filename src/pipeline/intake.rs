@@ -9,10 +9,11 @@ use anyhow::anyhow;
 use crate::broker::Broker;
 use crate::change::Change;
 use crate::config::Settings;
-use crate::encode::Encoder;
 use crate::encode::message::Message;
+use crate::encode::{Delivery, Encoder};
 use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
+use crate::pipeline::scope::{Scope, Tally};
 use crate::postgres::pgoutput;
 use crate::postgres::replication::Frame;
 use crate::progress::Window;
@@ -20,6 +21,20 @@ use crate::rabbit::publisher::{PublishError, Publisher};
 use crate::route::{Router, Skip, Verdict};
 use crate::source::Batch;
 use crate::transaction::{Assembler, Step, TakeError};
+
+/// Told of each event before it is published.
+pub type Announce = fn(&Change<'_>, &Message<'_>) -> std::io::Result<()>;
+
+/// What makes a pipeline a replay.
+#[derive(Debug)]
+pub struct Replay {
+    /// What is replayed.
+    pub scope: Scope,
+    /// What the events say beside the first delivery.
+    pub delivery: Delivery,
+    /// Hears of each event.
+    pub announce: Option<Announce>,
+}
 
 /// What a frame goes through before it is published.
 pub(super) struct Intake {
@@ -30,6 +45,8 @@ pub(super) struct Intake {
     /// The server asked for a report.
     pub(super) report_now: bool,
     assembler: Assembler,
+    /// None: everything, without an end.
+    scope: Option<Scope>,
     encode: Encode,
 }
 
@@ -37,19 +54,26 @@ pub(super) struct Intake {
 struct Encode {
     router: Router,
     encoder: Encoder,
+    announce: Option<Announce>,
     outbox_update_seen: bool,
 }
 
 impl Intake {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, replay: Option<Replay>) -> Self {
+        let (scope, delivery, announce) = match replay {
+            None => (None, Delivery::First, None),
+            Some(Replay { scope, delivery, announce }) => (Some(scope), delivery, announce),
+        };
         Self {
             pending: Batch::default(),
             received: Lsn::ZERO,
             report_now: false,
             assembler: Assembler::default(),
+            scope,
             encode: Encode {
                 router: Router::new(settings),
-                encoder: Encoder::new(&settings.name),
+                encoder: Encoder::new(&settings.name, delivery),
+                announce,
                 outbox_update_seen: false,
             },
         }
@@ -68,6 +92,7 @@ impl Intake {
         publisher: &mut Publisher<B>,
     ) -> Result<(), Definite> {
         while window.has_room()
+            && !self.is_over()
             && let Some(payload) = self.pending.next_payload()
         {
             match Frame::parse(&payload).map_err(|error| undecodable(error, self.received))? {
@@ -81,12 +106,23 @@ impl Intake {
                     // order, and sends this between transactions. With nothing unsettled, it is all settled.
                     if !self.assembler.in_transaction() && self.pending.is_empty() {
                         window.idle(wal_end);
+                        self.scope.as_mut().map_or(Ok(()), |scope| scope.reached(wal_end))?;
                     }
                     self.report_now |= reply_requested;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether all that is to be replayed was taken in.
+    pub(super) fn is_over(&self) -> bool {
+        self.scope.as_ref().is_some_and(Scope::is_over)
+    }
+
+    /// How far a replay has come.
+    pub(super) fn tally(&self) -> Tally {
+        self.scope.as_ref().map(Scope::tally).unwrap_or_default()
     }
 
     fn message<B: Broker>(
@@ -97,22 +133,33 @@ impl Intake {
         publisher: &mut Publisher<B>,
     ) -> Result<(), Definite> {
         let message = pgoutput::decode(data).map_err(|error| undecodable(error, lsn))?;
-        let Self { assembler, encode, received, .. } = self;
+        let Self { assembler, scope, encode, received, .. } = self;
         let taken = assembler.take(message, &mut |step| {
             match step {
-                Step::Begin(_) => {}
+                Step::Begin(transaction) => scope.as_mut().map_or(Ok(()), |scope| scope.begin(&transaction))?,
                 Step::Relation(relation) => encode.router.learn(relation).map_err(|definite| {
                     // A relation's own frame has no LSN.
                     definite.context(format!("can't publish the changes of {relation} after {received}"))
                 })?,
                 Step::Change(change) if window.has_reached(change.position) => {}
-                Step::Change(change) => encode.change(&change, window, publisher)?,
+                Step::Change(change) if scope.as_ref().is_some_and(|scope| !scope.takes(&change.transaction)) => {
+                    window.skip(change.position);
+                }
+                Step::Change(change) => {
+                    let is_event = encode.change(&change, window, publisher)?;
+                    if let Some(scope) = scope.as_mut().filter(|_| is_event) {
+                        scope.published(&change.transaction);
+                    }
+                }
                 // Logical messages are not routed yet; they settle like every change that is not published.
                 Step::Message(message) => match message.within {
                     Some((position, _)) if !window.has_reached(position) => window.skip(position),
                     Some(_) | None => {}
                 },
-                Step::Commit { end_lsn, .. } => window.commit(end_lsn),
+                Step::Commit { end_lsn, .. } => {
+                    window.commit(end_lsn);
+                    scope.as_mut().map_or(Ok(()), |scope| scope.reached(end_lsn))?;
+                }
             }
             Ok(())
         });
@@ -124,13 +171,15 @@ impl Intake {
 }
 
 impl Encode {
+    /// Whether it is an event.
     fn change<B: Broker>(
         &mut self,
         change: &Change<'_>,
         window: &mut Window,
         publisher: &mut Publisher<B>,
-    ) -> Result<(), Definite> {
+    ) -> Result<bool, Definite> {
         let publish = |message: &Message<'_>| {
+            self.announce.map_or(Ok(()), |announce| announce(change, message)).map_err(unwritable)?;
             publisher.publish(window.next_seq(), message).map_err(|error| unpublishable(error, change))
         };
         let bytes = match self.router.verdict(change) {
@@ -145,11 +194,11 @@ impl Encode {
                     );
                 }
                 window.skip(change.position);
-                return Ok(());
+                return Ok(false);
             }
         };
         window.publish(change.position, bytes);
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -160,6 +209,11 @@ fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
         error.into().context(format!("can't decode what PostgreSQL sent at {lsn}")),
         "nothing at or after this LSN was acknowledged; please report it with the server's version",
     )
+}
+
+/// Nobody reads what is announced.
+fn unwritable(error: std::io::Error) -> Definite {
+    Definite::new(Kind::Process, anyhow!(error).context("can't write to standard output"), "nothing was published")
 }
 
 /// An event that the broker would not take. Everything before it goes its way; nothing after it is published.

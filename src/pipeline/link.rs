@@ -176,7 +176,15 @@ mod tests {
             self.0.fetch_add(1, Ordering::Relaxed);
             let name = || "shop".to_owned();
             let (slot, publication, flushed) = (name(), name(), Lsn::ZERO);
-            let start = Checkpoint { system_identifier: 1, timeline: 1, slot, publication, flushed, position: None };
+            let start = Checkpoint {
+                system_identifier: 1,
+                timeline: 1,
+                slot,
+                publication,
+                flushed,
+                position: None,
+                retained: Vec::new(),
+            };
             async { Ok(Opened { stream: Stream { batches: 1 }, start, report_every: LONGEST_WAIT }) }
         }
     }

@@ -3,9 +3,12 @@
 pub mod catalog;
 pub mod client;
 pub mod conninfo;
+pub mod copied_slot;
+mod held;
 pub mod ident;
 mod login;
 pub mod open;
+pub mod outbox_table;
 pub mod passfile;
 pub mod pgoutput;
 pub mod preflight;

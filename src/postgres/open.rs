@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::catalog;
 use super::client::{ClientError, Connection, Purpose};
+use super::held;
 use super::login::Logins;
 use super::preflight::{self, Look, sql_failure};
 use super::publication::{self, Plan, Publication};
@@ -217,8 +218,8 @@ impl Inner {
             Ok(stream) => {
                 self.look_again(sql, &session, &start).await?;
                 let sent = limited("reading the publication", self.sent(sql)).await?;
-                let stream = WatchedStream::new(stream, self.settings.clone(), sent, start.flushed);
-                Ok(Some(Opened { stream, start, report_every: self.report_every(&session) }))
+                let stream = WatchedStream::new(stream, self.settings.clone(), Some(sent), start.flushed);
+                Ok(Some(Opened { stream, start, report_every: report_every(&self.settings, &session) }))
             }
             // Somebody was quicker than we between looking and starting.
             Err(error) if error.code() == Some("55006") => Ok(None),
@@ -247,6 +248,7 @@ impl Inner {
         let publication = publication::read(sql, name).await?;
         let plan = match look {
             Look::First => {
+                held::check(sql, &self.settings.slot, self.settings.retain).await?;
                 let wanted = catalog::resolve(sql, &self.settings.tables, self.outbox.as_ref()).await?;
                 Some(publication::plan(name, publication.as_ref(), &wanted)?)
             }
@@ -441,12 +443,12 @@ impl Inner {
         }
         Ok(None)
     }
+}
 
-    /// Three times within the server's patience, so that one late report is none too many.
-    fn report_every(&self, session: &Session) -> Duration {
-        let server = session.sender_timeout.map_or(Duration::MAX, |timeout| timeout / 3);
-        self.settings.report_every.min(server).max(SHORTEST_REPORT)
-    }
+/// Three times within the server's patience, so that one late report is none too many.
+pub(super) fn report_every(settings: &SourceSettings, session: &Session) -> Duration {
+    let server = session.sender_timeout.map_or(Duration::MAX, |timeout| timeout / 3);
+    settings.report_every.min(server).max(SHORTEST_REPORT)
 }
 
 /// Nobody has taken anything out of a publication of ours, since that was written down.

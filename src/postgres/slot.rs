@@ -123,6 +123,7 @@ pub fn first(name: &str, publication: &str, server: &ServerState, flushed: Lsn) 
         publication: publication.to_owned(),
         flushed,
         position: None,
+        retained: Vec::new(),
     }
 }
 
@@ -440,6 +441,7 @@ mod tests {
             publication: PUBLICATION.to_owned(),
             flushed: Lsn(0x200),
             position,
+            retained: Vec::new(),
         }
     }
 

@@ -32,6 +32,8 @@ const LATELY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct WatchedStream {
     stream: ReplicationStream,
+    /// It is read because of the past, of which there may be much.
+    is_far_behind: bool,
     /// When it gave something, after which nobody has come for more.
     given: Option<Instant>,
     found: oneshot::Receiver<Definite>,
@@ -40,8 +42,10 @@ pub struct WatchedStream {
 }
 
 impl WatchedStream {
-    /// Looks after `stream`, which sends these tables.
-    pub(super) fn new(stream: ReplicationStream, settings: SourceSettings, sent: Vec<u32>, from: Lsn) -> Self {
+    /// Looks after `stream`, which sends these tables. None: it is a replay. What becomes of the publication is nothing to
+    /// the past, and a server that shuts down need not wait until the stream has caught up, however well it is read.
+    pub(super) fn new(stream: ReplicationStream, settings: SourceSettings, sent: Option<Vec<u32>>, from: Lsn) -> Self {
+        let is_far_behind = sent.is_none();
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
         let watch = Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends) };
@@ -49,7 +53,7 @@ impl WatchedStream {
             // The stream may be gone.
             let _ = tell.send(watch.until_found().await);
         });
-        Self { stream, given: None, found, server_ends, task: task.abort_handle() }
+        Self { stream, is_far_behind, given: None, found, server_ends, task: task.abort_handle() }
     }
 }
 
@@ -75,7 +79,7 @@ impl ChangeStream for WatchedStream {
             return Err(definite.into());
         }
         let is_held_up = self.given.is_some_and(|given| given.elapsed() > LATELY);
-        if is_held_up && self.server_ends.load(Ordering::Relaxed) {
+        if (is_held_up || self.is_far_behind) && self.server_ends.load(Ordering::Relaxed) {
             return Err(Failure::transient(anyhow!("the server shuts down, and must not wait for the broker")));
         }
         self.stream.report(status).await
@@ -84,8 +88,8 @@ impl ChangeStream for WatchedStream {
 
 struct Watch {
     settings: SourceSettings,
-    /// The selected tables that the publication sent when the stream began.
-    sent: Vec<u32>,
+    /// The selected tables that the publication sent when the stream began; none: they don't matter.
+    sent: Option<Vec<u32>>,
     /// Up to here nothing was found.
     fine_until: Lsn,
     server_ends: Arc<AtomicBool>,
@@ -112,13 +116,14 @@ impl Watch {
     }
 
     async fn compare(&mut self, client: &Client) -> Result<(), Failure> {
+        let Some(sent) = &self.sent else { return Ok(()) };
         let now = end_of_wal(client).await?;
         let name = &self.settings.publication;
         // Without the publication, reading the stream fails.
         let Some(publication) = publication::read(client, name).await? else { return Ok(()) };
         let left = match &publication.record {
             Some(record) => publication::removed(client, record, &publication).await?,
-            None => publication::unsent(client, &self.sent, &publication).await?,
+            None => publication::unsent(client, sent, &publication).await?,
         };
         if left.is_empty() {
             self.fine_until = now;

@@ -18,7 +18,7 @@ fn push(lane: &mut Lane, seq: Seq) -> usize {
 
 fn push_named(lane: &mut Lane, seq: Seq, message_id: &str, exchange: &str, routing_key: &str) -> usize {
     let properties =
-        Properties { message_id, event_type: "t", app_id: "a", content_type: "c", timestamp_s: 0, headers: &[] };
+        Properties { message_id, event_type: "t", app_id: "a", content_type: "c", timestamp_s: Some(0), headers: &[] };
     let message = Message { exchange, routing_key, properties, body: b"body" };
     lane.push(seq, &message, FRAME_MAX).expect("a small message fits")
 }
@@ -231,8 +231,14 @@ fn a_new_channel_starts_from_the_watermark_with_tag_one() {
 #[test]
 fn the_memory_of_a_giant_is_given_back() {
     let mut lane = Lane::new(Unroutable::Wait);
-    let properties =
-        Properties { message_id: "m", event_type: "t", app_id: "a", content_type: "c", timestamp_s: 0, headers: &[] };
+    let properties = Properties {
+        message_id: "m",
+        event_type: "t",
+        app_id: "a",
+        content_type: "c",
+        timestamp_s: Some(0),
+        headers: &[],
+    };
     let body = vec![0; 3 * KEEP_BYTES];
     let message = Message { exchange: "e", routing_key: "k", properties, body: &body };
     lane.push(0, &message, 131_072).expect("fits");

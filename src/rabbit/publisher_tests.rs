@@ -135,8 +135,14 @@ async fn connected(scripts: &[Script]) -> (Publisher<Scripted>, Scripted) {
 }
 
 fn publish(publisher: &mut Publisher<Scripted>, seq: Seq, body: &[u8]) -> Result<usize, PublishError> {
-    let properties =
-        Properties { message_id: "m", event_type: "t", app_id: "a", content_type: "c", timestamp_s: 0, headers: &[] };
+    let properties = Properties {
+        message_id: "m",
+        event_type: "t",
+        app_id: "a",
+        content_type: "c",
+        timestamp_s: Some(0),
+        headers: &[],
+    };
     publisher.publish(seq, &Message { exchange: "e", routing_key: "k", properties, body })
 }
 

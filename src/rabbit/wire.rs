@@ -21,8 +21,9 @@ const BASIC: u16 = 60;
 const PUBLISH: u16 = 40;
 const MANDATORY: u8 = 1;
 /// Property flags (§4.2.6.1), highest bit first: content-type 15, headers 13, delivery-mode 12, message-id 7,
-/// timestamp 6, type 5, app-id 3.
-const FLAGS: u16 = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 7 | 1 << 6 | 1 << 5 | 1 << 3;
+/// type 5, app-id 3; timestamp 6 if there is one.
+const FLAGS: u16 = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 7 | 1 << 5 | 1 << 3;
+const TIMESTAMP: u16 = 1 << 6;
 const PERSISTENT: u8 = 2;
 /// Where the exchange's length octet stands in the frames: after the frame header (7), class and method (4),
 /// and the reserved short (2).
@@ -81,7 +82,8 @@ pub(super) fn publish(out: &mut VecDeque<u8>, message: &Message<'_>, frame_max: 
     out.extend(&BASIC.to_be_bytes());
     out.extend(&[0, 0]);
     out.extend(&(body.len() as u64).to_be_bytes());
-    out.extend(&FLAGS.to_be_bytes());
+    let timestamp = properties.timestamp_s;
+    out.extend(&(FLAGS | timestamp.map_or(0, |_| TIMESTAMP)).to_be_bytes());
     short_string(out, properties.content_type);
     out.extend(&size(table).to_be_bytes());
     for (name, value) in properties.headers {
@@ -90,7 +92,9 @@ pub(super) fn publish(out: &mut VecDeque<u8>, message: &Message<'_>, frame_max: 
     out.extend(&[PERSISTENT]);
     let message_id_at = out.len() - start;
     short_string(out, properties.message_id);
-    out.extend(&properties.timestamp_s.to_be_bytes());
+    if let Some(timestamp_s) = timestamp {
+        out.extend(&timestamp_s.to_be_bytes());
+    }
     short_string(out, properties.event_type);
     short_string(out, properties.app_id);
     out.extend(&[FRAME_END]);
@@ -105,10 +109,10 @@ pub(super) fn publish(out: &mut VecDeque<u8>, message: &Message<'_>, frame_max: 
 
 /// Checks every length; returns the header table's size and the content header's payload size.
 fn measure(properties: &Properties<'_>) -> Result<(usize, usize), FrameError> {
-    let Properties { message_id, event_type, app_id, content_type, timestamp_s: _, headers } = properties;
+    let Properties { message_id, event_type, app_id, content_type, timestamp_s, headers } = properties;
     let texts = [("content_type", content_type), ("message_id", message_id), ("type", event_type), ("app_id", app_id)];
     // Class, weight, body size, flags; table size, delivery mode, timestamp.
-    let mut payload = 2 + 2 + 8 + 2 + 4 + 1 + 8;
+    let mut payload = 2 + 2 + 8 + 2 + 4 + 1 + timestamp_s.map_or(0, |_| 8);
     for (field, text) in texts {
         check(field, text)?;
         payload += 1 + text.len();
@@ -174,7 +178,7 @@ mod tests {
         event_type: "OrderPaid",
         app_id: "shop",
         content_type: "application/json",
-        timestamp_s: 1_700_000_000,
+        timestamp_s: Some(1_700_000_000),
         headers: &[("lsn", Header::Text("16/B374D848")), ("ordinal", Header::Int(-3)), ("", Header::Text(""))],
     };
 
@@ -222,6 +226,17 @@ mod tests {
         assert_eq!(headers["ordinal"], AMQPValue::LongLongInt(-3));
         assert_eq!(headers.len(), 3);
         assert_eq!(body, &AMQPFrame::Body(1, b"hello".to_vec()));
+    }
+
+    #[test]
+    fn without_a_timestamp_the_properties_around_it_are_the_same() {
+        let properties = Properties { timestamp_s: None, ..PROPERTIES };
+        let mut out = VecDeque::new();
+        publish(&mut out, &Message { properties, ..message(b"") }, 4096).expect("frames");
+        let frames = read_back(&mut out);
+        let [_, AMQPFrame::Header(1, header)] = frames.as_slice() else { panic!("{frames:?}") };
+        assert_eq!(header.properties.timestamp(), &None);
+        assert_eq!(header.properties.kind().as_ref().map(ToString::to_string), Some("OrderPaid".into()));
     }
 
     #[test]

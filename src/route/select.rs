@@ -11,6 +11,8 @@ use crate::postgres::ident::{Glyph, NameError, quote_qualified, read_pattern};
 pub struct Selection {
     includes: Vec<Pattern>,
     excludes: Vec<Pattern>,
+    /// Of what these patterns select, only this.
+    within: Option<Box<Selection>>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,7 +77,14 @@ impl Selection {
     #[must_use]
     pub fn selects(&self, schema: &str, table: &str) -> bool {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(schema, table));
-        any(&self.includes) && !any(&self.excludes)
+        let within = || self.within.as_ref().is_none_or(|within| within.selects(schema, table));
+        any(&self.includes) && !any(&self.excludes) && within()
+    }
+
+    /// The tables that both select.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { within: Some(Box::new(other)), ..self }
     }
 
     /// Whether nothing is selected, because no pattern was given.
@@ -193,6 +202,14 @@ mod tests {
         assert_eq!(error(&["!orders"]), "`orders` names no schema");
         assert_eq!(error(&["!public.x"]), "`!public.x` excludes, but no pattern includes");
         assert_eq!(error(&[""]), "`` has an empty part");
+    }
+
+    #[test]
+    fn two_selections_select_what_both_do() {
+        let both = selection(&["public.*", "!public.audit_*"]).and(selection(&["*.orders", "*.audit_log"]));
+        let selected = |table| both.selects("public", table);
+        assert_eq!([selected("orders"), selected("items"), selected("audit_log")], [true, false, false]);
+        assert!(!both.selects("private", "orders"));
     }
 
     #[test]

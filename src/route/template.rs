@@ -84,6 +84,14 @@ impl Template {
         Ok(template)
     }
 
+    /// A template that is this text, braces and all.
+    #[must_use]
+    pub fn fixed(text: &str) -> Self {
+        let mut template = Self { written: text.to_owned(), parts: Vec::new() };
+        template.push_literal(text);
+        template
+    }
+
     /// The text as the user wrote it.
     #[must_use]
     pub fn written(&self) -> &str {
@@ -194,6 +202,7 @@ mod tests {
         assert_eq!(template("domain.events").literal(), Some("domain.events"));
         assert_eq!(template("{{x}}").literal(), Some("{x}"));
         assert_eq!(template("").literal(), Some(""));
+        assert_eq!(Template::fixed("{x}").literal(), Some("{x}"));
         assert_eq!(template("{name}.events").literal(), None);
         assert_eq!(template("{name}.events.{name}").fill("name", "shop").literal(), Some("shop.events.shop"));
         assert_eq!(template("{a}.{b}").fill("b", "x").variables().collect::<Vec<_>>(), ["a"]);
