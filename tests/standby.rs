@@ -179,7 +179,9 @@ async fn who_was_replaced_before_its_first_store_finds_that_when_it_reads_again(
         }
     };
     let (first, second, standby) = (store(), store(), store());
-    store().store(at(10)).await.expect("stores");
+    let before = store();
+    assert_eq!(Arc::clone(&before).load().await.expect("makes the table"), None);
+    before.store(at(10)).await.expect("stores");
     for store in [&first, &second, &standby] {
         assert_eq!(Arc::clone(store).load().await.expect("reads"), Some(at(10)));
     }

@@ -207,8 +207,12 @@ impl Inner {
         resume: &Resume,
         waiting: &mut Waiting,
     ) -> Result<Option<Opened<WatchedStream>>, Failure> {
-        let mut connection = self.connect(sql, look, waiting).await?;
         let mut prepared = limited("checking the database", self.prepare(sql, look)).await?;
+        let mut connection = self.connect(sql, look, waiting).await?;
+        if waiting.told {
+            // It may have taken a while.
+            prepared = limited("checking the database", self.prepare(sql, look)).await?;
+        }
         let Some((session, decision)) = self.decide(&mut connection, resume).await? else { return Ok(None) };
         self.publish(sql, &session, &decision, &mut prepared).await?;
         let start = self.begin(sql, &mut connection, &session, decision).await?;
