@@ -29,8 +29,8 @@ async fn under_a_memory_or_disk_alarm_events_wait_and_none_is_repeated() {
         ("low on disk", &["set_disk_free_limit", "1000GB"], &["set_disk_free_limit", "10MB"]),
     ];
     let (node, scene) = node().await;
-    // Much shorter than the alarm: it does not count.
-    let pgsluice = streaming(&scene, &[("rabbitmq.confirm_timeout_ms", "1000")]).await;
+    // Shorter than the alarm: it does not count.
+    let pgsluice = streaming(&scene, &[("rabbitmq.confirm_timeout_ms", "3000")]).await;
     let (stream, mut traffic) = (walsender(&scene).await, Traffic::start(&scene, Account::default()));
     traffic.more(500, RECOVERY).await;
     for (reason, raise, clear) in ALARMS {

@@ -124,6 +124,19 @@ impl RabbitCluster {
     }
 }
 
+impl Drop for RabbitCluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                let log = node.log();
+                let trouble: Vec<_> =
+                    log.lines().filter(|line| !line.contains("[info]") && !line.contains("[debug]")).collect();
+                eprintln!("--- {} wrote:\n{}\n---", node_name(node.port()), trouble.join("\n"));
+            }
+        }
+    }
+}
+
 fn sees_all(node: &RabbitServer) -> bool {
     let Ok((200, Value::Array(nodes))) = node.try_api("GET", "/nodes", None) else { return false };
     // The API learns of partitions every five seconds only.
