@@ -1,4 +1,39 @@
-//! A seeded simulation of PostgreSQL and RabbitMQ around the real pipeline, under paused time.
+//! A seeded simulation of PostgreSQL, RabbitMQ and the checkpoint's store around the real pipeline, under paused time.
+//!
+//! Everything between the three traits is the product's own code: loop, decoder, router, encoder, publisher, lane, window
+//! and checkpointer; and so is the verdict on slot and server (`postgres::slot`). Around it, a seed decides all that can
+//! go wrong ([`schedule`]):
+//!
+//! - the connection to PostgreSQL breaks, a report is late or lost, a stream begins with what was confirmed; the server
+//!   crashes and forgets what was confirmed, fails over to a standby that has everything or lacks something, is restored,
+//!   or replaced; the slot is dropped, created again, invalidated, or moved by hand ([`database`], [`source`], [`walsender`])
+//! - the connection to RabbitMQ breaks within a frame, falls silent, is blocked; confirms come late, in another order, for
+//!   many, negative, never; messages are returned; the broker crashes and forgets what it has not confirmed, or answers
+//!   what was not asked; what a dead connection had in flight is read later ([`channel`], [`rabbit`])
+//! - a checkpoint is stored slowly, not at all, or although the answer says that it is not; it is in a file or in a
+//!   table ([`disk`])
+//! - the process is killed at any step of a peer, or stopped, and started again; another one stands by and takes over,
+//!   perhaps while the first one still lives ([`machine`])
+//!
+//! In the end all that stops, and the [`oracle`] judges, as the peers do all the time:
+//!
+//! - every selected change is in the queue within a bounded time, or given up if the policy says so and no queue took it;
+//!   nothing else ever is. Each event has its one `message_id` and body, at every delivery
+//! - a checkpoint covers only what a process was told to be delivered; PostgreSQL is told only LSNs that it named itself,
+//!   that the stored checkpoint covers, and never less than before
+//! - a stream goes on where nothing is skipped; reports come in time, whatever broker and disk do
+//! - changes that may be missing end in [`Kind::InDoubt`](pgsluice::failure::Kind), and nothing else ends in a definite
+//!   failure, but for a process whose successor has stored
+//! - in the queue, the last deliveries of all events are in commit order; the first ones too, but behind an event that was
+//!   refused. What arrives late from a connection that was given up, or from a process that was superseded, doesn't count
+//!   for that. On a live channel all is in order, and all again only after a failure, when all is answered, one event first
+//! - in flight and in memory are no more events and bytes than configured; who is told to stop does it in time, and leaves
+//!   nothing to repeat if there was time enough
+//!
+//! A schedule is replayed to the last byte: `SIM_SEED=n cargo test --test sim` runs one and tells its story (add
+//! `-- --nocapture` to read it when it succeeds), `SIM_SCHEDULES=n` says how many are run, from `SIM_SEED` on if it is set.
+//!
+//! MUTATIONS
 
 #[path = "sim/amqp.rs"]
 mod amqp;
@@ -16,6 +51,8 @@ mod machine;
 mod oracle;
 #[path = "sim/rabbit.rs"]
 mod rabbit;
+#[path = "sim/run.rs"]
+mod run;
 #[path = "sim/schedule.rs"]
 mod schedule;
 #[path = "sim/source.rs"]
@@ -27,157 +64,14 @@ mod walsender;
 #[path = "sim/world.rs"]
 mod world;
 
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use futures_util::FutureExt;
-use futures_util::future::join_all;
-use pgsluice::config::{self, Settings};
-
-use oracle::Delivery;
-use world::{Shared, Story, World};
+use run::{Outcome, campaign, run, settings};
 
 /// How many schedules are run unless `SIM_SCHEDULES` says so.
 const SCHEDULES: u64 = 5_000;
-/// How long one schedule may take, in real time; it takes some milliseconds.
-const LONGEST: Duration = Duration::from_secs(30);
 /// How many schedules are run twice.
 const REPLAYED: u64 = 200;
-/// How much is told of the end of a schedule that has failed.
-const LINES: usize = 30;
-
-const CONFIGURATION: &str = r#"
-name = "sim"
-shutdown_timeout_ms = 3000
-[source]
-url = "postgres://sim@localhost/sim"
-tables = ["public.*"]
-[outbox]
-table = "public.outbox"
-[rabbitmq]
-url = "amqp://localhost"
-[checkpoint]
-path = "unused"
-"#;
-
-fn settings() -> Settings {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("pgsluice.toml");
-    std::fs::write(&file, CONFIGURATION).expect("writes");
-    config::load(&file).expect("is valid")
-}
-
-/// What became of a schedule.
-#[derive(Debug, PartialEq, Eq)]
-struct Outcome {
-    violation: Option<String>,
-    /// It ended before all was delivered, because changes may be missing.
-    in_doubt: bool,
-    queue: Vec<Option<Delivery>>,
-    story: Story,
-}
-
-/// Runs one schedule.
-fn run(seed: u64, settings: &Settings, with_story: bool) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    // The backoffs' jitter comes from this thread's generator.
-    fastrand::seed(seed);
-    runtime.expect("a runtime").block_on(async {
-        let shared: Shared = Arc::new(Mutex::new(World::new(seed, with_story)));
-        let played = AssertUnwindSafe(play(&shared, settings.clone())).catch_unwind().await;
-        let mut world = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if played.is_err() {
-            world.oracle.violate("it panicked");
-        }
-        Outcome {
-            violation: world.oracle.violation().map(str::to_owned),
-            in_doubt: !world.is_done(),
-            queue: world.oracle.queue().to_vec(),
-            story: world.story(),
-        }
-    })
-}
-
-/// All machines, until all is done, or nothing can be done.
-async fn play(shared: &Shared, mut settings: Settings) {
-    let world = || shared.lock().unwrap_or_else(PoisonError::into_inner);
-    let machines = {
-        let schedule = &mut world().schedule;
-        settings.rabbitmq.in_flight = schedule.limits;
-        settings.rabbitmq.unroutable = schedule.unroutable;
-        settings.rabbitmq.confirm_timeout = Duration::from_millis(schedule.confirm_timeout_ms);
-        settings.checkpoint.interval = Duration::from_millis(schedule.checkpoint_interval_ms);
-        settings.source.report_every = Duration::from_millis(schedule.report_every_ms);
-        std::mem::take(&mut schedule.machines)
-    };
-    let running = machines.into_iter().zip('a'..).map(|(lives, name)| machine::run(shared, name, lives, &settings));
-    join_all(running).await;
-    let mut world = world();
-    world.arrive(u64::MAX);
-    if world.is_done() {
-        let history: Vec<_> = world.database.history().collect();
-        world.oracle.judge_queue(&history);
-    } else if world.database.damage().is_none() {
-        world.oracle.violate("it ended too early");
-    }
-}
-
-/// What a worker tells.
-enum News {
-    Begun { worker: usize, seed: u64 },
-    Ended { worker: usize, in_doubt: bool },
-    Failed { seed: u64, violation: String },
-}
-
-/// Runs that many schedules on all processors, until one fails; how many ended in doubt.
-fn campaign(first: u64, schedules: u64) -> Result<u64, String> {
-    let next = Arc::new(AtomicU64::new(first));
-    let (tell, told) = mpsc::channel();
-    let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    for worker in 0..workers {
-        let (next, tell) = (Arc::clone(&next), tell.clone());
-        // Not scoped: one that never ends must not keep the test from failing.
-        std::thread::spawn(move || {
-            let settings = settings();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= first + schedules || tell.send(News::Begun { worker, seed }).is_err() {
-                    return;
-                }
-                let Outcome { violation, in_doubt, .. } = run(seed, &settings, false);
-                let news =
-                    violation.map_or(News::Ended { worker, in_doubt }, |violation| News::Failed { seed, violation });
-                if tell.send(news).is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    drop(tell);
-    let mut running = vec![None; workers];
-    let mut doubts = 0;
-    loop {
-        match told.recv_timeout(Duration::from_secs(1)) {
-            Ok(News::Begun { worker, seed }) => running[worker] = Some((seed, Instant::now())),
-            Ok(News::Ended { worker, in_doubt }) => {
-                running[worker] = None;
-                doubts += u64::from(in_doubt);
-            }
-            Ok(News::Failed { seed, violation }) => {
-                let story = run(seed, &settings(), true).story;
-                let end = story[story.len().saturating_sub(LINES)..].join("\n");
-                return Err(format!("{end}\nSIM_SEED={seed} (schedule {}): {violation}", seed - first));
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(doubts),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-        }
-        if let Some((seed, since)) = running.iter().flatten().find(|(_, since)| since.elapsed() > LONGEST) {
-            return Err(format!("SIM_SEED={seed} runs for {} s", since.elapsed().as_secs()));
-        }
-    }
-}
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
