@@ -1,7 +1,7 @@
 //! The client's end of a connection to RabbitMQ: writes that are cut anywhere, replies that come late, alarms,
 //! silence, and the end.
 
-use pgsluice::broker::{Broker, Channel, Reply, Turn};
+use pgsluice::broker::{Broker, Channel, Turn};
 use pgsluice::failure::Failure;
 
 use super::rabbit::Connection;
@@ -99,7 +99,8 @@ impl SimChannel {
         let due_ms = match self.state {
             _ if !connection.replies.is_empty() => 0,
             State::SilentSince(since_ms) => since_ms + HEARTBEAT_MS,
-            State::BlockedUntil(until_ms) => until_ms,
+            State::BlockedUntil(until_ms) if !has_output => until_ms,
+            State::BlockedUntil(_) => 0,
             State::Well if has_output || connection.reader.unread() > 0 => 0,
             State::Well => connection.answer_ms().filter(|answer_ms| *answer_ms < u64::MAX)?,
         };
@@ -136,11 +137,13 @@ impl SimChannel {
             return self.ends("connection reset by peer", world);
         }
         if let State::BlockedUntil(until_ms) = self.state {
-            if now < until_ms {
-                return Ok(connection.reply(world).map(Turn::Reply));
+            if now >= until_ms {
+                self.state = State::Well;
+                return Ok(Some(Turn::Reply(connection.alarm_is_over())));
             }
-            self.state = State::Well;
-            return Ok(Some(Turn::Reply(Reply::Unblocked)));
+            // What is on its way, nobody reads.
+            let reply = connection.reply(world).map(Turn::Reply);
+            return Ok(reply.or_else(|| write(connection, output, world)));
         }
         if let Some(reply) = connection.reply(world) {
             return Ok(Some(Turn::Reply(reply)));
@@ -151,7 +154,7 @@ impl SimChannel {
         }
         if world.chance(faults.block) {
             self.state = State::BlockedUntil(world.soon(2_000));
-            return Ok(Some(Turn::Reply(Reply::Blocked("low on memory".to_owned()))));
+            return Ok(Some(Turn::Reply(connection.alarm("low on memory"))));
         }
         if !world.chance(faults.lag) {
             connection.read(world);
@@ -165,16 +168,7 @@ impl SimChannel {
         {
             return Ok(Some(Turn::Reply(reply)));
         }
-        if !has_output {
-            return Ok(None);
-        }
-        let bytes = output[0].len() + output[1].len();
-        let is_partial = world.random.f64() < faults.partial_write;
-        let takes = if is_partial { world.random.usize(1..=bytes) } else { bytes };
-        let (head, tail) = (output[0].len().min(takes), takes.saturating_sub(output[0].len()));
-        connection.reader.write(&output[0][..head]);
-        connection.reader.write(&output[1][..tail]);
-        Ok(Some(Turn::Wrote(takes)))
+        Ok(write(connection, output, world))
     }
 
     fn ends(&mut self, why: &'static str, world: &mut World) -> Result<Option<Turn>, Failure> {
@@ -183,4 +177,18 @@ impl SimChannel {
         }
         Err(gone(why))
     }
+}
+
+/// Takes as much of it as fits.
+fn write(connection: &mut Connection, output: [&[u8]; 2], world: &mut World) -> Option<Turn> {
+    let bytes = output[0].len() + output[1].len();
+    if bytes == 0 {
+        return None;
+    }
+    let is_partial = world.random.f64() < world.schedule.faults.partial_write;
+    let takes = if is_partial { world.random.usize(1..=bytes) } else { bytes };
+    let (head, tail) = (output[0].len().min(takes), takes.saturating_sub(output[0].len()));
+    connection.reader.write(&output[0][..head]);
+    connection.reader.write(&output[1][..tail]);
+    Some(Turn::Wrote(takes))
 }

@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// A stream was opened from there: by what the server knows, and what nobody asked it.
+    /// A stream was opened from there, whoever has allowed it.
     pub(crate) fn judge_start(&mut self, start: &Checkpoint) {
         let Self { database, oracle, .. } = self;
         let flushed = start.flushed.0;
@@ -218,7 +218,8 @@ impl World {
         database.set_back = false;
     }
 
-    /// Once changes may be missing, what covers what is hard to say, and for the verdict.
+    /// Once changes may be missing, a process may know another history than the server: then only what is acknowledged
+    /// to the server is judged.
     pub(crate) fn judge_checkpoint(&mut self, checkpoint: &Checkpoint) {
         if self.database.damage.is_none() {
             let Self { database, oracle, .. } = self;
@@ -239,18 +240,13 @@ impl World {
             return;
         }
         let is_harmful = database.suffer(disaster, stored.unwrap_or_default(), random);
-        if disaster != Disaster::Crash && (is_harmful || database.server.slot.is_none() || database.has_lost_timeline())
-        {
+        if is_harmful || (stored.is_some() && database.server.slot.is_none()) || database.has_lost_timeline() {
             database.damage.get_or_insert(disaster);
         }
         let (damage, end) = (database.damage.is_some(), Lsn(database.server.end));
-        let is_of_slot = matches!(
-            disaster,
-            Disaster::SlotDropped | Disaster::SlotRecreated | Disaster::SlotInvalidated | Disaster::SlotAdvanced
-        );
         database.active = None;
         database.stream_session += 1;
-        if !is_of_slot {
+        if !disaster.is_of_slot() {
             database.session += 1;
             let down_until_ms = self.soon(500);
             self.database.down_until_ms = down_until_ms;

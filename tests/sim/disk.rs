@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pgsluice::checkpoint::{Checkpoint, Loading, Store, Storing};
 use pgsluice::failure::{Failure, Kind};
@@ -207,6 +208,13 @@ impl SimStore {
 }
 
 impl Store for SimStore {
+    fn idle_interval(&self) -> Duration {
+        match self.kind() {
+            StoreKind::File => Duration::ZERO,
+            StoreKind::Table => Duration::from_secs(10),
+        }
+    }
+
     fn load(self: Arc<Self>) -> Loading {
         Box::pin(async move { SimStore::load(&self).await })
     }

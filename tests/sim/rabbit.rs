@@ -3,6 +3,7 @@
 //! A connection outlives its client: what was written may be read later, when others have published already.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use pgsluice::broker::{Reply, Returned};
 use pgsluice::config::Unroutable;
@@ -36,6 +37,8 @@ pub(crate) struct Connection {
     /// Confirms don't come before their predecessors unless they are reordered.
     confirm_ms: u64,
     pass: Pass,
+    /// How much was written when an alarm was told, and when it was over.
+    alarms: Vec<Range<usize>>,
     /// The client was told something that can't be; it must not go on.
     pub(crate) lied: bool,
 }
@@ -90,6 +93,7 @@ impl Connection {
             replies: VecDeque::new(),
             confirm_ms: 0,
             pass: Pass::default(),
+            alarms: Vec::new(),
             lied: false,
         }
     }
@@ -115,8 +119,7 @@ impl Connection {
             self.judge_repetition(event, world);
         }
         let now = world.now_ms();
-        let is_unbound =
-            |(phase, key): &(std::ops::Range<u64>, &str)| phase.contains(&now) && message.routing_key.contains(key);
+        let is_unbound = |(phase, key): &(Range<u64>, &str)| phase.contains(&now) && message.routing_key.contains(key);
         let nack = world.schedule.faults.nack;
         let verdict = if world.schedule.unbound.iter().any(is_unbound) {
             Verdict::Return
@@ -181,7 +184,8 @@ impl Connection {
         } else {
             None
         };
-        if let Some(broken) = broken {
+        let is_in_alarm = self.alarms.iter().any(|alarm| alarm.contains(&begins_at));
+        if let Some(broken) = broken.or(is_in_alarm.then_some("published in spite of an alarm")) {
             let name = world.oracle.name(event).to_owned();
             world.oracle.violate(format!("{name} is {broken}, on connection {}", self.id));
         }
@@ -260,6 +264,18 @@ impl Connection {
             (Verdict::Return, Unroutable::Discard) => world.oracle.discarded(event),
             (Verdict::Return, Unroutable::Wait) | (Verdict::Refuse, _) => {}
         }
+    }
+
+    pub(crate) fn alarm(&mut self, reason: &str) -> Reply {
+        self.alarms.push(self.reader.written()..usize::MAX);
+        Reply::Blocked(reason.to_owned())
+    }
+
+    pub(crate) fn alarm_is_over(&mut self) -> Reply {
+        if let Some(alarm) = self.alarms.last_mut() {
+            alarm.end = self.reader.written();
+        }
+        Reply::Unblocked
     }
 
     fn failed(&mut self) {

@@ -138,6 +138,16 @@ pub(crate) enum Disaster {
     SlotAdvanced,
 }
 
+impl Disaster {
+    /// Whether the server itself goes on.
+    pub(crate) fn is_of_slot(self) -> bool {
+        match self {
+            Self::SlotDropped | Self::SlotRecreated | Self::SlotInvalidated | Self::SlotAdvanced => true,
+            Self::Crash | Self::Failover { .. } | Self::OldPrimary | Self::Restore { .. } | Self::OtherSystem => false,
+        }
+    }
+}
+
 /// One run of pgsluice.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Life {
