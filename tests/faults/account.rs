@@ -18,6 +18,8 @@ pub(super) struct Arrivals {
     events: Vec<Event>,
     deliveries: u64,
     repeated: u64,
+    /// Came back to the queue from a connection of ours.
+    redelivered: u64,
     /// Came for the first time behind what comes after them.
     late: Vec<Position>,
     /// Came again and were not the same.
@@ -29,8 +31,8 @@ struct Event {
     position: Position,
     /// Of the whole message.
     digest: u64,
-    /// When it came last, counted in deliveries.
-    last: u64,
+    /// When it came last, counted in deliveries; none if that was a redelivery, which has lost its place in the queue.
+    last: Option<u64>,
     row: RowChange,
 }
 
@@ -47,10 +49,11 @@ impl Arrivals {
         let position = delivery.headers["position"].as_str().expect("text").parse().expect("a position");
         let digest = digest(delivery);
         self.deliveries += 1;
-        let last = self.deliveries;
+        self.redelivered += u64::from(delivery.redelivered);
+        let last = (!delivery.redelivered).then_some(self.deliveries);
         match self.events.binary_search_by_key(&position, |event| event.position) {
             Ok(at) => {
-                self.repeated += 1;
+                self.repeated += u64::from(!delivery.redelivered);
                 let event = &mut self.events[at];
                 event.last = last;
                 if event.digest != digest {
@@ -58,7 +61,7 @@ impl Arrivals {
                 }
             }
             Err(at) => {
-                if at < self.events.len() {
+                if at < self.events.len() && !delivery.redelivered {
                     self.late.push(position);
                 }
                 let row = RowChange::of(delivery);
@@ -78,6 +81,7 @@ impl Arrivals {
             committed: ledger.iter().flatten().flat_map(|turn| &turn.statements).map(Statement::changes).sum(),
             delivered: self.len() as u64,
             repeated: self.repeated,
+            redelivered: self.redelivered,
             late: self.late.len() as u64,
             ..Judgement::default()
         };
@@ -87,7 +91,8 @@ impl Arrivals {
         for position in &self.late {
             judgement.wrong(format!("{position} came for the first time behind what comes after it"));
         }
-        for pair in self.events.windows(2) {
+        let placed: Vec<_> = self.events.iter().filter(|event| event.last.is_some()).collect();
+        for pair in placed.windows(2) {
             if pair[1].last < pair[0].last {
                 judgement.out_of_order += 1;
                 let (first, second) = (pair[0].position, pair[1].position);
@@ -118,6 +123,8 @@ pub(super) struct Judgement {
     delivered: u64,
     /// Deliveries beyond the first of each.
     repeated: u64,
+    /// By the queue, to the test.
+    redelivered: u64,
     pub(super) lost: u64,
     /// Events whose last delivery came behind that of the next.
     pub(super) out_of_order: u64,
@@ -188,11 +195,11 @@ impl Judgement {
 
 impl fmt::Display for Judgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { committed, delivered, repeated, lost, out_of_order, late, foreign, .. } = self;
+        let Self { committed, delivered, repeated, redelivered, lost, out_of_order, late, foreign, .. } = self;
         write!(
             f,
             "committed {committed}, delivered {delivered}, repeated {repeated}, lost {lost}, out of order {out_of_order}, \
-             late {late}, never committed {foreign}"
+             late {late}, never committed {foreign}, redelivered by the queue {redelivered}"
         )
     }
 }

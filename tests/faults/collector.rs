@@ -1,7 +1,7 @@
 //! Takes everything off the queue, whatever happens to the broker, past the proxy.
 //!
-//! A message is acked when it is in the account. One whose ack got lost comes again, and those behind it with it: so the
-//! order of the last deliveries stays that of the queue.
+//! A message is acked when it is in the account. What was on its way when the connection was lost comes again, marked as
+//! redelivered, and not always before what comes behind it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use super::account::Arrivals;
 use super::ledger::Ledger;
@@ -54,7 +55,7 @@ async fn run(url: String, queue: &str, arrivals: Arc<Mutex<Arrivals>>, ledger: A
     loop {
         // Every error is the end of a connection.
         let _ = collect(&url, queue, &arrivals, &ledger).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(50)).await;
     }
 }
 

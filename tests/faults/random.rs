@@ -42,7 +42,7 @@ async fn every_committed_change_is_accounted_for_after_a_random_script_of_faults
     let rabbitmq = RabbitServer::private(&[("raft.wal_max_size_bytes", "32000000")]);
     let scene = Scene::on(&postgres, &rabbitmq).await;
     scene.database.execute(&load::tables()).await;
-    keep_what_is_confirmed(&scene).await;
+    keep_what_is_confirmed(&scene, &rabbitmq).await;
     let (to_postgres, to_rabbitmq) = (Proxy::to(postgres.port()).await, Proxy::to(rabbitmq.port()).await);
     let source = format!("{}?connect_timeout=2", scene.database.url_through(&to_postgres));
     let broker = format!("{}?heartbeat=1&connection_timeout=2", scene.vhost.url_through(&to_rabbitmq));
@@ -107,12 +107,14 @@ async fn arrived(ledger: &Ledger, collector: &Collector, pgsluice: &mut Runs) {
     }
 }
 
-/// A quorum queue: others may lose what they have confirmed when the broker is killed.
-async fn keep_what_is_confirmed(scene: &Scene) {
+/// A quorum queue: others may lose what they have confirmed when the broker is killed. So does this one, as a whole, if that
+/// happens within seconds after it was declared, unless its name is written to the disk.
+async fn keep_what_is_confirmed(scene: &Scene, rabbitmq: &RabbitServer) {
     let channel = scene.vhost.channel().await;
     channel.queue_delete("all".into(), QueueDeleteOptions::default()).await.expect("delete a queue");
     scene.vhost.queue("all", &[("x-queue-type", AMQPValue::LongString("quorum".into()))]).await;
     for exchange in ["shop.changes", "shop.events"] {
         scene.vhost.bind("all", exchange, "#").await;
     }
+    rabbitmq.rabbitmqctl(&["eval", "[ok = dets:sync(Table) || Table <- dets:all()]."]);
 }
