@@ -40,7 +40,7 @@ pub(crate) async fn run(shared: &Shared, name: char, lives: Vec<Life>, settings:
     for Life { pause_ms, end } in lives {
         loop {
             sleep(Duration::from_millis(pause_ms)).await;
-            match live(shared, name, end, settings).await {
+            match Box::pin(live(shared, name, end, settings)).await {
                 Ending::AsPlanned => break,
                 Ending::Superseded => {}
                 // Started again, it may go on from a checkpoint that is not in doubt; else it stays as it is.
