@@ -227,7 +227,7 @@ impl World {
         }
     }
 
-    fn befall(&mut self, disaster: Disaster) {
+    pub(crate) fn befall(&mut self, disaster: Disaster) {
         let stored = self.disk.stored().map(|checkpoint| checkpoint.flushed.0);
         let Self { database, random, .. } = self;
         // Before the first checkpoint there is nothing that could be missed.

@@ -48,7 +48,8 @@ pub(crate) struct Faults {
     pub(crate) source_drop: f64,
     pub(crate) report_fails: f64,
     pub(crate) open_fails: f64,
-    /// The stream begins with transactions that were confirmed.
+    /// The slot is moved by hand just before the stream begins; it begins with transactions that were confirmed.
+    pub(crate) meddles: f64,
     pub(crate) sends_again: f64,
     /// The broker's connection breaks, or falls silent; it raises an alarm.
     pub(crate) broker_drop: f64,
@@ -217,6 +218,7 @@ fn faults(random: &mut fastrand::Rng, refuses: bool) -> Faults {
         source_drop: sometimes(random, 0.3),
         report_fails: sometimes(random, 0.2),
         open_fails: sometimes(random, 0.7),
+        meddles: sometimes(random, 0.1),
         sends_again: sometimes(random, 1.0),
         broker_drop: sometimes(random, 0.1),
         stall: sometimes(random, 0.01),

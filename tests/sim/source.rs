@@ -7,6 +7,7 @@ use pgsluice::lsn::Lsn;
 use pgsluice::postgres::slot::{self, Decision, ServerState, SlotState, verify};
 use pgsluice::source::{Opened, Resume, Source};
 
+use super::schedule::Disaster;
 use super::walsender::SimStream;
 use super::world::{NAME, Process};
 
@@ -128,7 +129,10 @@ impl Connection {
     /// `START_REPLICATION`; none when somebody was quicker.
     fn start(&self, from: Lsn) -> Result<Option<SimStream>, Failure> {
         let mut world = self.process.world();
-        let now = world.now_ms();
+        let (now, meddles) = (world.now_ms(), world.schedule.faults.meddles);
+        if world.chance(meddles) {
+            world.befall(Disaster::SlotAdvanced);
+        }
         let Some(slot) = world.database.server.slot.filter(|slot| !slot.invalidated) else {
             let error = anyhow::anyhow!("can no longer get changes from replication slot \"{NAME}\"");
             return Err(Failure::definite(Kind::InDoubt, error, "the server's own words"));
