@@ -11,7 +11,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::account::Arrivals;
 use super::ledger::Ledger;
@@ -19,6 +19,8 @@ use crate::support::Vhost;
 
 /// Deliveries that may be on their way.
 const PREFETCH: u16 = 1000;
+/// Nothing may come for so long before it is asked for anew.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Collector {
@@ -65,7 +67,8 @@ async fn collect(url: &str, queue: &str, arrivals: &Mutex<Arrivals>, ledger: &Le
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions::default();
     let mut consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-    while let Some(delivery) = consumer.next().await {
+    // A quorum queue that has just found its leader may know nothing of a consumer that it has let in before.
+    while let Ok(Some(delivery)) = timeout(PATIENCE, consumer.next()).await {
         let delivery = delivery?;
         let tag = delivery.delivery_tag;
         {
@@ -75,5 +78,5 @@ async fn collect(url: &str, queue: &str, arrivals: &Mutex<Arrivals>, ledger: &Le
         }
         channel.basic_ack(tag, BasicAckOptions::default()).await?;
     }
-    Ok(())
+    connection.close(200, "again".into()).await
 }
