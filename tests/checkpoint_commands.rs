@@ -1,6 +1,6 @@
 //! `pgsluice checkpoint`, and `pgsluice run --from`.
 
-use crate::support::{Account, Process, SOON, Scene, pgsluice_command};
+use crate::support::{Account, Process, SOON, Scene, eventually, pgsluice_command};
 
 /// Runs a command with a configuration: exit code, and what it printed.
 async fn command(config: &str, arguments: &[&str]) -> (i32, String) {
@@ -92,6 +92,8 @@ async fn run_from_sends_again_what_the_slot_retains() {
     let sent = [consumer.next(SOON).await, consumer.next(SOON).await].map(|delivery| delivery.message_id);
     scene.acknowledged().await;
     stop(&mut process).await;
+    let free = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    eventually("the slot is free", SOON, async || (scene.database.query_one(&free).await == "f").then_some(())).await;
     let swap = format!(
         "SELECT pg_drop_replication_slot('{slot}'); SELECT pg_copy_logical_replication_slot('{slot}_kept', '{slot}');
          SELECT pg_drop_replication_slot('{slot}_kept')"

@@ -25,7 +25,7 @@ use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
 use super::watch::{self, WatchedStream};
 use crate::checkpoint::Checkpoint;
 use crate::config::{OutboxSettings, SourceSettings};
-use crate::failure::{Definite, Failure, Kind, within};
+use crate::failure::{Failure, Kind, within};
 use crate::lsn::Lsn;
 use crate::source::{Opened, Resume, Source};
 use crate::telemetry::health::{self, Health};
@@ -34,6 +34,8 @@ use crate::telemetry::health::{self, Health};
 const PREPARE_LIMIT: Duration = Duration::from_mins(1);
 /// How often to look whether a slot or a walsender is free.
 const POLL: Duration = Duration::from_millis(250);
+/// How long a walsender may take to notice that its client has ended.
+const LET_GO: Duration = Duration::from_secs(3);
 /// How long a standby looks on one connection.
 const STANDBY_SESSION: Duration = Duration::from_secs(5);
 /// A slot that takes longer to create waits for somebody.
@@ -99,12 +101,11 @@ impl PostgresSource {
             StartAt::Checkpoint(checkpoint) => Some(checkpoint.timeline),
         };
         let session = walsender::identify(&mut connection, since).await?;
-        let state = walsender::read_slot(&mut connection, name).await?;
+        let state = free_slot(&mut connection, name).await?;
         let wanted = match at {
             StartAt::Lsn(lsn) => slot::first(name, publication, &session.server, lsn),
             StartAt::Checkpoint(checkpoint) => checkpoint,
         };
-        not_in_use(name, state.as_ref())?;
         if let Some(earliest) = state.as_ref().and_then(|state| state.confirmed_flush)
             && wanted.flushed < earliest
         {
@@ -125,8 +126,7 @@ impl PostgresSource {
         let SourceSettings { conninfo, slot: name, publication, .. } = &self.0.settings;
         let mut connection = Connection::connect(conninfo, Purpose::Replication).await?;
         let session = walsender::identify(&mut connection, None).await?;
-        let state = walsender::read_slot(&mut connection, name).await?;
-        not_in_use(name, state.as_ref())?;
+        let state = free_slot(&mut connection, name).await?;
         match verify(name, publication, None, state.as_ref(), &session.server)? {
             Decision::Resume(start) | Decision::Adopt(start) => Ok(start),
             Decision::Create => {
@@ -141,8 +141,9 @@ impl PostgresSource {
     /// # Errors
     /// Somebody reads from the slot, or the server is away.
     pub async fn accept(&self) -> Result<(), Failure> {
-        let sql = sql::connect(&self.0.settings.conninfo).await?;
-        not_in_use(&self.0.settings.slot, self.0.slot_now(&sql).await?.as_ref())?;
+        let SourceSettings { conninfo, slot, .. } = &self.0.settings;
+        free_slot(&mut Connection::connect(conninfo, Purpose::Replication).await?, slot).await?;
+        let sql = sql::connect(conninfo).await?;
         let name = &self.0.settings.publication;
         match publication::read(&sql, name).await? {
             Some(publication) if publication.managed => publication::renew_record(&sql, name).await,
@@ -151,10 +152,19 @@ impl PostgresSource {
     }
 }
 
-fn not_in_use(name: &str, slot: Option<&SlotState>) -> Result<(), Definite> {
-    let Some(pid) = slot.and_then(|slot| slot.active_pid) else { return Ok(()) };
-    let error = anyhow!("replication slot \"{name}\" is in use by PID {pid}");
-    Err(Definite::new(Kind::Usage, error, "Stop the pgsluice that reads from it first; a standby would take over."))
+/// The slot, of which nobody reads; whoever has just ended may take a moment to let go.
+async fn free_slot(connection: &mut Connection, name: &str) -> Result<Option<SlotState>, Failure> {
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        let state = walsender::read_slot(connection, name).await?;
+        let Some(pid) = state.as_ref().and_then(|state| state.active_pid) else { return Ok(state) };
+        if Instant::now() >= deadline {
+            let error = anyhow!("replication slot \"{name}\" is in use by PID {pid}");
+            let hint = "Stop the pgsluice that reads from it first; a standby would take over.";
+            return Err(Failure::definite(Kind::Usage, error, hint));
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 impl Source for PostgresSource {
