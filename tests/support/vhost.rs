@@ -112,12 +112,15 @@ impl Vhost {
         self.channel().await.queue_declare(name.into(), options, table).await.expect("declare a queue");
     }
 
-    /// Binds a queue to an exchange.
+    /// Binds a queue to an exchange, which may be about to be declared.
     pub(crate) async fn bind(&self, queue: &str, exchange: &str, key: &str) {
-        let options = QueueBindOptions::default();
-        let channel = self.channel().await;
-        let done = channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default());
-        done.await.expect("bind a queue");
+        super::eventually("a queue is bound", super::SOON, async || {
+            let options = QueueBindOptions::default();
+            let channel = self.channel().await;
+            let done = channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default());
+            done.await.ok()
+        })
+        .await;
     }
 
     /// Declares a durable topic exchange, as pgsluice does, and a queue that gets everything published to it.
