@@ -18,5 +18,6 @@ pub mod replication;
 pub mod slot;
 pub mod sql;
 pub mod tls;
+pub mod types;
 mod walsender;
 pub mod watch;
