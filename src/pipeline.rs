@@ -201,7 +201,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
                 .map_err(|definite| refused(definite, &self.window))?
                 .for_each(|seq| self.window.settle(seq)),
             news = self.source.next(), if may_read => match news.map_err(|definite| self.source_failed(definite))? {
-                News::Batch(batch) => self.intake.pending = batch,
+                News::Batch(batch) => self.intake.read(batch)?,
                 News::Opened { start, report_every } => self.opened(start, report_every),
                 News::Lost => self.lost(),
             },

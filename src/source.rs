@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::checkpoint::{Checkpoint, DurableLsn, Store};
 use crate::failure::Failure;
 use crate::lsn::Lsn;
+use crate::postgres::types::Types;
 
 /// Opens streams of changes.
 pub trait Source {
@@ -79,13 +80,26 @@ pub struct Status {
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     frames: Bytes,
+    /// What is known of types from here on; none: what was known before.
+    types: Option<Arc<Types>>,
 }
 
 impl Batch {
     /// Wraps a buffer that holds whole `CopyData` messages (`d`, length, payload) and nothing else.
     #[must_use]
     pub fn new(frames: Bytes) -> Self {
-        Self { frames }
+        Self { frames, types: None }
+    }
+
+    /// With what is known of types from its first frame on.
+    #[must_use]
+    pub fn with_types(self, types: Arc<Types>) -> Self {
+        Self { types: Some(types), ..self }
+    }
+
+    /// What is known of types from here on, if that has changed.
+    pub fn take_types(&mut self) -> Option<Arc<Types>> {
+        self.types.take()
     }
 
     /// The payload of the next message, or none when the batch is used up.
@@ -96,6 +110,17 @@ impl Batch {
         let length = u32::from_be_bytes([self.frames[1], self.frames[2], self.frames[3], self.frames[4]]) as usize;
         let message = self.frames.split_to(length + 1);
         Some(message.slice(5..))
+    }
+
+    /// The payloads of all that were not taken.
+    pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.frames.as_ref();
+        std::iter::from_fn(move || {
+            let length = u32::from_be_bytes(*rest.get(1..)?.first_chunk()?) as usize;
+            let (message, after) = rest.split_at_checked(length + 1)?;
+            rest = after;
+            message.get(5..)
+        })
     }
 
     /// Whether every message was taken.

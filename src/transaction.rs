@@ -119,6 +119,11 @@ impl Assembler {
         self.open.is_some()
     }
 
+    /// The tables that the stream has described, as they are here.
+    pub fn relations(&self) -> impl Iterator<Item = &Relation> {
+        self.relations.values()
+    }
+
     /// Forgets the half-read transaction and all tables: a new stream starts over with both.
     pub fn reset(&mut self) {
         self.open = None;

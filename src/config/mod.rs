@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::encode::values::Numeric;
 use crate::failure::Definite;
 use crate::postgres::conninfo::Conninfo;
 use crate::progress::Limits;
@@ -104,6 +105,8 @@ pub struct ChangesSettings {
     pub exchange: Template,
     /// `{schema}.{table}.{op}` unless set; same variables.
     pub routing_key: Template,
+    /// How a `numeric` is written.
+    pub numeric: Numeric,
 }
 
 /// `[outbox]`: rows inserted into this table are events that the application wrote.

@@ -14,6 +14,7 @@ use super::{
     ChangesSettings, CheckpointSettings, LogFormat, LogSettings, OutboxColumns, OutboxSettings, RabbitSettings, Retain,
     Settings, SourceSettings, StoreSettings, Unroutable,
 };
+use crate::encode::values::Numeric;
 use crate::failure::Definite;
 use crate::postgres::conninfo::Conninfo;
 use crate::postgres::ident::{MAX_IDENTIFIER_BYTES, parse_qualified};
@@ -29,6 +30,7 @@ const CHANGES_VARIABLES: [(&str, ()); 3] = [("schema", ()), ("table", ()), ("op"
 const MAX_NAME_BYTES: usize = 255;
 /// A day: no wait for a peer is longer.
 const MAX_WAIT_MS: i64 = 86_400_000;
+const NUMERIC: [(&str, Numeric); 2] = [("string", Numeric::String), ("number", Numeric::Number)];
 const CONNECTION_STRING: &str =
     "a PostgreSQL connection string, as in url = \"postgres://app@db1/shop?sslmode=verify-full\"";
 const MEBIBYTE: i64 = 1024 * 1024;
@@ -128,6 +130,7 @@ fn changes(at: &Origins, written: written::Changes, name: &str) -> Result<Change
     Ok(ChangesSettings {
         exchange: not_default_exchange(at, "changes.exchange", exchange)?,
         routing_key: template("changes.routing_key", written.routing_key, "{schema}.{table}.{op}")?,
+        numeric: one_of(at, "changes.numeric", written.numeric, &NUMERIC)?.unwrap_or_default(),
     })
 }
 

@@ -51,6 +51,7 @@ pub(super) struct Source {
 pub(super) struct Changes {
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) numeric: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

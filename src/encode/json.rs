@@ -59,15 +59,16 @@
 
 use super::text::{json_escaped, json_string, lsn};
 use super::time::rfc3339;
-use super::values::{Kind, json_base64, json_value};
+use super::values::{Kind, Kinds, json_base64, json_value};
 use crate::change::{Change, Old, Row};
 use crate::postgres::pgoutput::{Tuple, Value};
 use crate::postgres::relation::{Relation, ReplicaIdentity};
+use crate::postgres::types::Types;
 
 /// What all events of one version of a table have in common. Rebuild it when the relation changes.
 #[derive(Debug, Clone)]
 pub struct RowPlan {
-    /// `"schema":…,"table":…,"identity":…,"key":[…]`
+    /// `"schema":…,"table":…,"schema_version":…,"identity":…,"key":[…]`
     table: Vec<u8>,
     columns: Vec<ColumnPlan>,
 }
@@ -88,16 +89,9 @@ impl ColumnPlan {
 }
 
 impl RowPlan {
-    /// The plan for a table. Columns of domains are encoded as strings.
+    /// The plan for a table, whose columns' types are of these kinds.
     #[must_use]
-    pub fn new(relation: &Relation) -> Self {
-        Self::with_base_types(relation, |type_oid| type_oid)
-    }
-
-    /// The plan for a table, where `base_type` gives the base type's oid of a domain, and every other
-    /// type's own: the stream does not tell them apart, the catalog does (`pg_type.typbasetype`).
-    #[must_use]
-    pub fn with_base_types(relation: &Relation, base_type: impl Fn(u32) -> u32) -> Self {
+    pub fn new(relation: &Relation, kinds: Kinds<'_>) -> Self {
         let columns: Vec<_> = relation
             .columns
             .iter()
@@ -105,25 +99,21 @@ impl RowPlan {
                 let mut label = Vec::with_capacity(column.name.len() + 3);
                 json_string(&mut label, column.name.as_bytes());
                 label.push(b':');
-                ColumnPlan { label, kind: Kind::of(base_type(column.type_oid)), key: column.key }
+                ColumnPlan { label, kind: kinds.of(column.type_oid), key: column.key }
             })
             .collect();
-        Self { table: table(relation, &columns), columns }
-    }
-
-    /// How a column's values are encoded; `raw_bytes` wants to know.
-    #[must_use]
-    pub fn kind(&self, column: usize) -> Option<Kind> {
-        self.columns.get(column).map(|column| column.kind)
+        Self { table: table(relation, kinds.types, &columns), columns }
     }
 }
 
-fn table(relation: &Relation, columns: &[ColumnPlan]) -> Vec<u8> {
+fn table(relation: &Relation, types: &Types, columns: &[ColumnPlan]) -> Vec<u8> {
     let mut out = b"\"schema\":".to_vec();
     json_string(&mut out, relation.schema.as_bytes());
     out.extend_from_slice(b",\"table\":");
     json_string(&mut out, relation.name.as_bytes());
-    out.extend_from_slice(b",\"identity\":\"");
+    out.extend_from_slice(b",\"schema_version\":\"");
+    out.extend_from_slice(relation.version(types).as_bytes());
+    out.extend_from_slice(b"\",\"identity\":\"");
     out.extend_from_slice(relation.identity.name().as_bytes());
     out.extend_from_slice(b"\",\"key\":");
     // With FULL the server marks every column as key, which says nothing.
@@ -262,7 +252,7 @@ impl<'o> Object<'o> {
         self.out.extend_from_slice(&column.label);
         match value {
             Value::Null | Value::Unchanged => self.out.extend_from_slice(b"null"),
-            Value::Text(text) => json_value(self.out, column.kind, text),
+            Value::Text(text) => json_value(self.out, &column.kind, text),
             Value::Binary(bytes) => json_base64(self.out, bytes),
         }
         true

@@ -121,7 +121,7 @@ impl Encoder {
         plan.exchange.render(&mut self.exchange, part);
         self.routing_key.clear();
         plan.routing_key.render(&mut self.routing_key, part);
-        let payload = row.get(plan.payload).and_then(|value| raw_bytes(plan.payload_kind, value, &mut self.body));
+        let payload = row.get(plan.payload).and_then(|value| raw_bytes(&plan.payload_kind, value, &mut self.body));
         let mut headers = Headers::new(self.delivery, &self.position, change);
         for (header, column) in [("aggregate_type", plan.aggregate_type), ("aggregate_id", plan.aggregate_id)] {
             if let Some(value) = text(row, column) {

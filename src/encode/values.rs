@@ -4,21 +4,25 @@
 //! output function writes becomes a JSON string, never broken JSON. The one text that is trusted is `json`
 //! and `jsonb`, whose input functions have validated it.
 
+mod nested;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::text::json_string;
 use crate::postgres::pgoutput::Value;
+use crate::postgres::types::{Form, MAX_DEPTH, Types};
+use nested::{Array, Composite};
 
 /// How the text of a type becomes JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Kind {
     /// `true` and `false`.
     Bool,
     /// A JSON number, with all its digits.
     Integer,
     /// A JSON number; NaN and the infinities as strings.
-    Float,
+    Number,
     /// As it is.
     Json,
     /// A string, with a `T`, without zone.
@@ -27,43 +31,93 @@ pub enum Kind {
     TimestampTz,
     /// A string, Base64 (RFC 4648, section 4, with padding).
     Bytea,
-    /// A string, PostgreSQL's text. Numerics are among these: a double would lose their digits.
+    /// A string, PostgreSQL's text.
     Text,
+    /// An array, in as many dimensions as the value has.
+    Array(Array),
+    /// An object, by the fields' names.
+    Composite(Composite),
+    /// An object of strings and nulls.
+    Hstore,
 }
 
-impl Kind {
-    /// By a built-in type's oid (`src/include/catalog/pg_type.dat`); everything unknown is text.
+/// How a `numeric` is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Numeric {
+    /// As a string with every digit: as a number most readers would round it to a double.
+    #[default]
+    String,
+    /// As a number with every digit. NaN and the infinities are strings all the same.
+    Number,
+}
+
+/// Knows the kind of each type.
+#[derive(Debug, Clone, Copy)]
+pub struct Kinds<'t> {
+    /// What the types are made of.
+    pub types: &'t Types,
+    /// How a `numeric` is written.
+    pub numeric: Numeric,
+}
+
+impl Kinds<'_> {
+    /// By the type's oid (`src/include/catalog/pg_type.dat`, and the types of the database); what is unknown is text.
     #[must_use]
-    pub fn of(type_oid: u32) -> Self {
+    pub fn of(self, type_oid: u32) -> Kind {
+        self.nested(type_oid, 0)
+    }
+
+    fn nested(self, type_oid: u32, depth: usize) -> Kind {
+        let base = self.types.base(type_oid);
+        match self.types.form(base) {
+            _ if depth > MAX_DEPTH => Kind::Text,
+            Form::Array { element, delimiter } => Kind::Array(Array::new(self.nested(element, depth + 1), delimiter)),
+            Form::Vector { element } => Kind::Array(Array::bare(self.nested(element, depth + 1))),
+            Form::Composite(fields) => {
+                let fields = fields.iter().map(|field| (field.name.as_str(), self.nested(field.type_oid, depth + 1)));
+                Kind::Composite(Composite::new(fields, self.types.outdated()))
+            }
+            Form::Hstore => Kind::Hstore,
+            Form::Scalar | Form::Domain { .. } | Form::Range { .. } | Form::Multirange { .. } => self.scalar(base),
+        }
+    }
+
+    fn scalar(self, type_oid: u32) -> Kind {
         match type_oid {
-            16 => Self::Bool,
-            // int8, int2, int4, oid
-            20 | 21 | 23 | 26 => Self::Integer,
+            16 => Kind::Bool,
+            // int8, int2, int4
+            20 | 21 | 23 => Kind::Integer,
             // float4, float8
-            700 | 701 => Self::Float,
+            700 | 701 => Kind::Number,
+            1700 if self.numeric == Numeric::Number => Kind::Number,
             // json, jsonb
-            114 | 3802 => Self::Json,
-            1114 => Self::Timestamp,
-            1184 => Self::TimestampTz,
-            17 => Self::Bytea,
-            _ => Self::Text,
+            114 | 3802 => Kind::Json,
+            1114 => Kind::Timestamp,
+            1184 => Kind::TimestampTz,
+            17 => Kind::Bytea,
+            _ => Kind::Text,
         }
     }
 }
 
 /// Appends the JSON of a value that came as text.
-pub fn json_value(out: &mut Vec<u8>, kind: Kind, text: &[u8]) {
+pub fn json_value(out: &mut Vec<u8>, kind: &Kind, text: &[u8]) {
+    let start = out.len();
     let written = match kind {
         Kind::Bool => boolean(out, text),
         Kind::Integer => verbatim_if(out, text, is_integer(text)),
-        Kind::Float => verbatim_if(out, text, is_number(text)),
+        Kind::Number => verbatim_if(out, text, is_number(text)),
         Kind::Json => verbatim_if(out, text, !text.is_empty() && std::str::from_utf8(text).is_ok()),
         Kind::Timestamp => timestamp(out, text, false),
         Kind::TimestampTz => timestamp(out, text, true),
         Kind::Bytea => bytea(out, text),
+        Kind::Array(array) => array.json(out, text).is_some(),
+        Kind::Composite(composite) => composite.json(out, text).is_some(),
+        Kind::Hstore => nested::hstore(out, text).is_some(),
         Kind::Text => false,
     };
     if !written {
+        out.truncate(start);
         json_string(out, text);
     }
 }
@@ -79,11 +133,11 @@ pub fn json_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 ///
 /// `scratch` is overwritten, and holds the result for `bytea`; keep it, so that it need not grow again.
 /// None for NULL and for unchanged TOAST values.
-pub fn raw_bytes<'a>(kind: Kind, value: Value<'a>, scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+pub fn raw_bytes<'a>(kind: &Kind, value: Value<'a>, scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     match value {
         Value::Null | Value::Unchanged => None,
         Value::Text(text) => {
-            let hex = if kind == Kind::Bytea { hex_digits(text) } else { None };
+            let hex = if matches!(kind, Kind::Bytea) { hex_digits(text) } else { None };
             let Some(pairs) = hex else { return Some(text) };
             scratch.clear();
             for pair in pairs {
@@ -186,15 +240,11 @@ fn bytea(out: &mut Vec<u8>, text: &[u8]) -> bool {
     /// A multiple of 3, so that only the last block of Base64 is padded.
     const BLOCK_BYTES: usize = 768;
     let Some(pairs) = hex_digits(text) else { return false };
-    let start = out.len();
     out.push(b'"');
     let mut block = [0; BLOCK_BYTES];
     for pairs in pairs.chunks(BLOCK_BYTES) {
         for (byte, pair) in block.iter_mut().zip(pairs) {
-            let Some(decoded) = unhex(*pair) else {
-                out.truncate(start);
-                return false;
-            };
+            let Some(decoded) = unhex(*pair) else { return false };
             *byte = decoded;
         }
         base64(out, &block[..pairs.len()]);

@@ -15,6 +15,7 @@ use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
 use crate::pipeline::scope::{Scope, Tally};
 use crate::postgres::pgoutput;
+use crate::postgres::relation::Relation;
 use crate::postgres::replication::Frame;
 use crate::progress::Window;
 use crate::rabbit::publisher::{PublishError, Publisher};
@@ -85,6 +86,18 @@ impl Intake {
         self.assembler.reset();
     }
 
+    /// What was read, after all that was read before.
+    pub(super) fn read(&mut self, mut batch: Batch) -> Result<(), Definite> {
+        if let Some(types) = batch.take_types() {
+            self.encode.router.set_types(types);
+            for relation in self.assembler.relations() {
+                self.encode.learn(relation, self.received)?;
+            }
+        }
+        self.pending = batch;
+        Ok(())
+    }
+
     /// Takes pending frames in while the window has room for what they may publish.
     pub(super) fn take_in<B: Broker>(
         &mut self,
@@ -137,10 +150,8 @@ impl Intake {
         let taken = assembler.take(message, &mut |step| {
             match step {
                 Step::Begin(transaction) => scope.as_mut().map_or(Ok(()), |scope| scope.begin(&transaction))?,
-                Step::Relation(relation) => encode.router.learn(relation).map_err(|definite| {
-                    // A relation's own frame has no LSN.
-                    definite.context(format!("can't publish the changes of {relation} after {received}"))
-                })?,
+                // A relation's own frame has no LSN.
+                Step::Relation(relation) => encode.learn(relation, *received)?,
                 Step::Change(change) if window.has_reached(change.position) => {}
                 Step::Change(change) if scope.as_ref().is_some_and(|scope| !scope.takes(&change.transaction)) => {
                     window.skip(change.position);
@@ -171,6 +182,12 @@ impl Intake {
 }
 
 impl Encode {
+    fn learn(&mut self, relation: &Relation, received: Lsn) -> Result<(), Definite> {
+        self.router.learn(relation).map_err(|definite| {
+            definite.context(format!("can't publish the changes of {relation} after {received}"))
+        })
+    }
+
     /// Whether it is an event.
     fn change<B: Broker>(
         &mut self,

@@ -19,6 +19,7 @@ use tokio_postgres::{Client, CopyOutStream};
 use super::ident::{quote_ident, quote_literal, quote_qualified};
 use super::preflight::sql_failure;
 use super::sql;
+use super::types::{FIRST_UNKNOWN, Types, describe};
 use crate::checkpoint::{Checkpoint, DurableLsn};
 use crate::config::OutboxSettings;
 use crate::failure::{Definite, Failure, Kind, within};
@@ -119,12 +120,14 @@ impl Inner {
         if columns[order].type_oid == UUID {
             tracing::warn!(column = order_by, "the rows come in the order of their UUIDs: see --order-by");
         }
+        let oids: Vec<u32> = columns.iter().map(|column| column.type_oid).filter(|oid| *oid >= FIRST_UNKNOWN).collect();
+        let types = Types::of(describe(&client, &oids).await?);
         let copy = client.copy_out(&self.statement(&columns, order_by)).await.map_err(failed)?;
         let stream = TableStream {
             _client: client,
             copy: Box::pin(copy),
             lines: BytesMut::new(),
-            relation: Some(relation(schema, table, &columns)),
+            relation: Some((relation(schema, table, &columns), Arc::new(types))),
             id,
             order,
             row: 0,
@@ -186,8 +189,8 @@ pub struct TableStream {
     copy: Pin<Box<CopyOutStream>>,
     /// What was read of the row that is not complete.
     lines: BytesMut,
-    /// To be sent ahead of the first row.
-    relation: Option<Bytes>,
+    /// To be sent ahead of the first row, and what its types are made of.
+    relation: Option<(Bytes, Arc<Types>)>,
     /// The columns' indexes.
     id: usize,
     order: usize,
@@ -253,8 +256,9 @@ impl TableStream {
             out.put_u64(row);
             out.put_slice(&[0; 12]);
         });
-        if let Some(relation) = self.relation.take() {
-            message(&mut frames, row, |out| out.put_slice(&relation));
+        let described = self.relation.take();
+        if let Some((relation, _)) = &described {
+            message(&mut frames, row, |out| out.put_slice(relation));
         }
         message(&mut frames, row, |out| insertion(out, &values));
         message(&mut frames, row, |out| {
@@ -263,7 +267,11 @@ impl TableStream {
             out.put_u64(row);
             out.put_slice(&[0; 8]);
         });
-        Ok(Batch::new(frames.freeze()))
+        let batch = Batch::new(frames.freeze());
+        Ok(match described {
+            Some((_, types)) => batch.with_types(types),
+            None => batch,
+        })
     }
 }
 

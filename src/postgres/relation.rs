@@ -5,8 +5,12 @@
 //! it to each change, `encode` builds a plan out of it.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::hash::{BuildHasherDefault, Hasher};
+
+use sha2::{Digest as _, Sha256};
+
+use super::types::Types;
 
 /// A table, its replica identity, and the columns that its tuples carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,19 @@ impl Relation {
     #[must_use]
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// Names what the table's rows are made of: 16 hexadecimal digits, the same wherever and whenever its columns (their
+    /// names, types, order, and which of them are the key) and its replica identity are the same.
+    #[must_use]
+    pub fn version(&self, types: &Types) -> String {
+        let mut described = self.identity.name().to_owned();
+        for Column { name, type_oid, type_modifier, key } in &self.columns {
+            write!(described, "\n{name:?} {type_modifier} {key} ").expect("a String takes all text");
+            types.signature(*type_oid, &mut described);
+        }
+        let digest = Sha256::digest(described);
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

@@ -23,6 +23,7 @@ use crate::source::{Batch, ChangeStream, Status};
 use frame::{STATUS_UPDATE_BYTES, put_status_update};
 use inbox::{Arrival, Inbox};
 
+pub(crate) use frame::XLOG_DATA_BYTES;
 pub use frame::{Frame, FrameError};
 
 /// A server that takes no status update for so long is gone. It is some 40 bytes, so that only a peer that has

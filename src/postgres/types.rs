@@ -6,6 +6,7 @@
 
 mod builtin;
 mod catalog;
+pub(super) mod finder;
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -84,9 +85,10 @@ pub struct Types {
 }
 
 impl Types {
-    /// What is known of `oid` is this, from now on.
-    pub fn insert(&mut self, oid: u32, description: Description) {
-        self.described.insert(oid, description);
+    /// These are known.
+    #[must_use]
+    pub fn of(described: impl IntoIterator<Item = (u32, Description)>) -> Self {
+        Self { described: described.into_iter().collect(), outdated: Arc::default() }
     }
 
     /// The catalog no longer has the type, which `stands_for` has described as the stream does: a domain by its base
@@ -107,8 +109,8 @@ impl Types {
     }
 
     /// All that were described.
-    pub fn described(&self) -> impl Iterator<Item = u32> {
-        self.described.keys().copied()
+    pub fn described(&self) -> impl Iterator<Item = (u32, &Description)> {
+        self.described.iter().map(|(oid, description)| (*oid, description))
     }
 
     /// What the type is made of.

@@ -3,7 +3,7 @@
 //! pgoutput says nothing when a table leaves the publication: its changes just stop coming. And a server that shuts
 //! down waits for a stream that is not being read, for as long as the broker is away. So from time to time somebody
 //! looks, on a connection of its own, that lasts no longer than the look: an idle session would hold up a smart
-//! shutdown.
+//! shutdown. What the types are made of that the stream names is asked for on such a connection, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,7 @@ use super::client::ClientError;
 use super::preflight::sql_failure;
 use super::publication;
 use super::replication::ReplicationStream;
+use super::types::finder::TypeFinder;
 use super::walsender::ANSWER_LIMIT;
 use super::{slot, sql};
 use crate::config::SourceSettings;
@@ -39,6 +40,7 @@ pub struct WatchedStream {
     found: oneshot::Receiver<Definite>,
     server_ends: Arc<AtomicBool>,
     task: AbortHandle,
+    types: TypeFinder,
 }
 
 impl WatchedStream {
@@ -48,12 +50,13 @@ impl WatchedStream {
         let is_far_behind = sent.is_none();
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
+        let types = TypeFinder::new(settings.conninfo.clone());
         let watch = Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends) };
         let task = tokio::spawn(async move {
             // The stream may be gone.
             let _ = tell.send(watch.until_found().await);
         });
-        Self { stream, is_far_behind, given: None, found, server_ends, task: task.abort_handle() }
+        Self { stream, is_far_behind, given: None, found, server_ends, task: task.abort_handle(), types }
     }
 }
 
@@ -68,7 +71,7 @@ impl ChangeStream for WatchedStream {
         self.given = None;
         let batch = tokio::select! { biased;
             Ok(definite) = &mut self.found => Err(definite.into()),
-            batch = self.stream.next() => batch,
+            batch = self.types.complete(self.stream.next()) => batch,
         };
         self.given = Some(Instant::now());
         batch

@@ -8,12 +8,16 @@ pub mod outbox;
 pub mod select;
 pub mod template;
 
+use std::sync::Arc;
+
 use crate::change::{Change, Row};
 use crate::config::{ChangesSettings, OutboxSettings, Settings};
 use crate::encode::json::RowPlan;
+use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
 use crate::postgres::pgoutput::Tuple;
 use crate::postgres::relation::{OidMap, Relation};
+use crate::postgres::types::Types;
 use crate::route::outbox::OutboxPlan;
 use crate::route::select::Selection;
 use crate::route::template::Template;
@@ -25,6 +29,7 @@ pub struct Router {
     tables: Selection,
     changes: ChangesSettings,
     outbox: Option<OutboxSettings>,
+    types: Arc<Types>,
     plans: OidMap<Plan>,
 }
 
@@ -92,8 +97,14 @@ impl Router {
             tables: settings.source.tables.clone(),
             changes: settings.changes.clone(),
             outbox: settings.outbox.clone(),
+            types: Arc::default(),
             plans: OidMap::default(),
         }
+    }
+
+    /// What is known of types from now on. What was learned before is to be learned again.
+    pub fn set_types(&mut self, types: Arc<Types>) {
+        self.types = types;
     }
 
     /// Makes the plan for a relation that the stream has just described.
@@ -101,12 +112,13 @@ impl Router {
     /// # Errors
     /// When an outbox table lacks a column that is needed.
     pub fn learn(&mut self, relation: &Relation) -> Result<(), Definite> {
+        let kinds = Kinds { types: &self.types, numeric: self.changes.numeric };
         let plan = match &self.outbox {
             Some(outbox) if outbox.schema == relation.schema && outbox.table == relation.name => {
-                Plan::Outbox(Box::new(OutboxPlan::new(&self.name, outbox, relation)?))
+                Plan::Outbox(Box::new(OutboxPlan::new(&self.name, outbox, relation, kinds)?))
             }
             _ if self.tables.selects(&relation.schema, &relation.name) => {
-                Plan::Changes(Box::new(ChangesPlan::new(&self.name, &self.changes, relation)?))
+                Plan::Changes(Box::new(ChangesPlan::new(&self.name, &self.changes, relation, kinds)?))
             }
             _ => Plan::Unselected,
         };
@@ -145,7 +157,12 @@ pub fn exchanges(settings: &Settings) -> Vec<String> {
 }
 
 impl ChangesPlan {
-    fn new(name: &str, settings: &ChangesSettings, relation: &Relation) -> Result<Self, Definite> {
+    fn new(
+        name: &str,
+        settings: &ChangesSettings,
+        relation: &Relation,
+        kinds: Kinds<'_>,
+    ) -> Result<Self, Definite> {
         let destination = |op: &'static str| -> Result<Destination, Definite> {
             let known = [("name", name), ("schema", &relation.schema), ("table", &relation.name), ("op", op)];
             let render = |template: &Template| {
@@ -163,7 +180,7 @@ impl ChangesPlan {
             })
         };
         Ok(Self {
-            row: RowPlan::new(relation),
+            row: RowPlan::new(relation, kinds),
             insert: destination("insert")?,
             update: destination("update")?,
             delete: destination("delete")?,

@@ -6,7 +6,7 @@
 use anyhow::anyhow;
 
 use crate::config::OutboxSettings;
-use crate::encode::values::Kind as ValueKind;
+use crate::encode::values::{Kind as ValueKind, Kinds};
 use crate::failure::{Definite, Kind};
 use crate::postgres::relation::Relation;
 use crate::route::template::{Bound, Template};
@@ -44,7 +44,12 @@ pub enum Part {
 }
 
 impl OutboxPlan {
-    pub(super) fn new(name: &str, settings: &OutboxSettings, relation: &Relation) -> Result<Self, Definite> {
+    pub(super) fn new(
+        name: &str,
+        settings: &OutboxSettings,
+        relation: &Relation,
+        kinds: Kinds<'_>,
+    ) -> Result<Self, Definite> {
         let missing = |what: String| {
             let columns: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
             Definite::new(
@@ -66,7 +71,7 @@ impl OutboxPlan {
         let known: Vec<(&str, Part)> = fixed.into_iter().chain(columns).collect();
         let bind = |template: &Template| template.bind(&known).map_err(|unknown| missing(unknown.to_string()));
         let payload = column(&settings.columns.payload)?;
-        let payload_kind = ValueKind::of(relation.columns[payload].type_oid);
+        let payload_kind = kinds.of(relation.columns[payload].type_oid);
         Ok(Self {
             id: column(&settings.columns.id)?,
             aggregate_type: column(&settings.columns.aggregate_type)?,

@@ -4,6 +4,7 @@ use super::*;
 use crate::change::Transaction;
 use crate::lsn::{Lsn, Position};
 use crate::postgres::pgoutput::{Message, decode, fixture};
+use crate::encode::values::Numeric;
 use crate::postgres::relation::Column;
 
 const INT8: u32 = 20;
@@ -39,7 +40,7 @@ fn event(relation: &Relation, message: &[u8]) -> String {
         row,
     };
     let mut out = b"before".to_vec();
-    row_event(&mut out, &RowPlan::new(relation), "shop", &change);
+    row_event(&mut out, &RowPlan::new(relation, Kinds { types: &Types::default(), numeric: Numeric::String }), "shop", &change);
     String::from_utf8(out).expect("JSON is UTF-8").split_off("before".len())
 }
 
@@ -61,7 +62,7 @@ fn an_insert_to_the_last_byte() {
     assert_eq!(
         event(&orders(ReplicaIdentity::Default), &fixture::insert(1, &new)),
         concat!(
-            r#"{"id":"shop:16/B374D848:3","op":"insert","schema":"public","table":"orders","identity":"default","#,
+            r#"{"id":"shop:16/B374D848:3","op":"insert","schema":"public","table":"orders","schema_version":"055557a359c75ed7","identity":"default","#,
             r#""key":["id"],"commit_lsn":"16/B374D848","ordinal":3,"xid":731,"#,
             r#""committed_at":"2026-11-21T02:37:00.123456Z","before":null,"#,
             r#""after":{"id":7,"status":"paid","total":"19.90","no\"te":null},"unchanged":[]}"#
@@ -149,12 +150,19 @@ fn a_table_without_columns_is_empty() {
 }
 
 #[test]
-fn domains_are_encoded_as_their_base_type_when_it_is_known() {
-    let mut relation = orders(ReplicaIdentity::Default);
-    relation.columns[0].type_oid = 16_999;
-    assert_eq!(RowPlan::new(&relation).kind(0), Some(Kind::Text));
-    let plan = RowPlan::with_base_types(&relation, |oid| if oid == 16_999 { INT8 } else { oid });
-    assert_eq!((plan.kind(0), plan.kind(1), plan.kind(9)), (Some(Kind::Integer), Some(Kind::Text), None));
+fn the_version_is_of_columns_and_identity_and_of_nothing_else() {
+    let version = |relation: &Relation| relation.version(&Types::default());
+    let relation = orders(ReplicaIdentity::Default);
+    let known = version(&relation);
+    assert_eq!(known.len(), 16);
+    assert_eq!(version(&Relation { oid: 2, name: "other".into(), schema: "s".into(), ..relation.clone() }), known);
+    let mut others = vec![orders(ReplicaIdentity::Full), relation.clone(), relation.clone(), relation.clone()];
+    others[1].columns.swap(0, 1);
+    others[2].columns[0].type_oid = 23;
+    others[3].columns.pop();
+    for other in others {
+        assert_ne!(version(&other), known, "{other:?}");
+    }
 }
 
 #[test]

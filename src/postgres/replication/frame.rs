@@ -57,7 +57,8 @@ pub enum FrameError {
     ReplyRequested(u8),
 }
 
-const XLOG_DATA_BYTES: usize = 1 + 8 + 8 + 8;
+/// What is ahead of a message in the payload of an `XLogData`.
+pub(crate) const XLOG_DATA_BYTES: usize = 1 + 8 + 8 + 8;
 const KEEPALIVE_BYTES: usize = 1 + 8 + 8 + 1;
 
 impl Frame {

@@ -1,0 +1,112 @@
+//! Finds out what the types are made of that a stream names, before what follows is read.
+//!
+//! pgoutput names every type that is not built in (`Y`) ahead of the first table that uses it. Invariant: a batch that
+//! names one is given out with what is known of all of them, and none is given out before it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+
+use super::{Types, describe};
+use crate::failure::{Failure, within};
+use crate::postgres::conninfo::Conninfo;
+use crate::postgres::pgoutput::{Message, decode};
+use crate::postgres::replication::XLOG_DATA_BYTES;
+use crate::postgres::sql;
+use crate::postgres::walsender::ANSWER_LIMIT;
+use crate::source::Batch;
+
+/// What is known need not be asked for again so soon. It can change (`ALTER TYPE`), and few look that closely.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// What is known of the types of one stream.
+pub(crate) struct TypeFinder {
+    conninfo: Conninfo,
+    known: Arc<Types>,
+    asked: Option<Instant>,
+    /// What was read, and waits for an answer. It is kept across calls, so that dropping one loses nothing.
+    waiting: Option<(Batch, Asking)>,
+}
+
+type Asking = Pin<Box<dyn Future<Output = Result<Types, Failure>> + Send>>;
+
+/// A type by its oid, and schema and name of what it stands for: a domain's base type, or itself.
+type Named = (u32, (String, String));
+
+impl fmt::Debug for TypeFinder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypeFinder").field("known", &self.known).finish_non_exhaustive()
+    }
+}
+
+impl TypeFinder {
+    /// Nothing is known yet.
+    pub(crate) fn new(conninfo: Conninfo) -> Self {
+        Self { conninfo, known: Arc::default(), asked: None, waiting: None }
+    }
+
+    /// What `next` reads, together with what has to be known of it.
+    ///
+    /// # Errors
+    /// Those of `next`; and whatever keeps us from asking.
+    pub(crate) async fn complete(
+        &mut self,
+        next: impl Future<Output = Result<Batch, Failure>>,
+    ) -> Result<Batch, Failure> {
+        if self.waiting.is_none() {
+            let batch = next.await?;
+            let named = named(&batch);
+            if !self.must_ask(&named) {
+                return Ok(batch);
+            }
+            self.waiting = Some((batch, Box::pin(ask(self.conninfo.clone(), Arc::clone(&self.known), named))));
+        }
+        let Some((batch, asking)) = &mut self.waiting else { return std::future::pending().await };
+        let answer = asking.await;
+        let batch = std::mem::take(batch);
+        self.waiting = None;
+        self.known = Arc::new(answer.map_err(lost)?);
+        self.asked = Some(Instant::now());
+        Ok(batch.with_types(Arc::clone(&self.known)))
+    }
+
+    fn must_ask(&self, named: &[Named]) -> bool {
+        let is_stale = self.asked.is_some_and(|asked| asked.elapsed() > FRESH);
+        named.iter().any(|(oid, _)| !self.known.knows(*oid))
+            || is_stale && (!named.is_empty() || self.known.is_outdated())
+    }
+}
+
+/// What the batch names. What can't be read here can't be read by who gets it either, and is an error there.
+fn named(batch: &Batch) -> Vec<Named> {
+    let messages = batch.payloads().filter(|payload| payload.first() == Some(&b'w')).filter_map(|it| it.get(XLOG_DATA_BYTES..));
+    let types = messages.filter(|message| message.first() == Some(&b'Y')).filter_map(|message| match decode(message) {
+        Ok(Message::Type { oid, schema, name }) => Some((oid, (schema.to_owned(), name.to_owned()))),
+        Ok(_) | Err(_) => None,
+    });
+    types.collect()
+}
+
+/// Whatever it is, a stream that can't be understood is as good as lost; and what is definite, its next opening finds out.
+fn lost(failure: Failure) -> Failure {
+    match failure {
+        Failure::Definite(definite) => Failure::transient(anyhow!("{definite}")),
+        transient @ Failure::Transient(_) => transient,
+    }
+}
+
+/// All that is known, and what is named, as it is now.
+async fn ask(conninfo: Conninfo, known: Arc<Types>, named: Vec<Named>) -> Result<Types, Failure> {
+    let oids: Vec<u32> = known.described().map(|(oid, _)| oid).chain(named.iter().map(|(oid, _)| *oid)).collect();
+    let client = sql::connect(&conninfo).await?;
+    let described = within(ANSWER_LIMIT, "looking up types", describe(&client, &oids)).await?;
+    let before = known.described().map(|(oid, description)| (oid, description.clone()));
+    let mut types = Types::of(before.chain(described));
+    for (oid, (schema, name)) in &named {
+        types.insert_dropped(*oid, (schema, name));
+    }
+    Ok(types)
+}
