@@ -58,9 +58,13 @@ impl Stream {
         for row in &rows {
             let message = decode(row.get(0)).expect("the server's messages decode");
             if let Message::Type { oid, .. } = message {
-                self.types = Types::of(describe(&self.client, &[oid]).await.expect("the types").into_iter().chain(
-                    self.types.described().map(|(oid, description)| (oid, description.clone())),
-                ));
+                self.types = Types::of(
+                    describe(&self.client, &[oid])
+                        .await
+                        .expect("the types")
+                        .into_iter()
+                        .chain(self.types.described().map(|(oid, description)| (oid, description.clone()))),
+                );
             }
             let kinds = Kinds { types: &self.types, numeric: self.numeric };
             let taken = self.assembler.take::<Infallible>(message, &mut |step| {

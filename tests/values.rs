@@ -2,6 +2,7 @@
 //! against PostgreSQL's own `to_jsonb`.
 
 mod generated;
+mod stream;
 
 use std::collections::HashMap;
 
@@ -19,7 +20,8 @@ pub(crate) fn setup() -> String {
 
 /// Type (none: the value says it), value in SQL, JSON.
 fn examples() -> Vec<(Option<&'static str>, String, String)> {
-    let rows = PAGE.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |"));
+    let (page, _) = PAGE.split_once("## Where").expect("the list of differences comes last");
+    let rows = page.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |"));
     let rows = rows.map(|line| {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
         let [name, value, json] = cells.as_slice() else { panic!("{line}") };
@@ -34,7 +36,7 @@ fn examples() -> Vec<(Option<&'static str>, String, String)> {
 async fn every_line_of_the_page_holds() {
     let mut stream = Stream::after(&setup()).await;
     let examples = examples();
-    assert!(examples.len() > 120, "{}", examples.len());
+    assert!(examples.len() > 110, "{}", examples.len());
     let mut wrong = Vec::new();
     for (n, (name, value, expected)) in examples.iter().enumerate() {
         // What names no type of its own is cast.
@@ -69,7 +71,7 @@ async fn the_page_names_every_built_in_type() {
         "character varying" => "varchar(".to_owned(),
         name => name.to_owned(),
     };
-    let named = |name: &str| PAGE.contains(&format!("`{}", short(name)));
-    let missing: Vec<&String> = names.iter().filter(|name| !named(name)).collect();
+    let is_there = |name: &str| PAGE.contains(&format!("`{}", short(name)));
+    let missing: Vec<&String> = names.iter().filter(|name| !is_there(name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }

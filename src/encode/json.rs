@@ -1,7 +1,7 @@
 //! The row event: one change of one table, as JSON.
 //!
 //! ```json
-//! {"id":"shop:16/B374D848:3","op":"update","schema":"public","table":"orders","identity":"default","key":["id"],
+//! {"id":"shop:16/B374D848:3","op":"update","schema":"public","table":"orders","schema_version":"055557a359c75ed7","identity":"default","key":["id"],
 //!  "commit_lsn":"16/B374D848","ordinal":3,"xid":731,"committed_at":"2026-11-21T02:37:00.123456Z",
 //!  "before":null,"after":{"id":7,"status":"paid","total":"19.90"},"unchanged":["invoice"]}
 //! ```
@@ -13,6 +13,7 @@
 //! | `id` | `<pipeline>:<commit_lsn>:<ordinal>`: names the event, the same at every re-delivery |
 //! | `op` | `insert`, `update`, `delete`, `truncate` |
 //! | `schema`, `table` | unquoted |
+//! | `schema_version` | names what a row is made of, see [`Relation::version`] |
 //! | `identity` | the table's replica identity: `default`, `full`, `index`, `nothing` |
 //! | `key` | the columns by which it names a row; empty with `full` (the whole row does) and `nothing` |
 //! | `commit_lsn`, `ordinal` | the position: it rises with the stream. The ordinal counts the transaction's changes from 0, before any filter, so it has holes |
@@ -32,30 +33,12 @@
 //! there is never a placeholder.
 //!
 //! **Values** are made from PostgreSQL's text output, with the settings that the replication session pins
-//! (`DateStyle=ISO`, `IntervalStyle=iso_8601`, `TimeZone=UTC`, `extra_float_digits=1`, `bytea_output=hex`, `lc_monetary=C`).
-//!
-//! | type | JSON |
-//! |---|---|
-//! | NULL | `null` |
-//! | `boolean` | `true`, `false` |
-//! | `smallint`, `integer`, `bigint`, `oid` | a number with all its digits; readers that know only doubles lose those beyond 2^53 |
-//! | `real`, `double precision` | a number that reads back as the same value; `"NaN"`, `"Infinity"`, `"-Infinity"` |
-//! | `numeric` | a string with every digit, `"19.90"`, `"NaN"`: as a JSON number most readers would round it |
-//! | `json`, `jsonb` | embedded as it is, white space included |
-//! | `timestamp` | `"2026-11-21T02:37:00.123456"`: no zone, fraction as long as needed |
-//! | `timestamptz` | `"2026-11-21T02:37:00.123456Z"`: RFC 3339, fraction as long as needed |
-//! | `bytea` | a string, Base64 with padding |
-//! | all others (`text`, `uuid`, `date`, `time`, `interval`, `money`, enums, arrays, ranges, composites, …) | a string with PostgreSQL's text |
-//!
-//! Dates beyond year 9999 have more digits, those before our era end in ` BC` (`"0044-03-15T00:00:00Z BC"`, as
-//! PostgreSQL's own `to_jsonb` has them), and `"infinity"` and `"-infinity"` are themselves. A domain is encoded as its
-//! base type when the plan was told what that is, else as a string.
-//!
-//! `json` is checked by PostgreSQL for its grammar only: a lone surrogate (`"\ud800"`) or a number beyond a double's range
-//! reaches the event as it was written, and some readers refuse the whole event for it. `jsonb` can't hold the former.
+//! (`DateStyle=ISO`, `IntervalStyle=iso_8601`, `TimeZone=UTC`, `extra_float_digits=1`, `bytea_output=hex`, `lc_monetary=C`);
+//! `docs/types.md` has the JSON of every type.
 //!
 //! A [`RowPlan`] holds what does not depend on the row; it is built when `transaction` reports a relation.
-//! Invariant: no allocation but the growth of `out`, and valid JSON whatever the values.
+//! Invariant: no allocation but the growth of `out` (and for escaped texts within arrays and composites), and valid JSON whatever
+//! the values, as far as those of `json` are.
 
 use super::text::{json_escaped, json_string, lsn};
 use super::time::rfc3339;

@@ -183,9 +183,9 @@ impl Intake {
 
 impl Encode {
     fn learn(&mut self, relation: &Relation, received: Lsn) -> Result<(), Definite> {
-        self.router.learn(relation).map_err(|definite| {
-            definite.context(format!("can't publish the changes of {relation} after {received}"))
-        })
+        self.router
+            .learn(relation)
+            .map_err(|definite| definite.context(format!("can't publish the changes of {relation} after {received}")))
     }
 
     /// Whether it is an event.

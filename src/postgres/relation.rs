@@ -43,8 +43,9 @@ impl Relation {
             write!(described, "\n{name:?} {type_modifier} {key} ").expect("a String takes all text");
             types.signature(*type_oid, &mut described);
         }
-        let digest = Sha256::digest(described);
-        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut digest = format!("{:x}", Sha256::digest(described));
+        digest.truncate(16);
+        digest
     }
 }
 

@@ -166,6 +166,7 @@ impl Types {
     }
 
     /// What a value tells of its type is not what is known of it: the type was altered since, or before.
+    #[must_use]
     pub fn outdated(&self) -> &Arc<AtomicBool> {
         &self.outdated
     }

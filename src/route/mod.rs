@@ -157,12 +157,7 @@ pub fn exchanges(settings: &Settings) -> Vec<String> {
 }
 
 impl ChangesPlan {
-    fn new(
-        name: &str,
-        settings: &ChangesSettings,
-        relation: &Relation,
-        kinds: Kinds<'_>,
-    ) -> Result<Self, Definite> {
+    fn new(name: &str, settings: &ChangesSettings, relation: &Relation, kinds: Kinds<'_>) -> Result<Self, Definite> {
         let destination = |op: &'static str| -> Result<Destination, Definite> {
             let known = [("name", name), ("schema", &relation.schema), ("table", &relation.name), ("op", op)];
             let render = |template: &Template| {

@@ -2,9 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::change::Transaction;
+use crate::encode::values::Numeric;
 use crate::lsn::{Lsn, Position};
 use crate::postgres::pgoutput::{Message, decode, fixture};
-use crate::encode::values::Numeric;
 use crate::postgres::relation::Column;
 
 const INT8: u32 = 20;
@@ -40,7 +40,12 @@ fn event(relation: &Relation, message: &[u8]) -> String {
         row,
     };
     let mut out = b"before".to_vec();
-    row_event(&mut out, &RowPlan::new(relation, Kinds { types: &Types::default(), numeric: Numeric::String }), "shop", &change);
+    row_event(
+        &mut out,
+        &RowPlan::new(relation, Kinds { types: &Types::default(), numeric: Numeric::String }),
+        "shop",
+        &change,
+    );
     String::from_utf8(out).expect("JSON is UTF-8").split_off("before".len())
 }
 

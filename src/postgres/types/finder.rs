@@ -19,8 +19,10 @@ use crate::postgres::sql;
 use crate::postgres::walsender::ANSWER_LIMIT;
 use crate::source::Batch;
 
-/// What is known need not be asked for again so soon. It can change (`ALTER TYPE`), and few look that closely.
+/// What is known need not be asked for again so soon, when a table that uses it is described anew.
 const FRESH: Duration = Duration::from_secs(10);
+/// Nor so soon, when a value does not fit: it may be older than what is known.
+const OUTDATED: Duration = Duration::from_secs(1);
 
 /// What is known of the types of one stream.
 pub(crate) struct TypeFinder {
@@ -74,15 +76,17 @@ impl TypeFinder {
     }
 
     fn must_ask(&self, named: &[Named]) -> bool {
-        let is_stale = self.asked.is_some_and(|asked| asked.elapsed() > FRESH);
+        let age = self.asked.map(|asked| asked.elapsed());
         named.iter().any(|(oid, _)| !self.known.knows(*oid))
-            || is_stale && (!named.is_empty() || self.known.is_outdated())
+            || (!named.is_empty() && age > Some(FRESH))
+            || (self.known.is_outdated() && age > Some(OUTDATED))
     }
 }
 
 /// What the batch names. What can't be read here can't be read by who gets it either, and is an error there.
 fn named(batch: &Batch) -> Vec<Named> {
-    let messages = batch.payloads().filter(|payload| payload.first() == Some(&b'w')).filter_map(|it| it.get(XLOG_DATA_BYTES..));
+    let messages =
+        batch.payloads().filter(|payload| payload.first() == Some(&b'w')).filter_map(|it| it.get(XLOG_DATA_BYTES..));
     let types = messages.filter(|message| message.first() == Some(&b'Y')).filter_map(|message| match decode(message) {
         Ok(Message::Type { oid, schema, name }) => Some((oid, (schema.to_owned(), name.to_owned()))),
         Ok(_) | Err(_) => None,

@@ -1,0 +1,93 @@
+//! The types of a database of one's own, as a running pgsluice finds out about them.
+
+use serde_json::{Value, json};
+
+use crate::support::{Consumer, Process, SOON, Scene, pgsluice};
+
+const TYPES: &str = "CREATE TYPE pair AS (a integer, b text); CREATE DOMAIN price AS numeric(10,2); \
+    CREATE DOMAIN event AS jsonb; CREATE TABLE things (id serial PRIMARY KEY, pair pair, pairs pair[], price price)";
+
+/// The scene with `things`, too.
+fn start(scene: &Scene) -> Process {
+    pgsluice(&scene.config("").replace("\"public.ledger\"]", "\"public.ledger\", \"public.things\"]"))
+}
+
+async fn started(scene: &Scene) -> (Process, Consumer) {
+    scene.database.execute(TYPES).await;
+    let process = start(scene);
+    process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    (process, scene.vhost.consumer("all").await)
+}
+
+async fn insert(scene: &Scene, consumer: &mut Consumer, pair: &str) -> Value {
+    scene
+        .database
+        .execute(&format!("INSERT INTO things (pair, pairs, price) VALUES ({pair}, ARRAY[{pair}], 1.5)"))
+        .await;
+    consumer.next(SOON).await.json()
+}
+
+#[tokio::test]
+async fn a_type_is_known_before_the_first_row_and_from_then_on() {
+    let scene = Scene::new().await;
+    let (_process, mut consumer) = started(&scene).await;
+    for n in 1..=3 {
+        let event = insert(&scene, &mut consumer, &format!("({n}, 'x \"y\"')::pair")).await;
+        let pair = json!({"a": n, "b": "x \"y\""});
+        assert_eq!(event["after"], json!({"id": n, "pair": pair, "pairs": [pair], "price": "1.50"}));
+    }
+    scene
+        .database
+        .execute("CREATE TYPE mood AS ENUM ('well'); ALTER TABLE things ADD mood mood[] DEFAULT '{well}'")
+        .await;
+    assert_eq!(insert(&scene, &mut consumer, "NULL::pair").await["after"]["mood"], json!(["well"]));
+}
+
+#[tokio::test]
+async fn a_composite_type_that_is_altered_is_text_until_it_is_known_again() {
+    let scene = Scene::new().await;
+    let (_process, mut consumer) = started(&scene).await;
+    let known = insert(&scene, &mut consumer, "(1, 'x')::pair").await;
+    scene.database.execute("ALTER TYPE pair ADD ATTRIBUTE c boolean").await;
+    let end = tokio::time::Instant::now() + SOON;
+    let event = loop {
+        let event = insert(&scene, &mut consumer, "(1, 'x', true)::pair").await;
+        if event["after"]["pair"].is_object() {
+            break event;
+        }
+        assert_eq!(event["after"]["pair"], "(1,x,t)");
+        assert!(tokio::time::Instant::now() < end, "it is never asked for again");
+    };
+    assert_eq!(event["after"]["pairs"], json!([{"a": 1, "b": "x", "c": true}]));
+    assert_ne!(event["schema_version"], known["schema_version"]);
+}
+
+#[tokio::test]
+async fn what_was_written_with_a_type_that_is_gone_is_still_sent() {
+    let scene = Scene::new().await;
+    let (mut process, mut consumer) = started(&scene).await;
+    insert(&scene, &mut consumer, "NULL::pair").await;
+    scene.acknowledged().await;
+    process.kill();
+    let drop = "INSERT INTO things (pair, price) VALUES ((1, 'x'), 2.5); ALTER TABLE things DROP pair, DROP pairs, DROP price; \
+                DROP TYPE pair; DROP DOMAIN price; INSERT INTO things DEFAULT VALUES";
+    scene.database.execute(drop).await;
+    process.restart();
+    let first = consumer.next(SOON).await.json();
+    // A domain over a built-in type needs nothing of the catalog.
+    assert_eq!(first["after"], json!({"id": 2, "pair": "(1,x)", "pairs": null, "price": "2.50"}));
+    assert_eq!(consumer.next(SOON).await.json()["after"], json!({"id": 3}));
+}
+
+#[tokio::test]
+async fn a_payload_of_a_domain_is_what_its_base_type_is() {
+    let scene = Scene::new().await;
+    scene.database.execute("CREATE DOMAIN event AS jsonb; ALTER TABLE outbox ALTER payload TYPE event").await;
+    let _process = scene.run().await;
+    let insert =
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('order', '1', 'Paid', '{\"a\": 1}')";
+    scene.database.execute(insert).await;
+    let delivery = scene.vhost.consumer("all").await.next(SOON).await;
+    let content_type = delivery.properties.content_type().as_ref().map(ToString::to_string);
+    assert_eq!((delivery.text().as_str(), content_type.as_deref()), ("{\"a\": 1}", Some("application/json")));
+}
