@@ -21,7 +21,7 @@ pub(crate) fn postgres() -> &'static PostgresServer {
 #[derive(Debug)]
 pub(crate) struct PostgresServer {
     server: Server,
-    /// The major version; none: that of PG_MAJOR, or the system's newest.
+    /// The major version; none: that of `PG_MAJOR`, or the system's newest.
     major: Option<u32>,
     databases: AtomicUsize,
 }
