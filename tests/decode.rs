@@ -116,7 +116,7 @@ async fn json_that_only_a_lenient_reader_takes_is_embedded_as_it_was_written() {
     serde_json::from_str::<&serde_json::value::RawValue>(&texts[0]).expect("JSON, by its grammar");
 }
 
-const IMAGES: [&str; 5] = ["op", "key", "before", "after", "unchanged"];
+const IMAGES: [&str; 7] = ["op", "key", "before", "after", "unchanged", "before_columns", "changed"];
 
 #[tokio::test]
 async fn updates_and_deletes_show_what_the_replica_identity_tells() {
@@ -129,13 +129,14 @@ async fn updates_and_deletes_show_what_the_replica_identity_tells() {
     )
     .await;
     for (sql, expected) in [
-        ("UPDATE a SET x = 'y'", json!(["update", ["id"], null, {"id": 1, "x": "y"}, []])),
-        ("UPDATE a SET id = 2", json!(["update", ["id"], {"id": 1}, {"id": 2, "x": "y"}, []])),
-        ("DELETE FROM a", json!(["delete", ["id"], {"id": 2}, null, []])),
-        ("UPDATE f SET x = 'y'", json!(["update", [], {"id": 1, "x": null}, {"id": 1, "x": "y"}, []])),
-        ("DELETE FROM f", json!(["delete", [], {"id": 1, "x": "y"}, null, []])),
-        ("UPDATE i SET u = 3", json!(["update", ["u"], {"u": 2}, {"id": 1, "u": 3, "x": "x"}, []])),
-        ("DELETE FROM i", json!(["delete", ["u"], {"u": 3}, null, []])),
+        ("UPDATE a SET x = 'y'", json!(["update", ["id"], null, {"id": 1, "x": "y"}, [], null, null])),
+        ("UPDATE a SET id = 2", json!(["update", ["id"], {"id": 1}, {"id": 2, "x": "y"}, [], "key", null])),
+        ("DELETE FROM a", json!(["delete", ["id"], {"id": 2}, null, [], "key", null])),
+        ("UPDATE f SET x = 'y'", json!(["update", [], {"id": 1, "x": null}, {"id": 1, "x": "y"}, [], "all", ["x"]])),
+        ("UPDATE f SET x = x", json!(["update", [], {"id": 1, "x": "y"}, {"id": 1, "x": "y"}, [], "all", []])),
+        ("DELETE FROM f", json!(["delete", [], {"id": 1, "x": "y"}, null, [], "all", null])),
+        ("UPDATE i SET u = 3", json!(["update", ["u"], {"u": 2}, {"id": 1, "u": 3, "x": "x"}, [], "key", null])),
+        ("DELETE FROM i", json!(["delete", ["u"], {"u": 3}, null, [], "key", null])),
     ] {
         let event = stream.event(sql).await;
         assert_eq!(IMAGES.map(|field| event[field].clone()).to_vec(), *expected.as_array().expect("a list"), "{sql}");
@@ -168,7 +169,10 @@ async fn unchanged_toast_is_listed_or_completed_from_the_old_row() {
     );
     let event = stream.event("UPDATE f SET n = 2").await;
     assert_eq!(event["before"], json!({"id": 1, "n": 1, "big": big}));
-    assert_eq!(pick(&event, &["after", "unchanged"]), json!({"after": {"id": 1, "n": 2, "big": big}, "unchanged": []}));
+    assert_eq!(
+        pick(&event, &["after", "unchanged", "changed"]),
+        json!({"after": {"id": 1, "n": 2, "big": big}, "unchanged": [], "changed": ["n"]})
+    );
     // The server logs a large key although it did not change, since nothing else would tell it.
     let (event, key) = (stream.event("UPDATE k SET n = 2").await, "k".repeat(2500));
     assert_eq!(
@@ -198,9 +202,9 @@ async fn a_truncate_is_one_change_for_each_table() {
             })
         );
         assert_eq!(
-            pick(event, &["before", "after", "unchanged"]),
+            pick(event, &["before", "after", "unchanged", "before_columns", "changed"]),
             json!({
-                "before": null, "after": null, "unchanged": []
+                "before": null, "after": null, "unchanged": [], "before_columns": null, "changed": null
             })
         );
     }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod broker_faults;
+mod changes;
 mod checkpoint;
 mod checkpoint_commands;
 mod cluster;

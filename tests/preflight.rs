@@ -73,8 +73,9 @@ async fn wanted(client: &Client, patterns: &[&str], outbox: Option<&OutboxSettin
 
 /// Plans and applies, as `open` does.
 async fn publish(client: &Client, name: &str, wanted: &Wanted) -> Result<Plan, Failure> {
+    let server = preflight::check(client, Look::First).await?;
     let publication = publication::read(client, name).await?;
-    let plan = publication::plan(name, publication.as_ref(), wanted)?;
+    let plan = publication::plan(name, publication.as_ref(), wanted, &server)?;
     publication::apply(client, name, &plan).await?;
     Ok(plan)
 }
@@ -311,7 +312,8 @@ async fn a_table_whose_updates_will_be_rejected_is_warned_about_before_it_happen
     )
     .await;
     let wanted = wanted(&client, &["public.*"], None).await;
-    let plan = publication::plan("p", None, &wanted).expect("plans");
+    let server = preflight::check(&client, Look::First).await.expect("passes");
+    let plan = publication::plan("p", None, &wanted, &server).expect("plans");
     let [warning] = plan.warnings.as_slice() else { panic!("one warning: {:?}", plan.warnings) };
     assert!(
         warning.contains("on public.keyless, public.late, public.nothing, public.parts_1 from now on"),

@@ -3,7 +3,8 @@
 //! ```json
 //! {"id":"shop:16/B374D848:3","op":"update","schema":"public","table":"orders","schema_version":"055557a359c75ed7","identity":"default","key":["id"],
 //!  "commit_lsn":"16/B374D848","ordinal":3,"xid":731,"committed_at":"2026-11-21T02:37:00.123456Z",
-//!  "before":null,"after":{"id":7,"status":"paid","total":"19.90"},"unchanged":["invoice"]}
+//!  "before":null,"after":{"id":7,"status":"paid","total":"19.90"},"unchanged":["invoice"],
+//!  "before_columns":null,"changed":null}
 //! ```
 //!
 //! Every event has every field, in this order, on one line, except where a row says otherwise.
@@ -22,11 +23,15 @@
 //! | `before` | the row before: an object, or null (see below) |
 //! | `after` | the row: an object; null for `delete` and `truncate` |
 //! | `unchanged` | names the columns that `after` lacks because an update did not touch them and the server did not send them (TOAST) |
+//! | `before_columns` | which columns `before` has: `key` or `all`; null when `before` is |
+//! | `changed` | names the columns whose value an update changed, where the whole old row is known (`full`); else null |
 //! | `cascade`, `restart_identity` | booleans, for `truncate` only |
 //!
 //! **`before`** is what the replica identity lets the server say. With `full`, an update and a delete have
 //! the whole row. Otherwise a delete, and an update that changes the key, have the key's columns and no other (those are left out,
 //! not null), and an update that leaves the key alone has null. An insert and a truncate have null.
+//!
+//! **`changed`** compares PostgreSQL's texts of the two rows; a value that was not sent is the same.
 //!
 //! **TOAST.** A large value that an update did not touch is not in the stream. When the old row has it (`full`, or a
 //! key column), `after` is completed from there. Else the column is left out of `after` and listed in `unchanged`;
@@ -142,25 +147,31 @@ pub fn row_event(out: &mut Vec<u8>, plan: &RowPlan, name: &str, change: &Change<
     out.push(b'}');
 }
 
-/// `before`, `after` and `unchanged`.
+/// `before`, `after`, `unchanged`, `before_columns` and `changed`.
 fn images(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Option<Tuple<'_>>) {
     out.extend_from_slice(b",\"before\":");
     match old {
         Some(old) => before(out, plan, old),
         None => out.extend_from_slice(b"null"),
     }
-    out.extend_from_slice(b",\"after\":");
-    let Some(new) = new else {
-        out.extend_from_slice(b"null,\"unchanged\":[]");
-        return;
-    };
-    let missing = after(out, plan, old, new);
-    out.extend_from_slice(b",\"unchanged\":");
-    if missing {
-        let missing = completed(plan, old, new).filter(|(_, value)| *value == Value::Unchanged);
-        list(out, missing.map(|(column, _)| column.name()));
-    } else {
-        out.extend_from_slice(b"[]");
+    match new {
+        Some(new) => after(out, plan, old, new),
+        None => out.extend_from_slice(b",\"after\":null,\"unchanged\":[]"),
+    }
+    out.extend_from_slice(b",\"before_columns\":");
+    out.extend_from_slice(match old {
+        Some(Old::Full(_)) => b"\"all\"",
+        Some(Old::Key(_)) => b"\"key\"",
+        None => b"null",
+    });
+    out.extend_from_slice(b",\"changed\":");
+    match (old, new) {
+        (Some(Old::Full(old)), Some(new)) => {
+            let pairs = plan.columns.iter().zip(old.iter().zip(new.iter()));
+            let changed = pairs.filter(|(_, (old, new))| *new != Value::Unchanged && old != new);
+            list(out, changed.map(|(column, _)| column.name()));
+        }
+        (Some(Old::Key(_)) | None, Some(_)) | (_, None) => out.extend_from_slice(b"null"),
     }
 }
 
@@ -174,15 +185,22 @@ fn before(out: &mut Vec<u8>, plan: &RowPlan, old: Old<'_>) {
     object.end();
 }
 
-/// Whether some column is missing.
-fn after(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Tuple<'_>) -> bool {
+/// `after` and `unchanged`.
+fn after(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Tuple<'_>) {
     let mut missing = false;
+    out.extend_from_slice(b",\"after\":");
     let mut object = Object::start(out);
     for (column, value) in completed(plan, old, new) {
         missing |= !object.member(column, value);
     }
     object.end();
-    missing
+    out.extend_from_slice(b",\"unchanged\":");
+    if missing {
+        let missing = completed(plan, old, new).filter(|(_, value)| *value == Value::Unchanged);
+        list(out, missing.map(|(column, _)| column.name()));
+    } else {
+        out.extend_from_slice(b"[]");
+    }
 }
 
 /// The new row's values; those that an update left alone come from the old row, where it has them.

@@ -216,7 +216,9 @@ fn distance(left: &str, right: &str) -> usize {
 /// The columns that the configuration needs, when the outbox has them all.
 async fn outbox_columns(client: &Client, oid: u32, settings: &OutboxSettings) -> Result<Vec<String>, Failure> {
     let doing = "reading the outbox table's columns";
-    let sql = "SELECT attname, attgenerated <> '' FROM pg_attribute \
+    // A publication of PostgreSQL 18 can send those that are stored.
+    let sql = "SELECT attname, attgenerated NOT IN ('', CASE WHEN current_setting('server_version_num')::int >= 180000 \
+               THEN 's' ELSE '' END) FROM pg_attribute \
                WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
     let rows = client.query(sql, &[&oid]).await.map_err(|error| sql_failure(doing, &error))?;
     let existing = rows
@@ -252,7 +254,7 @@ fn needed_columns(settings: &OutboxSettings) -> Vec<(&str, &'static str)> {
     needed
 }
 
-/// Columns as (name, generated): a generated column is computed on reading, and not in the stream.
+/// Columns as (name, generated): a generated column is not in the stream.
 fn check_columns(table: &str, needed: &[(&str, &str)], existing: &[(String, bool)]) -> Result<(), Definite> {
     let in_stream = |column: &str| existing.iter().any(|(name, generated)| name == column && !generated);
     let missing: Vec<String> = needed

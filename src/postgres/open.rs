@@ -257,14 +257,14 @@ impl Inner {
     }
 
     async fn prepare(&self, sql: &Client, look: Look) -> Result<Prepared, Failure> {
-        preflight::check(sql, look).await?;
+        let server = preflight::check(sql, look).await?;
         let name = &self.settings.publication;
         let publication = publication::read(sql, name).await?;
         let plan = match look {
             Look::First => {
                 held::check(sql, &self.settings.slot, self.settings.retain).await?;
                 let wanted = catalog::resolve(sql, &self.settings.tables, self.outbox.as_ref()).await?;
-                Some(publication::plan(name, publication.as_ref(), &wanted)?)
+                Some(publication::plan(name, publication.as_ref(), &wanted, &server)?)
             }
             Look::Again => None,
         };

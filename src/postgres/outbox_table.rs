@@ -155,12 +155,12 @@ impl Inner {
 /// `pg_type.oid` of `uuid`.
 const UUID: u32 = 2950;
 
-/// What the stream would describe: all but generated columns.
+/// What the stream would describe, and the stored generated columns, which it has from PostgreSQL 18 on.
 async fn columns(client: &Client, schema: &str, table: &str) -> Result<Vec<Column>, Failure> {
     let failed = |error: tokio_postgres::Error| sql_failure("reading the outbox table's columns", &error);
     let sql = "SELECT attname, atttypid, atttypmod FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
                JOIN pg_namespace n ON n.oid = c.relnamespace \
-               WHERE nspname = $1 AND relname = $2 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' \
+               WHERE nspname = $1 AND relname = $2 AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v' \
                ORDER BY attnum";
     let rows = client.query(sql, &[&schema, &table]).await.map_err(failed)?;
     let column = |row: &tokio_postgres::Row| {

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::catalog::{Table, Wanted};
 use super::ident::{quote_ident, quote_literal};
-use super::preflight::sql_failure;
+use super::preflight::{Server, sql_failure};
 use crate::failure::{Definite, Failure, Kind};
 use crate::lsn::Lsn;
 
@@ -34,6 +34,8 @@ pub struct Publication {
     pub all_tables: bool,
     /// Sends the rows of partitions under their root's name.
     pub via_root: bool,
+    /// Sends the generated columns that are stored; none before PostgreSQL 18, which can't.
+    pub generated: Option<bool>,
     /// Which of `insert`, `update`, `delete`, `truncate` it does not publish.
     pub unpublished: Vec<&'static str>,
     /// The tables under whose names rows are sent.
@@ -98,7 +100,8 @@ pub struct Plan {
 pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>, Failure> {
     let failed = |error: tokio_postgres::Error| sql_failure("reading the publication", &error);
     let sql = "SELECT COALESCE(obj_description(oid, 'pg_publication'), ''), puballtables, pubviaroot, \
-                      pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_publication WHERE pubname = $1";
+                      pubinsert, pubupdate, pubdelete, pubtruncate, \
+                      to_json(p) ->> 'pubgencols' = 's' FROM pg_publication p WHERE pubname = $1";
     let Some(row) = client.query_opt(sql, &[&name]).await.map_err(failed)? else { return Ok(None) };
     let head = || {
         let comment: String = row.try_get(0)?;
@@ -113,6 +116,7 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>, Fa
             record: record(&comment),
             all_tables: row.try_get(1)?,
             via_root: row.try_get(2)?,
+            generated: row.try_get(7)?,
             unpublished,
             sent: Vec::new(),
             members: Vec::new(),
@@ -131,16 +135,15 @@ async fn sent(client: &Client, name: &str) -> Result<Vec<Sent>, tokio_postgres::
                ARRAY(SELECT json_array_elements_text(to_json(p) -> 'attnames') \
                      WHERE json_typeof(to_json(p) -> 'attnames') = 'array'), \
                to_json(p) ->> 'attnames' IS NOT NULL, to_json(p) ->> 'rowfilter' IS NOT NULL, \
-               (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
-                       AND NOT a.attisdropped AND a.attgenerated = ''), p.tablename::text \
+               EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+                       AND a.attgenerated = '' AND NOT to_jsonb(p) -> 'attnames' ? a.attname), p.tablename::text \
         FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname \
              JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
         WHERE p.pubname = $1 ORDER BY p.schemaname, p.tablename";
     let read = |row: &tokio_postgres::Row| {
         let columns: Vec<String> = row.try_get(2)?;
         let listed: bool = row.try_get(3)?;
-        let all: i64 = row.try_get(5)?;
-        let cut = listed && i64::try_from(columns.len()).is_ok_and(|sent| sent < all);
+        let cut = listed && row.try_get(5)?;
         let columns = listed.then_some(columns);
         let (schema, table): (String, String) = (row.try_get(1)?, row.try_get(6)?);
         Ok(Sent { oid: row.try_get(0)?, schema, table, columns, cut, filtered: row.try_get(4)? })
@@ -209,9 +212,9 @@ async fn existing(client: &Client, tables: Vec<u32>) -> Result<Vec<String>, Fail
 ///
 /// # Errors
 /// When a publication that is the user's own lacks something: its changes would be missing.
-pub fn plan(name: &str, publication: Option<&Publication>, wanted: &Wanted) -> Result<Plan, Definite> {
+pub fn plan(name: &str, publication: Option<&Publication>, wanted: &Wanted, server: &Server) -> Result<Plan, Definite> {
     let mut plan = match publication {
-        None => create(name, wanted),
+        None => create(name, wanted, server),
         Some(publication) if publication.managed => alter(name, publication, wanted),
         Some(publication) => use_as_it_is(name, publication, wanted)?,
     };
@@ -297,13 +300,16 @@ fn refused(name: &str, plan: &Plan, error: &tokio_postgres::Error) -> Failure {
     }
 }
 
-fn create(name: &str, wanted: &Wanted) -> Plan {
+/// What a publication of ours sends.
+const PARAMETERS: &str = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true";
+/// Before it is there, generated columns are in no stream; virtual ones never are.
+const GENERATED: &str = ", publish_generated_columns = stored";
+
+fn create(name: &str, wanted: &Wanted, server: &Server) -> Plan {
     let tables = if wanted.tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", list(&wanted.tables)) };
     let quoted = quote_ident(name);
-    let statements = vec![format!(
-        "CREATE PUBLICATION {quoted}{tables} WITH (publish = 'insert, update, delete, truncate', \
-         publish_via_partition_root = true)"
-    )];
+    let generated = if server.version >= 180_000 { GENERATED } else { "" };
+    let statements = vec![format!("CREATE PUBLICATION {quoted}{tables} WITH ({PARAMETERS}{generated})")];
     let mut plan = Plan { statements, ..Plan::default() };
     if wanted.tables.is_empty() {
         plan.warnings.push("no table matches the configured patterns, so that nothing is published yet".to_owned());
@@ -331,11 +337,9 @@ fn alter(name: &str, publication: &Publication, wanted: &Wanted) -> Plan {
     if !dropped.is_empty() {
         plan.statements.push(format!("ALTER PUBLICATION {quoted} DROP TABLE {}", dropped.join(", ")));
     }
-    if !publication.via_root || !publication.unpublished.is_empty() {
-        plan.statements.push(format!(
-            "ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate', \
-             publish_via_partition_root = true)"
-        ));
+    if !publication.via_root || !publication.unpublished.is_empty() || publication.generated == Some(false) {
+        let generated = if publication.generated.is_some() { GENERATED } else { "" };
+        plan.statements.push(format!("ALTER PUBLICATION {quoted} SET ({PARAMETERS}{generated})"));
     }
     plan
 }

@@ -10,7 +10,8 @@ use tokio_postgres::NoTls;
 
 use super::server::Server;
 
-/// The server that all tests share. Started by the first that asks.
+/// The server that all tests share, of the version that the variable `PG_MAJOR` asks for (which its script reads), or the
+/// system's. Started by the first that asks.
 pub(crate) fn postgres() -> &'static PostgresServer {
     static SHARED: OnceLock<PostgresServer> = OnceLock::new();
     SHARED.get_or_init(|| PostgresServer::private(&[]))
@@ -20,7 +21,7 @@ pub(crate) fn postgres() -> &'static PostgresServer {
 #[derive(Debug)]
 pub(crate) struct PostgresServer {
     server: Server,
-    /// The major version; none: the system's newest.
+    /// The major version; none: that of `PG_MAJOR`, or the system's newest.
     major: Option<u32>,
     databases: AtomicUsize,
 }
@@ -192,6 +193,11 @@ impl Database {
         let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await.expect("connect to PostgreSQL");
         tokio::spawn(connection);
         client
+    }
+
+    /// The server's major version, for what differs.
+    pub(crate) async fn major(&self) -> u32 {
+        self.query_one("SELECT current_setting('server_version_num')::int / 10000").await.parse().expect("a number")
     }
 
     /// Runs statements on a connection of their own.

@@ -70,7 +70,7 @@ fn an_insert_to_the_last_byte() {
             r#"{"id":"shop:16/B374D848:3","op":"insert","schema":"public","table":"orders","schema_version":"055557a359c75ed7","identity":"default","#,
             r#""key":["id"],"commit_lsn":"16/B374D848","ordinal":3,"xid":731,"#,
             r#""committed_at":"2026-11-21T02:37:00.123456Z","before":null,"#,
-            r#""after":{"id":7,"status":"paid","total":"19.90","no\"te":null},"unchanged":[]}"#
+            r#""after":{"id":7,"status":"paid","total":"19.90","no\"te":null},"unchanged":[],"before_columns":null,"changed":null}"#
         )
     );
 }
@@ -80,7 +80,7 @@ fn an_update_that_leaves_the_key_alone_has_no_before_and_lists_what_was_not_sent
     let new = [text("7"), Value::Unchanged, text("1"), Value::Unchanged];
     assert_eq!(
         tail(&orders(ReplicaIdentity::Default), &fixture::update(1, None, &new)),
-        r#""before":null,"after":{"id":7,"total":"1"},"unchanged":["status","no\"te"]}"#
+        r#""before":null,"after":{"id":7,"total":"1"},"unchanged":["status","no\"te"],"before_columns":null,"changed":null}"#
     );
 }
 
@@ -90,11 +90,11 @@ fn a_key_tuple_shows_only_the_key() {
     let new = [text("7"), text("paid"), Value::Null, Value::Unchanged];
     assert_eq!(
         tail(&orders(ReplicaIdentity::Index), &fixture::update(1, Some((b'K', &old)), &new)),
-        r#""before":{"id":6},"after":{"id":7,"status":"paid","total":null},"unchanged":["no\"te"]}"#
+        r#""before":{"id":6},"after":{"id":7,"status":"paid","total":null},"unchanged":["no\"te"],"before_columns":"key","changed":null}"#
     );
     assert_eq!(
         tail(&orders(ReplicaIdentity::Default), &fixture::delete(1, b'K', &old)),
-        r#""before":{"id":6},"after":null,"unchanged":[]}"#
+        r#""before":{"id":6},"after":null,"unchanged":[],"before_columns":"key","changed":null}"#
     );
 }
 
@@ -106,15 +106,30 @@ fn an_unchanged_value_comes_from_the_old_row_where_that_has_it() {
         tail(&orders(ReplicaIdentity::Full), &fixture::update(1, Some((b'O', &old)), &new)),
         concat!(
             r#""before":{"id":7,"status":"new","total":null,"no\"te":"long"},"#,
-            r#""after":{"id":7,"status":"paid","total":null,"no\"te":"long"},"unchanged":[]}"#
+            r#""after":{"id":7,"status":"paid","total":null,"no\"te":"long"},"unchanged":[],"#,
+            r#""before_columns":"all","changed":["status"]}"#
         )
     );
     // A large key column that is unchanged is in the key tuple.
     let new = [Value::Unchanged, text("paid"), Value::Unchanged, Value::Null];
     assert_eq!(
         tail(&orders(ReplicaIdentity::Default), &fixture::update(1, Some((b'K', &old)), &new)),
-        r#""before":{"id":7},"after":{"id":7,"status":"paid","no\"te":null},"unchanged":["total"]}"#
+        r#""before":{"id":7},"after":{"id":7,"status":"paid","no\"te":null},"unchanged":["total"],"before_columns":"key","changed":null}"#
     );
+}
+
+#[test]
+fn changed_names_what_differs_where_the_whole_old_row_is_known() {
+    let relation = orders(ReplicaIdentity::Full);
+    let old = [text("7"), Value::Null, text("1.0"), text("note")];
+    for (new, expected) in [
+        ([text("7"), Value::Null, text("1.0"), text("note")], r#""changed":[]}"#),
+        ([text("7"), text(""), text("1.00"), Value::Null], r#""changed":["status","total","no\"te"]}"#),
+        ([text("8"), Value::Unchanged, Value::Unchanged, Value::Unchanged], r#""changed":["id"]}"#),
+    ] {
+        let tail = tail(&relation, &fixture::update(1, Some((b'O', &old)), &new));
+        assert!(tail.ends_with(&format!(r#""before_columns":"all",{expected}"#)), "{tail}");
+    }
 }
 
 #[test]
@@ -128,11 +143,11 @@ fn with_full_identity_the_key_says_nothing() {
 fn a_truncate_says_how() {
     assert_eq!(
         tail(&orders(ReplicaIdentity::Default), &fixture::truncate(1, &[1])),
-        r#""before":null,"after":null,"unchanged":[],"cascade":true,"restart_identity":false}"#
+        r#""before":null,"after":null,"unchanged":[],"before_columns":null,"changed":null,"cascade":true,"restart_identity":false}"#
     );
     assert_eq!(
         tail(&orders(ReplicaIdentity::Default), &fixture::truncate(2, &[1])),
-        r#""before":null,"after":null,"unchanged":[],"cascade":false,"restart_identity":true}"#
+        r#""before":null,"after":null,"unchanged":[],"before_columns":null,"changed":null,"cascade":false,"restart_identity":true}"#
     );
 }
 
@@ -151,7 +166,10 @@ fn names_are_escaped() {
 #[test]
 fn a_table_without_columns_is_empty() {
     let relation = Relation { columns: Vec::new(), ..orders(ReplicaIdentity::Default) };
-    assert_eq!(tail(&relation, &fixture::insert(1, &[])), r#""before":null,"after":{},"unchanged":[]}"#);
+    assert_eq!(
+        tail(&relation, &fixture::insert(1, &[])),
+        r#""before":null,"after":{},"unchanged":[],"before_columns":null,"changed":null}"#
+    );
 }
 
 #[test]
