@@ -23,4 +23,5 @@ mod replay;
 mod source_faults;
 mod standby;
 mod support;
+mod text;
 mod watch;
