@@ -243,6 +243,10 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
                 let flushed = checkpointer.binding().flushed;
                 definite.context(format!("changes committed after {flushed} may be missing"))
             }
+            Some(checkpointer) if self.source.is_open() && definite.kind == Kind::Source => {
+                let flushed = checkpointer.binding().flushed;
+                definite.context(format!("can't read the changes that were committed after {flushed}"))
+            }
             Some(_) | None => definite,
         }
     }

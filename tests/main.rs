@@ -24,5 +24,6 @@ mod replay;
 mod source_faults;
 mod standby;
 mod support;
+mod text;
 mod values;
 mod watch;

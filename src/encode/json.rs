@@ -92,6 +92,12 @@ impl RowPlan {
             .collect();
         Self { table: table(relation, kinds.types, &columns), columns }
     }
+
+    /// How a column's values are encoded.
+    #[must_use]
+    pub fn kind(&self, column: usize) -> Option<&Kind> {
+        self.columns.get(column).map(|column| &column.kind)
+    }
 }
 
 fn table(relation: &Relation, types: &Types, columns: &[ColumnPlan]) -> Vec<u8> {

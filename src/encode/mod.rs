@@ -1,10 +1,11 @@
 //! From a change to what is published: the body, and the AMQP properties beside it.
 //!
 //! One [`Encoder`] serves a pipeline; its buffers are used again for every event, so that encoding
-//! allocates nothing once they have grown.
+//! allocates nothing once they have grown. What a large event took is given back after it.
 
 pub mod json;
 pub mod message;
+pub mod size;
 pub mod text;
 pub mod time;
 pub mod values;
@@ -17,6 +18,9 @@ use crate::encode::values::raw_bytes;
 use crate::postgres::pgoutput::{Tuple, Value};
 use crate::route::outbox::{OutboxPlan, Part};
 use crate::route::{ChangesPlan, Destination};
+
+/// A buffer that a large event has made larger than this is given back.
+const KEEP_BYTES: usize = 16 << 20;
 
 /// Which delivery of an event it is, and so what it says beside the event itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +86,7 @@ impl Encoder {
         self.start(change);
         json::row_event(&mut self.body, &plan.row, &self.name, change);
         let headers = Headers::new(self.delivery, &self.position, change);
-        publish(&Message {
+        let published = publish(&Message {
             exchange: &destination.exchange,
             routing_key: &destination.routing_key,
             properties: Properties {
@@ -94,7 +98,9 @@ impl Encoder {
                 headers: headers.all(),
             },
             body: &self.body,
-        })
+        });
+        self.finish();
+        published
     }
 
     /// An outbox row as the event that the application wrote; hands the message to `publish`.
@@ -128,7 +134,7 @@ impl Encoder {
                 headers.push(header, Header::Text(value));
             }
         }
-        publish(&Message {
+        let published = publish(&Message {
             exchange: &self.exchange,
             routing_key: &self.routing_key,
             properties: Properties {
@@ -140,7 +146,15 @@ impl Encoder {
                 headers: headers.all(),
             },
             body: payload.unwrap_or_default(),
-        })
+        });
+        self.finish();
+        published
+    }
+
+    fn finish(&mut self) {
+        self.body.clear();
+        // Does nothing to a buffer that is no larger.
+        self.body.shrink_to(KEEP_BYTES);
     }
 
     fn start(&mut self, change: &Change<'_>) {

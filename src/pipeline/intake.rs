@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::change::Change;
 use crate::config::Settings;
 use crate::encode::message::Message;
-use crate::encode::{Delivery, Encoder};
+use crate::encode::{Delivery, Encoder, size};
 use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
 use crate::pipeline::scope::{Scope, Tally};
@@ -195,11 +195,21 @@ impl Encode {
         window: &mut Window,
         publisher: &mut Publisher<B>,
     ) -> Result<bool, Definite> {
+        let verdict = self.router.verdict(change);
+        let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
+        let oversize = match verdict {
+            Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.row, change),
+            Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, row),
+            Verdict::Skip(_) => None,
+        };
+        if let Some(bytes) = oversize {
+            return Err(unpublishable(PublishError::Oversize { bytes, limit }, change));
+        }
         let publish = |message: &Message<'_>| {
             self.announce.map_or(Ok(()), |announce| announce(change, message)).map_err(unwritable)?;
             publisher.publish(window.next_seq(), message).map_err(|error| unpublishable(error, change))
         };
-        let bytes = match self.router.verdict(change) {
+        let bytes = match verdict {
             Verdict::Change(plan, destination) => self.encoder.change(plan, destination, change, publish)?,
             Verdict::Outbox(plan, row) => self.encoder.outbox(plan, change, row, publish)?,
             Verdict::Skip(why) => {
@@ -236,7 +246,7 @@ fn unwritable(error: std::io::Error) -> Definite {
 /// An event that the broker would not take. Everything before it goes its way; nothing after it is published.
 fn unpublishable(error: PublishError, change: &Change<'_>) -> Definite {
     let hint = match &error {
-        PublishError::TooLarge { .. } => {
+        PublishError::TooLarge { .. } | PublishError::Oversize { .. } => {
             "raise max_message_size in the broker's configuration (and rabbitmq.max_message_bytes, if it is set), or leave \
              the table or the large column out"
         }

@@ -64,6 +64,14 @@ pub enum PublishError {
         /// `rabbitmq.max_message_bytes`, or the default of the broker's version.
         limit: usize,
     },
+    /// The same, told before it was encoded.
+    #[error("the body would be at least {bytes} bytes long; the broker takes at most {limit}")]
+    Oversize {
+        /// Of the body, at the least.
+        bytes: usize,
+        /// As above.
+        limit: usize,
+    },
     /// A name is too long, or the headers are too large.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -188,6 +196,12 @@ impl<B: Broker> Publisher<B> {
     #[must_use]
     pub fn accepts(&self) -> bool {
         self.limits.is_some()
+    }
+
+    /// How long a body may be; none before the first connection.
+    #[must_use]
+    pub fn max_message_bytes(&self) -> Option<usize> {
+        self.limits.map(|limits| limits.max_message_bytes)
     }
 
     /// Takes an event into flight, without IO; returns the bytes that it holds in memory until it is settled.

@@ -144,9 +144,18 @@ impl PostgresServer {
 
     /// A fresh, empty database.
     pub(crate) async fn database(&self) -> Database {
+        self.database_with("").await
+    }
+
+    /// The same, in another encoding than UTF-8.
+    pub(crate) async fn database_in(&self, encoding: &str) -> Database {
+        self.database_with(&format!("TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")).await
+    }
+
+    async fn database_with(&self, options: &str) -> Database {
         let name = format!("db_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let maintenance = Database { port: self.port(), name: "postgres".into() };
-        maintenance.execute(&format!("CREATE DATABASE {name}")).await;
+        maintenance.execute(&format!("CREATE DATABASE {name} {options}")).await;
         Database { name, ..maintenance }
     }
 }

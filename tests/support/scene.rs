@@ -40,7 +40,11 @@ impl Scene {
 
     /// With a virtual host of any broker, and arguments for the queue that gets everything.
     pub(crate) async fn with(postgres: &PostgresServer, vhost: Vhost, queue: &[(&str, AMQPValue)]) -> Self {
-        let database = postgres.database().await;
+        Self::of(postgres.database().await, vhost, queue).await
+    }
+
+    /// With an empty database of any kind.
+    pub(crate) async fn of(database: Database, vhost: Vhost, queue: &[(&str, AMQPValue)]) -> Self {
         database.execute(TABLES).await;
         vhost.queue("all", queue).await;
         for exchange in ["shop.changes", "shop.events"] {

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::wire::Fields;
+use crate::lsn::Lsn;
 use crate::postgres::tls::{HandshakeError, TlsError};
 
 /// A connection to PostgreSQL failed.
@@ -177,12 +178,24 @@ impl ServerError {
     }
 }
 
-/// Severity, message, SQLSTATE and detail. No context: it may hold a row's values.
+impl ServerError {
+    /// Which change it was about to hand out, if the server says so, as in `slot "shop", output plugin "pgoutput", in the
+    /// change callback, associated LSN 0/1926798` (`output_plugin_error_callback` in logical.c; the words may be translated).
+    #[must_use]
+    pub fn change_lsn(&self) -> Option<Lsn> {
+        self.context.as_deref()?.lines().rev().find_map(|line| line.rsplit(' ').next()?.parse().ok())
+    }
+}
+
+/// Severity, message, SQLSTATE, detail and the change's LSN. No other context: it may hold a row's values.
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} (SQLSTATE {})", self.severity, self.message, self.code)?;
-        match &self.detail {
-            Some(detail) => write!(f, ", {detail}"),
+        if let Some(detail) = &self.detail {
+            write!(f, ", {detail}")?;
+        }
+        match self.change_lsn() {
+            Some(lsn) => write!(f, ", at the change at {lsn}"),
             None => Ok(()),
         }
     }

@@ -89,7 +89,9 @@ fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> 
     let unpinned = error.code == "08P01" && says("unsupported startup parameter");
     // A primary that shuts down while it waits for a standby of this setting: 17 ends the stream with 55000 or 22023.
     let waits_for_standby = says("synchronized_standby_slots");
-    if is_transient(&error.code) && !unpinned || waits_for_standby {
+    // elog() of mcxt.c, which is never translated.
+    let too_large = error.code == "XX000" && says("invalid memory alloc request size");
+    if is_transient(&error.code) && !unpinned && !too_large || waits_for_standby {
         return None;
     }
     let hint = match error.code.as_str() {
@@ -112,6 +114,14 @@ fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> 
         "58P01" | "55000" if slot_is_lost(error) => return Some((Kind::InDoubt, LOST_SLOT.to_owned())),
         "42704" if says("replication slot") => return Some((Kind::InDoubt, LOST_SLOT.to_owned())),
         "42704" if says("publication") => return Some((Kind::InDoubt, LOST_PUBLICATION.to_owned())),
+        "22021" | "22P05" if error.change_lsn().is_some() => format!(
+            "{STUCK}. So that no other comes: keep text that is not of the database's encoding out of it, or leave the column out \
+             of the publication"
+        ),
+        "54000" | "XX000" if error.change_lsn().is_some() => format!(
+            "PostgreSQL can't send a row of 1 GB or more, counted as UTF-8 text, with two digits for each byte of a bytea: {STUCK}. So \
+             that no other comes: limit the columns' length, or leave the large ones out of the publication"
+        ),
         "XX001" | "XX002" => "the server reports corrupted data: see its log".to_owned(),
         _ => error.hint.clone().unwrap_or_else(|| "see the message, and the server's log at this time".to_owned()),
     };
@@ -120,6 +130,11 @@ fn of_server(error: &ServerError, user: Option<&str>) -> Option<(Kind, String)> 
 
 const LOST_SLOT: &str = "the slot no longer holds the WAL since the last checkpoint, so changes may be lost: \
                          compare or reload the data that depends on them, then start with a new slot";
+
+/// The server fails at a change, and does so each time.
+const STUCK: &str = "no start gets past this change. Once those since the last checkpoint are dealt with (compared, or sent again from \
+    the tables), run `pgsluice checkpoint set LSN --skip` with an LSN behind its transaction, such as `SELECT \
+    pg_current_wal_insert_lsn()` gives now: what was committed before that LSN is not delivered any more";
 
 /// Decoding looks it up as it was when the change was written.
 const LOST_PUBLICATION: &str = "the publication was dropped, or renamed, while changes were written: those can't be read through \

@@ -60,6 +60,12 @@ impl<'a> Tuple<'a> {
         self.count == 0
     }
 
+    /// How many bytes of the frame it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The values, in order.
     #[must_use]
     pub fn iter(&self) -> Values<'a> {
