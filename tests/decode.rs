@@ -3,9 +3,11 @@
 //! The changes are read by SQL (`pg_logical_slot_get_binary_changes`), so no replication client is involved.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use pgsluice::encode::json::{RowPlan, row_event};
 use pgsluice::encode::values::{Kinds, Numeric};
+use pgsluice::postgres::binary::Textual;
 use pgsluice::postgres::pgoutput::{Message, decode};
 use pgsluice::postgres::relation::OidMap;
 use pgsluice::postgres::types::{Types, describe};
@@ -22,7 +24,6 @@ pub(crate) const PINNED: &str = "SET DateStyle = ISO; SET IntervalStyle = iso_86
 /// A database with a slot from here on: what comes later is in `events`.
 pub(crate) struct Stream {
     pub(crate) client: Client,
-    pub(crate) numeric: Numeric,
     pub(crate) types: Types,
     slot: String,
     assembler: Assembler,
@@ -41,7 +42,7 @@ impl Stream {
             pg_create_logical_replication_slot(current_database() || '_decode', 'pgoutput', true)::text";
         let slot = client.query_one(slot, &[]).await.expect("create the slot").get(0);
         let (types, assembler, plans) = (Types::default(), Assembler::default(), OidMap::default());
-        Self { client, numeric: Numeric::String, types, slot, assembler, plans }
+        Self { client, types, slot, assembler, plans }
     }
 
     pub(crate) async fn run(&mut self, sql: &str) -> &mut Self {
@@ -51,9 +52,20 @@ impl Stream {
 
     /// The changes and logical messages since the last call, as JSON texts.
     pub(crate) async fn texts(&mut self) -> Vec<String> {
-        let sql = "SELECT data FROM pg_logical_slot_get_binary_changes($1, NULL, NULL, \
-            'proto_version', '1', 'publication_names', 'p', 'messages', 'true')";
-        let rows = self.client.query(sql, &[&self.slot]).await.expect("read the slot");
+        self.read("pg_logical_slot_get_binary_changes", false).await
+    }
+
+    /// What comes next, as by binary transfer.
+    pub(crate) async fn binary_texts(&mut self) -> Vec<String> {
+        self.read("pg_logical_slot_peek_binary_changes", true).await
+    }
+
+    async fn read(&mut self, function: &str, binary: bool) -> Vec<String> {
+        let sql = format!(
+            "SELECT data FROM {function}($1, NULL, NULL, \
+            'proto_version', '1', 'publication_names', 'p', 'messages', 'true', 'binary', '{binary}')"
+        );
+        let rows = self.client.query(&sql, &[&self.slot]).await.expect("read the slot");
         let (plans, mut texts) = (&mut self.plans, Vec::new());
         for row in &rows {
             let message = decode(row.get(0)).expect("the server's messages decode");
@@ -66,13 +78,16 @@ impl Stream {
                         .chain(self.types.described().map(|(oid, description)| (oid, description.clone()))),
                 );
             }
-            let kinds = Kinds { types: &self.types, numeric: self.numeric };
+            let kinds = Kinds { types: &self.types, numeric: Numeric::String };
+            let mut textual = Textual::default();
+            textual.set_types(Arc::new(self.types.clone()));
             let taken = self.assembler.take::<Infallible>(message, &mut |step| {
                 match step {
                     Step::Begin(_) | Step::Commit { .. } => {}
                     Step::Relation(relation) => _ = plans.insert(relation.oid, RowPlan::new(relation, kinds)),
                     Step::Change(change) => {
                         let mut out = Vec::new();
+                        let change = textual.change(&change).expect("a readable row");
                         row_event(&mut out, &plans[&change.relation.oid], "shop", &change);
                         texts.push(String::from_utf8(out).expect("events are UTF-8"));
                     }

@@ -6,6 +6,8 @@ mod stream;
 
 use std::collections::HashMap;
 
+use pgsluice::postgres::binary::readable;
+use pgsluice::postgres::types::{Types, describe};
 use serde_json::value::RawValue;
 
 use crate::decode::Stream;
@@ -44,7 +46,12 @@ async fn every_line_of_the_page_holds() {
             Some(name) => format!("CREATE TABLE t{n} (v {name}); INSERT INTO t{n} VALUES ({value})"),
             None => format!("CREATE TABLE t{n} AS SELECT {value} AS v"),
         };
-        let texts = stream.run(&create).await.texts().await;
+        stream.run(&create).await;
+        let binary = if is_readable(&mut stream, n).await { Some(stream.binary_texts().await) } else { None };
+        let texts = stream.texts().await;
+        if binary.is_some_and(|binary| binary != texts) {
+            wrong.push(format!("{create}: not so in binary transfer"));
+        }
         let event: HashMap<&str, &RawValue> = serde_json::from_str(&texts[0]).expect("an event");
         let after: HashMap<&str, &RawValue> = serde_json::from_str(event["after"].get()).expect("a row");
         let got = after["v"].get();
@@ -53,6 +60,13 @@ async fn every_line_of_the_page_holds() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether binary transfer can be read.
+async fn is_readable(stream: &mut Stream, table: usize) -> bool {
+    let sql = "SELECT atttypid FROM pg_attribute WHERE attrelid = $1::text::regclass AND attname = 'v'";
+    let oid: u32 = stream.client.query_one(sql, &[&format!("t{table}")]).await.expect(sql).get(0);
+    readable(&Types::of(describe(&stream.client, &[oid]).await.expect("the type")), oid)
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 
 /// Between 1970-01-01 (Unix) and 2000-01-01 (PostgreSQL, `POSTGRES_EPOCH_JDATE` in `datatype/timestamp.h`).
 const EPOCH_DIFFERENCE_S: i64 = 946_684_800;
-const EPOCH_DIFFERENCE_DAYS: i64 = EPOCH_DIFFERENCE_S / DAY_S;
+pub(crate) const EPOCH_DIFFERENCE_DAYS: i64 = EPOCH_DIFFERENCE_S / DAY_S;
 const DAY_S: i64 = 86_400;
 const SECOND_US: i64 = 1_000_000;
 
@@ -105,7 +105,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 ///
 /// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: the year starts in
 /// March, so that the leap day comes last, and repeats every 400 years (an era).
-fn civil(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

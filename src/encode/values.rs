@@ -78,7 +78,8 @@ impl Kinds<'_> {
                 Kind::Composite(Composite::new(fields, self.types.outdated()))
             }
             Form::Hstore => Kind::Hstore,
-            Form::Scalar | Form::Domain { .. } | Form::Range { .. } | Form::Multirange { .. } => self.scalar(base),
+            Form::Text | Form::VersionedText | Form::Range { .. } | Form::Multirange { .. } => Kind::Text,
+            Form::Scalar | Form::Domain { .. } => self.scalar(base),
         }
     }
 

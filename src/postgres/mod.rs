@@ -1,5 +1,6 @@
 //! PostgreSQL: everything between its socket and a decoded change.
 
+pub mod binary;
 pub mod catalog;
 pub mod client;
 pub mod conninfo;

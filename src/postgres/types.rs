@@ -55,6 +55,10 @@ pub enum Form {
     },
     /// Pairs of texts (the extension `hstore`).
     Hstore,
+    /// A text of its own, which binary transfer sends, too: enums, `citext`.
+    Text,
+    /// The same, with the number of the format's version before it: `ltree`.
+    VersionedText,
 }
 
 /// A field of a composite type.
@@ -159,7 +163,7 @@ impl Types {
                     out.push(')');
                 }
             }
-            Form::Scalar | Form::Domain { .. } | Form::Range { .. } | Form::Multirange { .. } | Form::Hstore => {
+            _ => {
                 write!(out, "{schema:?}.{name:?}").expect("a String takes all text");
             }
         }

@@ -2,6 +2,7 @@
 //! `docs/types.md` lists. `VALUES_SEED` repeats a run.
 
 use fastrand::Rng;
+use pgsluice::postgres::binary::readable;
 use serde_json::Value;
 
 use super::setup;
@@ -294,23 +295,36 @@ fn same(left: &Value, right: &Value) -> bool {
     }
 }
 
-#[tokio::test]
-async fn generated_values_of_every_type_are_what_to_jsonb_says() {
+fn seed() -> (u64, Rng) {
     let seed = std::env::var("VALUES_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a number"));
     println!("VALUES_SEED={seed}");
-    let mut rng = Rng::with_seed(seed);
-    let columns: Vec<Column> = scalars().into_iter().chain(times_and_networks()).chain(nested()).collect();
-    let of = |f: fn((usize, &Column)) -> String| columns.iter().enumerate().map(f).collect::<Vec<_>>().join(", ");
-    let types = of(|(n, column)| format!("c{n} {}", column.name));
-    let mut stream = Stream::after(&format!("{}; CREATE TABLE v (row serial PRIMARY KEY, {types})", setup())).await;
+    (seed, Rng::with_seed(seed))
+}
 
-    let names = of(|(n, _)| format!("c{n}"));
+/// For each column, by its number.
+fn each(columns: &[Column], what: impl Fn((usize, &Column)) -> String) -> String {
+    columns.iter().enumerate().map(what).collect::<Vec<_>>().join(", ")
+}
+
+/// Fills a table of these columns.
+async fn stream_of(columns: &[Column], rng: &mut Rng) -> Stream {
+    let types = each(columns, |(n, column)| format!("c{n} {}", column.name));
+    let mut stream = Stream::after(&format!("{}; CREATE TABLE v (row serial PRIMARY KEY, {types})", setup())).await;
+    let names = each(columns, |(n, _)| format!("c{n}"));
     for _ in 0..ROWS {
-        let value = |column: &Column| if rng.u8(..10) == 0 { "NULL".to_owned() } else { (column.make)(&mut rng) };
+        let value = |column: &Column| if rng.u8(..10) == 0 { "NULL".to_owned() } else { (column.make)(rng) };
         let values: Vec<String> = columns.iter().map(value).collect();
         stream.run(&format!("INSERT INTO v ({names}) VALUES ({})", values.join(", "))).await;
     }
-    let oracles = of(|(n, column)| column.oracle.replace("{}", &format!("c{n}")));
+    stream
+}
+
+#[tokio::test]
+async fn generated_values_of_every_type_are_what_to_jsonb_says() {
+    let (seed, mut rng) = seed();
+    let columns: Vec<Column> = scalars().into_iter().chain(times_and_networks()).chain(nested()).collect();
+    let mut stream = stream_of(&columns, &mut rng).await;
+    let oracles = each(&columns, |(n, column)| column.oracle.replace("{}", &format!("c{n}")));
     let sql = format!("SELECT jsonb_build_array({oracles})::text FROM v ORDER BY v.row");
     let events = stream.events().await;
     let rows = stream.client.query(&sql, &[]).await.expect(&sql);
@@ -322,4 +336,30 @@ async fn generated_values_of_every_type_are_what_to_jsonb_says() {
             assert!(same(got, expected), "VALUES_SEED={seed}, {}: {got} for {expected}", column.name);
         }
     }
+}
+
+/// Of these the binary form says less than the text, or PostgreSQL has none.
+const IN_TEXT_ONLY: [&str; 4] = ["regtype", "\"char\"", "xml", "tsvector"];
+
+#[tokio::test]
+async fn generated_values_are_the_same_by_binary_transfer() {
+    let (seed, mut rng) = seed();
+    let columns = scalars().into_iter().chain(times_and_networks()).chain(nested());
+    let columns: Vec<Column> = columns.filter(|column| !IN_TEXT_ONLY.contains(&column.name.as_str())).collect();
+    let mut stream = stream_of(&columns, &mut rng).await;
+    let (binary, text) = (stream.binary_texts().await, stream.texts().await);
+    assert_eq!(text.len(), ROWS);
+    for (binary, text) in binary.iter().zip(&text) {
+        let [binary, text] = [binary, text].map(|text| serde_json::from_str::<Value>(text).expect(text));
+        for (n, column) in columns.iter().enumerate() {
+            let [binary, text] = [&binary, &text].map(|event| &event["after"][format!("c{n}")]);
+            assert_eq!(binary, text, "VALUES_SEED={seed}, {}", column.name);
+        }
+    }
+    // To the last byte.
+    assert!(binary == text, "VALUES_SEED={seed}");
+    // And all but those are readable.
+    let columns = "SELECT array_agg(atttypid) FROM pg_attribute WHERE attrelid = 'v'::regclass AND attnum > 0";
+    let oids: Vec<u32> = stream.client.query_one(columns, &[]).await.expect(columns).get(0);
+    assert!(oids.iter().all(|oid| readable(&stream.types, *oid)));
 }

@@ -66,6 +66,30 @@ impl<'a> Tuple<'a> {
         self.bytes.len()
     }
 
+    /// The same values, in `out`, which is overwritten: a binary one is text, which `text` appends, given its column's index.
+    ///
+    /// # Errors
+    /// Those of `text`.
+    pub fn in_text<E>(
+        self,
+        out: &mut Vec<u8>,
+        mut text: impl FnMut(usize, &[u8], &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Tuple<'_>, E> {
+        out.clear();
+        for (index, value) in self.iter().enumerate() {
+            match value {
+                Value::Null => out.push(b'n'),
+                Value::Unchanged => out.push(b'u'),
+                Value::Text(bytes) => counted(out, |out| {
+                    out.extend_from_slice(bytes);
+                    Ok(())
+                })?,
+                Value::Binary(bytes) => counted(out, |out| text(index, bytes, out))?,
+            }
+        }
+        Ok(Tuple { count: self.count, bytes: out })
+    }
+
     /// The values, in order.
     #[must_use]
     pub fn iter(&self) -> Values<'a> {
@@ -77,6 +101,17 @@ impl<'a> Tuple<'a> {
     pub fn get(&self, index: usize) -> Option<Value<'a>> {
         self.iter().nth(index)
     }
+}
+
+/// `t`, and what `put` appends behind its length.
+fn counted<E>(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+    out.push(b't');
+    let start = out.len() + 4;
+    out.extend_from_slice(&[0; 4]);
+    put(out)?;
+    let length = u32::try_from(out.len() - start).expect("PostgreSQL's values have at most 1 GB");
+    out[start - 4..start].copy_from_slice(&length.to_be_bytes());
+    Ok(())
 }
 
 impl<'a> IntoIterator for &Tuple<'a> {

@@ -32,14 +32,18 @@ const QUERY: &str = "\
                 AND attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped) made_of(part) WHERE part >= 10000) \
     SELECT t.oid, n.nspname::text, t.typname::text, \
            CASE WHEN t.typsubscript = 'pg_catalog.array_subscript_handler'::pg_catalog.regproc THEN 'a' \
-                WHEN p.proname = 'hstore_out' AND t.typname = 'hstore' THEN 'h' ELSE t.typtype::text END, \
+                WHEN p.proname = 'hstore_out' AND t.typname = 'hstore' THEN 'h' \
+                WHEN t.typtype <> 'b' THEN t.typtype::text \
+                WHEN s.prosrc IN ('textsend', 'varcharsend', 'bpcharsend', 'namesend') THEN 'e' \
+                WHEN s.prosrc IN ('ltree_send', 'lquery_send', 'ltxtq_send') THEN 'v' ELSE 'b' END, \
            CASE t.typtype WHEN 'd' THEN t.typbasetype \
                 WHEN 'r' THEN (SELECT rngsubtype FROM pg_catalog.pg_range WHERE rngtypid = t.oid) \
                 WHEN 'm' THEN (SELECT rngtypid FROM pg_catalog.pg_range WHERE rngmultitypid = t.oid) \
                 ELSE t.typelem END, \
            COALESCE(e.typdelim::text, ','), f.names, f.types \
     FROM wanted JOIN pg_catalog.pg_type t USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
-    JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem, \
+    JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput LEFT JOIN pg_catalog.pg_proc s ON s.oid = t.typsend \
+    LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem, \
     LATERAL (SELECT COALESCE(array_agg(attname::text ORDER BY attnum), '{}') AS names, \
                     COALESCE(array_agg(atttypid ORDER BY attnum), '{}') AS types FROM pg_catalog.pg_attribute \
              WHERE t.typtype = 'c' AND attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped) f";
@@ -49,6 +53,8 @@ fn described(row: &tokio_postgres::Row) -> Result<(u32, Description), tokio_post
     let form = match kind {
         "a" => Form::Array { element: part, delimiter: delimiter.bytes().next().unwrap_or(b',') },
         "h" => Form::Hstore,
+        "e" => Form::Text,
+        "v" => Form::VersionedText,
         "d" => Form::Domain { base: part },
         "r" => Form::Range { bound: part },
         "m" => Form::Multirange { range: part },
