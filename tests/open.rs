@@ -28,6 +28,7 @@ fn settings(database: &Database) -> SourceSettings {
         report_every: Duration::from_secs(10),
         watch_every: Duration::from_secs(10),
         standby_timeout: Some(Duration::from_millis(100)),
+        binary: false,
         retain: Retain::default(),
     }
 }

@@ -76,6 +76,8 @@ pub struct SourceSettings {
     pub watch_every: Duration,
     /// How long to stand by for a slot, or a checkpoint folder, that another process has; none: for ever.
     pub standby_timeout: Option<Duration>,
+    /// Whether values are asked for in their binary form, where all of them can be read.
+    pub binary: bool,
     /// How much of the past PostgreSQL keeps for replays.
     pub retain: Retain,
 }

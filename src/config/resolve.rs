@@ -103,6 +103,7 @@ fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSe
         report_every: millis(at, "source.report_every_ms", written.report_every_ms, 10_000, 100..=MAX_WAIT_MS)?,
         watch_every: millis(at, "source.watch_every_ms", written.watch_every_ms, 10_000, 100..=MAX_WAIT_MS)?,
         standby_timeout: None,
+        binary: written.binary.unwrap_or(false),
         retain: Retain::default(),
     })
 }

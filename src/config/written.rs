@@ -40,6 +40,7 @@ pub(super) struct Source {
     pub(super) tables: Option<Vec<String>>,
     pub(super) slot: Option<String>,
     pub(super) publication: Option<String>,
+    pub(super) binary: Option<bool>,
     #[serde(deserialize_with = "number")]
     pub(super) report_every_ms: Option<i64>,
     #[serde(deserialize_with = "number")]

@@ -4,6 +4,8 @@
 //! Invariant: every change either enters the window, in stream order, or is settled in it by its position; what was
 //! taken in before a reconnect is known by its position and dropped. No IO: the loop reads and writes.
 
+use std::sync::Arc;
+
 use anyhow::anyhow;
 
 use crate::broker::Broker;
@@ -14,6 +16,7 @@ use crate::encode::{Delivery, Encoder, size};
 use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
 use crate::pipeline::scope::{Scope, Tally};
+use crate::postgres::binary::{Textual, Unreadable};
 use crate::postgres::pgoutput;
 use crate::postgres::relation::Relation;
 use crate::postgres::replication::Frame;
@@ -53,6 +56,8 @@ pub(super) struct Intake {
 
 /// From a change to a published event.
 struct Encode {
+    /// With binary transfer.
+    textual: Option<Textual>,
     router: Router,
     encoder: Encoder,
     announce: Option<Announce>,
@@ -72,6 +77,7 @@ impl Intake {
             assembler: Assembler::default(),
             scope,
             encode: Encode {
+                textual: settings.source.binary.then(Textual::default),
                 router: Router::new(settings),
                 encoder: Encoder::new(&settings.name, delivery),
                 announce,
@@ -89,6 +95,7 @@ impl Intake {
     /// What was read, after all that was read before.
     pub(super) fn read(&mut self, mut batch: Batch) -> Result<(), Definite> {
         if let Some(types) = batch.take_types() {
+            self.encode.textual.iter_mut().for_each(|textual| textual.set_types(Arc::clone(&types)));
             self.encode.router.set_types(types);
             for relation in self.assembler.relations() {
                 self.encode.learn(relation, self.received)?;
@@ -195,6 +202,10 @@ impl Encode {
         window: &mut Window,
         publisher: &mut Publisher<B>,
     ) -> Result<bool, Definite> {
+        let change = &match &mut self.textual {
+            Some(textual) => textual.change(change).map_err(|error| unreadable(error, change))?,
+            None => *change,
+        };
         let verdict = self.router.verdict(change);
         let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
         let oversize = match verdict {
@@ -236,6 +247,12 @@ fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
         error.into().context(format!("can't decode what PostgreSQL sent at {lsn}")),
         "nothing at or after this LSN was acknowledged; please report it with the server's version",
     )
+}
+
+/// The stream makes no sense by binary transfer.
+fn unreadable(error: Unreadable, change: &Change<'_>) -> Definite {
+    let what = format!("can't read the {} of {} at {}", change.row.op(), change.relation, change.position);
+    Definite::new(Kind::Source, anyhow!(error).context(what), "set source.binary = false, which the events don't notice")
 }
 
 /// Nobody reads what is announced.
