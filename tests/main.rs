@@ -22,5 +22,6 @@ mod publisher;
 mod replay;
 mod source_faults;
 mod standby;
+mod streaming;
 mod support;
 mod watch;

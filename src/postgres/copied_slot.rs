@@ -17,6 +17,7 @@ use super::open::{StartAt, report_every};
 use super::preflight::{self, Look, sql_failure};
 use super::slot::{SlotState, first, verify};
 use super::sql;
+use super::streamed;
 use super::walsender::{self, ANSWER_LIMIT, Session};
 use super::watch::WatchedStream;
 use crate::checkpoint::Checkpoint;
@@ -91,7 +92,10 @@ impl Inner {
         let SourceSettings { slot: name, publication, .. } = &self.settings;
         let look = if reached.is_none() { Look::First } else { Look::Again };
         let sql = sql::connect(&self.settings.conninfo).await?;
-        within(ANSWER_LIMIT, "checking the database", preflight::check(&sql, look)).await?;
+        let server = within(ANSWER_LIMIT, "checking the database", preflight::check(&sql, look)).await?;
+        if look == Look::First {
+            streamed::check(&self.settings, &server).await?;
+        }
         let mut connection = self.connect(&sql, look).await?;
         let slot = walsender::read_slot(&mut connection, name).await?.ok_or_else(|| no_slot(name))?;
         let since = match (&reached, &self.from) {
@@ -113,7 +117,7 @@ impl Inner {
         let start = self.start(&session, reached, earliest)?;
         let copied = SlotState { confirmed_flush: Some(earliest), ..slot };
         verify(name, publication, Some(&start), Some(&copied), &session.server)?;
-        let command = walsender::start_command(&copy, publication, start.flushed);
+        let command = walsender::start_command(&connection, &copy, &self.settings, start.flushed);
         let starting = async { Ok(connection.start_replication(&command).await?) };
         let stream = within(ANSWER_LIMIT, "starting the replication stream", starting).await?;
         let stream = WatchedStream::new(stream, self.settings.clone(), None, start.flushed);

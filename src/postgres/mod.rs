@@ -17,6 +17,7 @@ pub mod relation;
 pub mod replication;
 pub mod slot;
 pub mod sql;
+mod streamed;
 pub mod tls;
 pub mod types;
 mod walsender;

@@ -21,6 +21,7 @@ use super::preflight::{self, Look, sql_failure};
 use super::publication::{self, Plan, Publication};
 use super::slot::{self, Decision, SlotState, verify};
 use super::sql;
+use super::streamed;
 use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
 use super::watch::{self, WatchedStream};
 use crate::checkpoint::Checkpoint;
@@ -226,7 +227,7 @@ impl Inner {
         let Some((session, decision)) = self.decide(&mut connection, resume).await? else { return Ok(None) };
         self.publish(sql, &session, &decision, &mut prepared).await?;
         let start = self.begin(sql, &mut connection, &session, decision).await?;
-        let command = walsender::start_command(&self.settings.slot, &self.settings.publication, start.flushed);
+        let command = walsender::start_command(&connection, &self.settings.slot, &self.settings, start.flushed);
         let starting = async { Ok(connection.start_replication(&command).await) };
         match within(ANSWER_LIMIT, "starting the replication stream", starting).await? {
             Ok(stream) => {
@@ -257,11 +258,12 @@ impl Inner {
     }
 
     async fn prepare(&self, sql: &Client, look: Look) -> Result<Prepared, Failure> {
-        preflight::check(sql, look).await?;
+        let server = preflight::check(sql, look).await?;
         let name = &self.settings.publication;
         let publication = publication::read(sql, name).await?;
         let plan = match look {
             Look::First => {
+                streamed::check(&self.settings, &server).await?;
                 held::check(sql, &self.settings.slot, self.settings.retain).await?;
                 let wanted = catalog::resolve(sql, &self.settings.tables, self.outbox.as_ref()).await?;
                 Some(publication::plan(name, publication.as_ref(), &wanted)?)

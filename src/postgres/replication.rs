@@ -9,7 +9,7 @@ mod inbox;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
@@ -60,7 +60,7 @@ impl Connection {
 
 impl ChangeStream for ReplicationStream {
     async fn next(&mut self) -> Result<Batch, Failure> {
-        Ok(self.receive().await?)
+        self.next_frames().await.map(Batch::new)
     }
 
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
@@ -72,12 +72,17 @@ impl ChangeStream for ReplicationStream {
 }
 
 impl ReplicationStream {
+    /// [`ChangeStream::next`], as bytes.
+    pub(super) async fn next_frames(&mut self) -> Result<Bytes, Failure> {
+        Ok(self.receive().await?)
+    }
+
     /// Waits for the server without a limit, unless it was asked for an answer: it may have nothing to say for as long
     /// as nobody writes.
-    async fn receive(&mut self) -> Result<Batch, ClientError> {
+    async fn receive(&mut self) -> Result<Bytes, ClientError> {
         loop {
             match self.inbox.take()? {
-                Some(Arrival::Frames(frames)) => return Ok(Batch::new(frames)),
+                Some(Arrival::Frames(frames)) => return Ok(frames),
                 Some(Arrival::Other(message)) => act(&message, &mut self.noted)?,
                 None => {
                     // The only wait. What it read is in the inbox, so that dropping the future loses nothing.

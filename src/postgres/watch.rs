@@ -18,6 +18,7 @@ use super::client::ClientError;
 use super::preflight::sql_failure;
 use super::publication;
 use super::replication::ReplicationStream;
+use super::streamed::CommittedStream;
 use super::walsender::ANSWER_LIMIT;
 use super::{slot, sql};
 use crate::config::SourceSettings;
@@ -31,7 +32,7 @@ const LATELY: Duration = Duration::from_secs(1);
 /// A stream that is looked after.
 #[derive(Debug)]
 pub struct WatchedStream {
-    stream: ReplicationStream,
+    stream: CommittedStream,
     /// It is read because of the past, of which there may be much.
     is_far_behind: bool,
     /// When it gave something, after which nobody has come for more.
@@ -46,6 +47,7 @@ impl WatchedStream {
     /// the past, and a server that shuts down need not wait until the stream has caught up, however well it is read.
     pub(super) fn new(stream: ReplicationStream, settings: SourceSettings, sent: Option<Vec<u32>>, from: Lsn) -> Self {
         let is_far_behind = sent.is_none();
+        let stream = CommittedStream::new(stream, &settings);
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
         let watch = Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends) };
