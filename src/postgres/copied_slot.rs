@@ -35,6 +35,7 @@ struct Inner {
     settings: SourceSettings,
     /// None: as early as it goes.
     from: Option<StartAt>,
+    mode: streamed::Mode,
 }
 
 /// How far a slot's past reaches, and what it costs.
@@ -74,7 +75,7 @@ impl CopiedSlot {
     /// The past of the slot that `settings` name, from there on, or as early as it goes. Connects to nothing yet.
     #[must_use]
     pub fn new(settings: SourceSettings, from: Option<StartAt>) -> Self {
-        Self(Arc::new(Inner { settings, from }))
+        Self(Arc::new(Inner { settings, from, mode: streamed::Mode::default() }))
     }
 }
 
@@ -117,8 +118,8 @@ impl Inner {
         let start = self.start(&session, reached, earliest)?;
         let copied = SlotState { confirmed_flush: Some(earliest), ..slot };
         verify(name, publication, Some(&start), Some(&copied), &session.server)?;
-        let command = walsender::start_command(&connection, &copy, &self.settings, start.flushed);
-        let starting = async { Ok(connection.start_replication(&command).await?) };
+        let starting = self.mode.start(connection, &copy, &self.settings, start.flushed);
+        let starting = async { Ok(starting.await?) };
         let stream = within(ANSWER_LIMIT, "starting the replication stream", starting).await?;
         let stream = WatchedStream::new(stream, self.settings.clone(), None, start.flushed);
         Ok(Opened { stream, start, report_every: report_every(&self.settings, &session) })

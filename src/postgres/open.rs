@@ -58,6 +58,7 @@ struct Inner {
     /// A stream was opened by this process: the configuration fits, and is not checked again.
     opened: AtomicBool,
     logins: Logins,
+    mode: streamed::Mode,
 }
 
 impl PostgresSource {
@@ -76,7 +77,7 @@ impl PostgresSource {
 
     fn of(settings: SourceSettings, outbox: Option<OutboxSettings>, health: Health) -> Self {
         let (opened, logins) = (AtomicBool::new(false), Logins::default());
-        Self(Arc::new(Inner { settings, outbox, health, opened, logins }))
+        Self(Arc::new(Inner { settings, outbox, health, opened, logins, mode: streamed::Mode::default() }))
     }
 }
 
@@ -227,8 +228,8 @@ impl Inner {
         let Some((session, decision)) = self.decide(&mut connection, resume).await? else { return Ok(None) };
         self.publish(sql, &session, &decision, &mut prepared).await?;
         let start = self.begin(sql, &mut connection, &session, decision).await?;
-        let command = walsender::start_command(&connection, &self.settings.slot, &self.settings, start.flushed);
-        let starting = async { Ok(connection.start_replication(&command).await) };
+        let starting = self.mode.start(connection, &self.settings.slot, &self.settings, start.flushed);
+        let starting = async { Ok(starting.await) };
         match within(ANSWER_LIMIT, "starting the replication stream", starting).await? {
             Ok(stream) => {
                 self.look_again(sql, &session, &start).await?;

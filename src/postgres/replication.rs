@@ -60,7 +60,7 @@ impl Connection {
 
 impl ChangeStream for ReplicationStream {
     async fn next(&mut self) -> Result<Batch, Failure> {
-        self.next_frames().await.map(Batch::new)
+        Ok(Batch::new(self.receive().await?))
     }
 
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
@@ -72,14 +72,9 @@ impl ChangeStream for ReplicationStream {
 }
 
 impl ReplicationStream {
-    /// [`ChangeStream::next`], as bytes.
-    pub(super) async fn next_frames(&mut self) -> Result<Bytes, Failure> {
-        Ok(self.receive().await?)
-    }
-
-    /// Waits for the server without a limit, unless it was asked for an answer: it may have nothing to say for as long
-    /// as nobody writes.
-    async fn receive(&mut self) -> Result<Bytes, ClientError> {
+    /// The next frames, as bytes. Waits for the server without a limit, unless it was asked for an answer: it may have
+    /// nothing to say for as long as nobody writes.
+    pub(super) async fn receive(&mut self) -> Result<Bytes, ClientError> {
         loop {
             match self.inbox.take()? {
                 Some(Arrival::Frames(frames)) => return Ok(frames),

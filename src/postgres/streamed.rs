@@ -24,12 +24,20 @@ mod log;
 mod relations;
 mod spool;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::anyhow;
+use bytes::Bytes;
+
+use super::client::{ClientError, Connection};
 use super::preflight::Server;
 use super::replication::ReplicationStream;
-use crate::config::{Origin, SourceSettings};
+use super::walsender;
+use crate::config::{Origin, SourceSettings, Streaming};
 use crate::failure::{Failure, Kind};
+use crate::lsn::Lsn;
 use crate::source::{Batch, ChangeStream, Status};
-use anyhow::anyhow;
 use spool::Spool;
 
 /// The first major version that can leave out what came from elsewhere, as `server_version_num`.
@@ -50,30 +58,81 @@ pub(super) async fn check(settings: &SourceSettings, server: &Server) -> Result<
     }
 }
 
+/// Whether a source streams: as it is configured, until the server fails at it.
+///
+/// Decoding what is not committed has limits in every version up to 18: a transaction that alters a table in a subtransaction
+/// that it rolls back, and alters it again, makes the walsender fail with an internal error ("could not map filenode"), at
+/// each attempt. Once it is committed, it is decoded without trouble; and since what leaves this module is the same, the next
+/// stream just goes on without streaming.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Mode {
+    fails: Arc<AtomicBool>,
+}
+
+impl Mode {
+    /// Starts the stream of `slot`. The caller limits the time.
+    pub(super) async fn start(
+        &self,
+        connection: Connection,
+        slot: &str,
+        settings: &SourceSettings,
+        from: Lsn,
+    ) -> Result<CommittedStream, ClientError> {
+        let streaming = settings.streaming.as_ref().filter(|_| !self.fails.load(Ordering::Relaxed));
+        let command = walsender::start_command(&connection, slot, settings, streaming.is_some(), from);
+        let stream = connection.start_replication(&command).await?;
+        Ok(CommittedStream { stream, streamed: streaming.map(|streaming| Streamed::new(streaming, self.clone())) })
+    }
+
+    /// Notes what the stream has failed with.
+    fn note(&self, error: &ClientError) {
+        // Class XX: internal errors.
+        if error.code().is_some_and(|code| code.starts_with("XX")) && !self.fails.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %error,
+                "the server could not stream a transaction that is in progress: from here on each is read once it is \
+                 committed, as with source.streaming = false"
+            );
+        }
+    }
+}
+
 /// A replication stream of whole, committed transactions.
 #[derive(Debug)]
 pub(super) struct CommittedStream {
     stream: ReplicationStream,
     /// None: the server sends nothing else.
-    spool: Option<Spool>,
+    streamed: Option<Streamed>,
 }
 
-impl CommittedStream {
-    /// What comes from `stream`, which was started as `settings` say.
-    pub(super) fn new(stream: ReplicationStream, settings: &SourceSettings) -> Self {
-        Self { stream, spool: settings.streaming.as_ref().map(Spool::new) }
+#[derive(Debug)]
+struct Streamed {
+    spool: Spool,
+    mode: Mode,
+}
+
+impl Streamed {
+    fn new(settings: &Streaming, mode: Mode) -> Self {
+        Self { spool: Spool::new(settings), mode }
+    }
+
+    /// Cancel-safe: what was received is in the spool, and what the disk was asked for is waited for by the next call.
+    async fn next(&mut self, stream: &mut ReplicationStream) -> Result<Bytes, Failure> {
+        loop {
+            if let Some(frames) = self.spool.next().await? {
+                return Ok(frames);
+            }
+            let received = stream.receive().await.inspect_err(|error| self.mode.note(error));
+            self.spool.receive(received?);
+        }
     }
 }
 
 impl ChangeStream for CommittedStream {
-    /// Cancel-safe: what was received is in the spool, and what the disk was asked for is waited for by the next call.
     async fn next(&mut self) -> Result<Batch, Failure> {
-        let Some(spool) = &mut self.spool else { return self.stream.next().await };
-        loop {
-            if let Some(frames) = spool.next().await? {
-                return Ok(Batch::new(frames));
-            }
-            spool.receive(self.stream.next_frames().await?);
+        match &mut self.streamed {
+            None => self.stream.next().await,
+            Some(streamed) => streamed.next(&mut self.stream).await.map(Batch::new),
         }
     }
 

@@ -182,16 +182,24 @@ pub(super) enum CreateError {
 /// to be streamed: then in the newest that the server knows. (What version 3 adds, we don't ask for; what 4 adds is meant for
 /// those who apply a transaction before it is committed.) `origin` is asked for only where it is not the default, which the
 /// older servers don't know by name; that this one does was checked.
-pub(super) fn start_command(connection: &Connection, slot: &str, settings: &SourceSettings, from: Lsn) -> String {
-    start(connection.parameter("server_version").unwrap_or_default(), slot, settings, from)
+pub(super) fn start_command(
+    connection: &Connection,
+    slot: &str,
+    settings: &SourceSettings,
+    is_streamed: bool,
+    from: Lsn,
+) -> String {
+    let newest = is_streamed.then(|| major(connection.parameter("server_version").unwrap_or_default()));
+    start(slot, settings, newest, from)
 }
 
-fn start(server_version: &str, slot: &str, settings: &SourceSettings, from: Lsn) -> String {
-    let version = match (&settings.streaming, major(server_version)) {
-        (None, _) => "'1'",
-        (Some(_), ..=14) => "'2', streaming 'on'",
-        (Some(_), 15) => "'3', streaming 'on'",
-        (Some(_), 16..) => "'4', streaming 'on'",
+/// `streamed_by`: the major version of a server that is to stream.
+fn start(slot: &str, settings: &SourceSettings, streamed_by: Option<u32>, from: Lsn) -> String {
+    let version = match streamed_by {
+        None => "'1'",
+        Some(..=14) => "'2', streaming 'on'",
+        Some(15) => "'3', streaming 'on'",
+        Some(16..) => "'4', streaming 'on'",
     };
     let origin = match settings.origin {
         Origin::Any => "",
@@ -209,7 +217,7 @@ fn start(server_version: &str, slot: &str, settings: &SourceSettings, from: Lsn)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Retain, Streaming};
+    use crate::config::Retain;
     use crate::postgres::conninfo::Conninfo;
     use crate::route::select::Selection;
 
@@ -232,20 +240,18 @@ mod tests {
     fn names_reach_the_server_as_they_are() {
         let expected = "START_REPLICATION SLOT \"shop\" LOGICAL 16/B374D848 \
                         (proto_version '1', messages 'true', publication_names '\"It''s \"\"mine\"\", really\"')";
-        assert_eq!(start("18.4", "shop", &settings(), Lsn(0x16_B374_D848)), expected);
+        assert_eq!(start("shop", &settings(), None, Lsn(0x16_B374_D848)), expected);
     }
 
     #[test]
     fn more_than_version_1_is_asked_for_only_where_it_is_configured() {
-        let streaming = Some(Streaming { memory_bytes: 65_536, folder: "/var/tmp".into() });
-        let settings = SourceSettings { streaming, ..settings() };
         for (server, version) in [("14.23", 2), ("15.18 (Debian 15.18-1)", 3), ("16.14", 4), ("18beta1", 4)] {
-            let command = start(server, "shop", &settings, Lsn(1));
+            let command = start("shop", &settings(), Some(major(server)), Lsn(1));
             let expected = format!("(proto_version '{version}', streaming 'on', messages 'true', publication_names ");
             assert!(command.contains(&expected), "{command}");
         }
-        let settings = SourceSettings { streaming: None, origin: Origin::None, ..settings };
-        let command = start("16.14", "shop", &settings, Lsn(1));
+        let settings = SourceSettings { origin: Origin::None, ..settings() };
+        let command = start("shop", &settings, None, Lsn(1));
         assert!(
             command.contains("(proto_version '1', messages 'true', origin 'none', publication_names "),
             "{command}"

@@ -17,7 +17,6 @@ use tokio_postgres::Client;
 use super::client::ClientError;
 use super::preflight::sql_failure;
 use super::publication;
-use super::replication::ReplicationStream;
 use super::streamed::CommittedStream;
 use super::walsender::ANSWER_LIMIT;
 use super::{slot, sql};
@@ -45,9 +44,8 @@ pub struct WatchedStream {
 impl WatchedStream {
     /// Looks after `stream`, which sends these tables. None: it is a replay. What becomes of the publication is nothing to
     /// the past, and a server that shuts down need not wait until the stream has caught up, however well it is read.
-    pub(super) fn new(stream: ReplicationStream, settings: SourceSettings, sent: Option<Vec<u32>>, from: Lsn) -> Self {
+    pub(super) fn new(stream: CommittedStream, settings: SourceSettings, sent: Option<Vec<u32>>, from: Lsn) -> Self {
         let is_far_behind = sent.is_none();
-        let stream = CommittedStream::new(stream, &settings);
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
         let watch = Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends) };

@@ -1,17 +1,16 @@
 //! A source that is read with or without streaming, and what came of it, as texts that can be compared.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgsluice::checkpoint::Checkpoint;
+use pgsluice::change::{Change, Row};
 use pgsluice::checkpoint::memory::MemoryStore;
 use pgsluice::config::{Origin, Retain, SourceSettings, Streaming};
 use pgsluice::failure::Failure;
 use pgsluice::postgres::conninfo::Conninfo;
 use pgsluice::postgres::open::PostgresSource;
-use pgsluice::postgres::pgoutput::decode;
+use pgsluice::postgres::pgoutput::{Value, decode};
 use pgsluice::postgres::replication::Frame;
 use pgsluice::postgres::watch::WatchedStream;
 use pgsluice::route::select::Selection;
@@ -45,20 +44,12 @@ pub(super) fn settings(database: &Database, slot: &str, streaming: Option<Stream
     }
 }
 
-pub(super) async fn open(
-    settings: &SourceSettings,
-    checkpoint: Option<Checkpoint>,
-) -> Result<Opened<WatchedStream>, Failure> {
-    let resume = Resume { store: Arc::new(MemoryStore::new(checkpoint)), reached: None };
-    tokio::time::timeout(SOON, PostgresSource::new(settings.clone(), None).open(resume)).await.expect("opens in time")
-}
-
-/// An open stream, and what has come of it.
+/// A source, what it has opened, and what has come of that.
 pub(super) struct Recorder {
+    source: PostgresSource,
     stream: WatchedStream,
     pending: Batch,
     assembler: Assembler,
-    pub(super) start: Checkpoint,
     /// Every change and logical message, with all that names it.
     pub(super) changes: Vec<String>,
 }
@@ -66,27 +57,50 @@ pub(super) struct Recorder {
 impl Recorder {
     /// Opens a stream from a slot's beginning; makes the slot if there is none.
     pub(super) async fn open(settings: &SourceSettings) -> Self {
-        let Opened { stream, start, .. } = open(settings, None).await.expect("opens");
-        Self { stream, pending: Batch::default(), assembler: Assembler::default(), start, changes: Vec::new() }
+        let source = PostgresSource::new(settings.clone(), None);
+        let stream = Self::try_open(&source).await.expect("opens");
+        Self { source, stream, pending: Batch::default(), assembler: Assembler::default(), changes: Vec::new() }
+    }
+
+    pub(super) async fn try_open(source: &PostgresSource) -> Result<WatchedStream, Failure> {
+        let resume = Resume { store: Arc::new(MemoryStore::new(None)), reached: None };
+        let opening = source.open(resume);
+        tokio::time::timeout(SOON, opening).await.expect("opens in time").map(|Opened { stream, .. }| stream)
+    }
+
+    /// Opens it again, from the slot's beginning.
+    pub(super) async fn open_again(mut self) -> Self {
+        drop(self.stream);
+        self.stream = Self::try_open(&self.source).await.expect("opens again");
+        self.pending = Batch::default();
+        self.assembler.reset();
+        self.changes.clear();
+        self
     }
 
     /// Reads on, until the row of the table `done` with this number has come, and its transaction's end.
     pub(super) async fn until(mut self, number: u32) -> Self {
-        let last = format!("{number}");
+        self.read(number).await.expect("the stream goes on");
+        self
+    }
+
+    /// [`Self::until`], or until the stream fails.
+    pub(super) async fn read(&mut self, number: u32) -> Result<(), Failure> {
+        let last = number.to_string();
         let mut found = false;
         while !found || self.assembler.in_transaction() {
             let Some(payload) = self.pending.next_payload() else {
                 let next = tokio::time::timeout(2 * SOON, self.stream.next()).await;
-                self.pending = next.unwrap_or_else(|_| panic!("{last} comes")).expect("the stream goes on");
+                self.pending = next.unwrap_or_else(|_| panic!("{last} comes"))?;
                 continue;
             };
             let Frame::XLogData { data, .. } = Frame::parse(&payload).expect("a frame") else { continue };
-            let message = decode(&data).expect("a message of version 1");
             let changes = &mut self.changes;
+            let message = decode(&data).expect("a message of version 1");
             let taken = self.assembler.take::<Infallible>(message, &mut |step| {
                 match step {
-                    Step::Change(change) if change.relation.name == "done" => {
-                        found |= format!("{:?}", change.row).contains(&format!("{:?}", last.as_bytes()).replace('[', "").replace(']', ""));
+                    Step::Change(Change { relation, row: Row::Insert { new }, .. }) if relation.name == "done" => {
+                        found |= new.get(0) == Some(Value::Text(last.as_bytes()));
                     }
                     Step::Change(_) | Step::Message(_) => changes.push(format!("{step:?}")),
                     // An empty transaction is one only for PostgreSQL 14; descriptions come where they are needed.
@@ -96,7 +110,7 @@ impl Recorder {
             });
             taken.expect("the messages are in order");
         }
-        self
+        Ok(())
     }
 }
 
