@@ -23,6 +23,8 @@ mod handout;
 mod log;
 mod relations;
 mod spool;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
