@@ -23,6 +23,7 @@ mod publisher;
 mod replay;
 mod source_faults;
 mod standby;
+mod streaming;
 mod support;
 mod text;
 mod values;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgsluice::checkpoint::Checkpoint;
 use pgsluice::checkpoint::memory::MemoryStore;
-use pgsluice::config::{Retain, SourceSettings};
+use pgsluice::config::{Origin, Retain, SourceSettings};
 use pgsluice::failure::{Failure, Kind};
 use pgsluice::lsn::Lsn;
 use pgsluice::postgres::client::{Connection, Purpose};
@@ -30,6 +30,8 @@ fn settings(database: &Database) -> SourceSettings {
         standby_timeout: Some(Duration::from_millis(100)),
         binary: false,
         retain: Retain::default(),
+        streaming: None,
+        origin: Origin::Any,
     }
 }
 

@@ -80,6 +80,29 @@ pub struct SourceSettings {
     pub binary: bool,
     /// How much of the past PostgreSQL keeps for replays.
     pub retain: Retain,
+    /// Whether transactions are read while they are in progress; none: each as a whole, once it is committed.
+    pub streaming: Option<Streaming>,
+    /// Which changes the server sends, by where they come from.
+    pub origin: Origin,
+}
+
+/// `[source] streaming_*`: where transactions that are read while they are in progress are kept until they are committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Streaming {
+    /// So many bytes of all of them together in memory.
+    pub memory_bytes: usize,
+    /// The rest of each in a file below this folder, that is gone with it.
+    pub folder: PathBuf,
+}
+
+/// `[source] origin`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// All changes, those too that were replicated to the server from elsewhere.
+    #[default]
+    Any,
+    /// Only the changes that were made on the server itself. From PostgreSQL 16 on.
+    None,
 }
 
 /// `[replay]`: how far the slot is held back behind the checkpoint. With both limits, the one that is reached first

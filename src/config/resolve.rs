@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::layers::{Layers, Origins};
 use super::written::{self, Written};
 use super::{
-    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, OutboxColumns, OutboxSettings, RabbitSettings, Retain,
-    Settings, SourceSettings, StoreSettings, Unroutable,
+    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, Origin, OutboxColumns, OutboxSettings, RabbitSettings,
+    Retain, Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
 };
 use crate::encode::values::Numeric;
 use crate::failure::Definite;
@@ -34,6 +34,8 @@ const NUMERIC: [(&str, Numeric); 2] = [("string", Numeric::String), ("number", N
 const CONNECTION_STRING: &str =
     "a PostgreSQL connection string, as in url = \"postgres://app@db1/shop?sslmode=verify-full\"";
 const MEBIBYTE: i64 = 1024 * 1024;
+/// For large temporary files, by the Filesystem Hierarchy Standard; `/tmp` is often held in memory.
+const STREAMING_FOLDER: &str = "/var/tmp";
 
 /// Checks and completes everything.
 pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
@@ -93,6 +95,18 @@ fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSe
         let hint = error.hint();
         at.wrong_because("source.tables", "holds a pattern that can't be used", error, hint)
     })?;
+    let streaming = Streaming {
+        memory_bytes: size(
+            at,
+            "source.streaming_memory_bytes",
+            written.streaming_memory_bytes,
+            64 * MEBIBYTE,
+            65_536..=65_536 * MEBIBYTE,
+            "bytes",
+        )?,
+        folder: at.folder().join(written.streaming_folder.as_deref().unwrap_or(STREAMING_FOLDER)),
+    };
+    let origins = [("any", Origin::Any), ("none", Origin::None)];
     let publication = written.publication.unwrap_or_else(|| name.to_owned());
     identifier(at, "source.publication", &publication)?;
     Ok(SourceSettings {
@@ -105,6 +119,8 @@ fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSe
         standby_timeout: None,
         binary: written.binary.unwrap_or(false),
         retain: Retain::default(),
+        streaming: written.streaming.unwrap_or(false).then_some(streaming),
+        origin: one_of(at, "source.origin", written.origin, &origins)?.unwrap_or_default(),
     })
 }
 

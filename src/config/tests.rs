@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{LogFormat, Settings, StoreSettings, Unroutable, layers, resolve};
+use super::{LogFormat, Origin, Settings, StoreSettings, Streaming, Unroutable, layers, resolve};
 
 const SMALLEST: &str = r#"
 name = "shop"
@@ -47,6 +47,7 @@ fn the_smallest_configuration_gets_the_defaults() {
     assert!(settings.source.tables.selects("public", "orders"));
     assert_eq!(settings.source.report_every, Duration::from_secs(10));
     assert_eq!(settings.source.standby_timeout, None);
+    assert_eq!((&settings.source.streaming, settings.source.origin), (&None, Origin::Any));
     assert_eq!(settings.changes.exchange.literal(), Some("shop.changes"));
     assert_eq!(settings.changes.routing_key.variables().collect::<Vec<_>>(), ["schema", "table", "op"]);
     assert!(settings.outbox.is_none());
@@ -61,6 +62,22 @@ fn the_smallest_configuration_gets_the_defaults() {
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(30));
     assert!(!settings.fail_fast);
     assert_eq!((settings.log.format, settings.log.level.as_str()), (None, "info"));
+}
+
+#[test]
+fn streaming_has_its_bound_and_its_folder_only_where_it_is_on() {
+    let streaming = |lines: &str| loaded(&with("source", lines), &[]).source.streaming;
+    assert_eq!(streaming("streaming_folder = \"spool\"\nstreaming_memory_bytes = 65536"), None);
+    let expected = Streaming { memory_bytes: 64 * 1024 * 1024, folder: "/var/tmp".into() };
+    assert_eq!(streaming("streaming = true"), Some(expected));
+    let expected = Streaming { memory_bytes: 65_536, folder: "conf/spool".into() };
+    let lines = "streaming = true\nstreaming_folder = \"spool\"\nstreaming_memory_bytes = 65536";
+    assert_eq!(streaming(lines), Some(expected));
+    assert_eq!(loaded(SMALLEST, &[("PGSLUICE__SOURCE__ORIGIN", "none")]).source.origin, Origin::None);
+    assert_eq!(
+        error(&with("source", "origin = \"local\""), &[]),
+        "conf/shop.toml:4: source.origin can't be \"local\"\nallowed: any, none"
+    );
 }
 
 #[test]

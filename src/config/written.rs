@@ -45,6 +45,12 @@ pub(super) struct Source {
     pub(super) report_every_ms: Option<i64>,
     #[serde(deserialize_with = "number")]
     pub(super) watch_every_ms: Option<i64>,
+    #[serde(deserialize_with = "flag")]
+    pub(super) streaming: Option<bool>,
+    #[serde(deserialize_with = "number")]
+    pub(super) streaming_memory_bytes: Option<i64>,
+    pub(super) streaming_folder: Option<String>,
+    pub(super) origin: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -252,7 +252,11 @@ fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
 /// The stream makes no sense by binary transfer.
 fn unreadable(error: Unreadable, change: &Change<'_>) -> Definite {
     let what = format!("can't read the {} of {} at {}", change.row.op(), change.relation, change.position);
-    Definite::new(Kind::Source, anyhow!(error).context(what), "set source.binary = false, which the events don't notice")
+    Definite::new(
+        Kind::Source,
+        anyhow!(error).context(what),
+        "set source.binary = false, which the events don't notice",
+    )
 }
 
 /// Nobody reads what is announced.

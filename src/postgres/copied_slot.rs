@@ -13,10 +13,12 @@ use tokio_postgres::Client;
 use super::client::{ClientError, Connection, Purpose};
 use super::held::{self, Held};
 use super::ident::quote_literal;
+use super::mode::Mode;
 use super::open::{StartAt, report_every};
 use super::preflight::{self, Look, sql_failure};
 use super::slot::{SlotState, first, verify};
 use super::sql;
+use super::streamed::{self, CommittedStream};
 use super::walsender::{self, ANSWER_LIMIT, Session};
 use super::watch::WatchedStream;
 use crate::checkpoint::Checkpoint;
@@ -34,6 +36,7 @@ struct Inner {
     settings: SourceSettings,
     /// None: as early as it goes.
     from: Option<StartAt>,
+    mode: Mode,
 }
 
 /// How far a slot's past reaches, and what it costs.
@@ -73,7 +76,8 @@ impl CopiedSlot {
     /// The past of the slot that `settings` name, from there on, or as early as it goes. Connects to nothing yet.
     #[must_use]
     pub fn new(settings: SourceSettings, from: Option<StartAt>) -> Self {
-        Self(Arc::new(Inner { settings, from }))
+        let mode = Mode::new(&settings);
+        Self(Arc::new(Inner { settings, from, mode }))
     }
 }
 
@@ -91,7 +95,10 @@ impl Inner {
         let SourceSettings { slot: name, publication, .. } = &self.settings;
         let look = if reached.is_none() { Look::First } else { Look::Again };
         let sql = sql::connect(&self.settings.conninfo).await?;
-        within(ANSWER_LIMIT, "checking the database", preflight::check(&sql, look)).await?;
+        let server = within(ANSWER_LIMIT, "checking the database", preflight::check(&sql, look)).await?;
+        if look == Look::First {
+            streamed::check(&self.settings, &server).await?;
+        }
         let mut connection = self.connect(&sql, look).await?;
         let slot = walsender::read_slot(&mut connection, name).await?.ok_or_else(|| no_slot(name))?;
         let since = match (&reached, &self.from) {
@@ -113,8 +120,8 @@ impl Inner {
         let start = self.start(&session, reached, earliest)?;
         let copied = SlotState { confirmed_flush: Some(earliest), ..slot };
         verify(name, publication, Some(&start), Some(&copied), &session.server)?;
-        let command = walsender::start_command(&copy, publication, start.flushed);
-        let starting = async { Ok(connection.start_replication(&command).await?) };
+        let starting = CommittedStream::start(connection, &copy, &self.settings, &self.mode, start.flushed);
+        let starting = async { Ok(starting.await?) };
         let stream = within(ANSWER_LIMIT, "starting the replication stream", starting).await?;
         let stream = WatchedStream::new(stream, self.settings.clone(), None, start.flushed);
         Ok(Opened { stream, start, report_every: report_every(&self.settings, &session) })

@@ -17,10 +17,12 @@ use super::catalog;
 use super::client::{ClientError, Connection, Purpose};
 use super::held;
 use super::login::Logins;
+use super::mode::Mode;
 use super::preflight::{self, Look, sql_failure};
 use super::publication::{self, Plan, Publication};
 use super::slot::{self, Decision, SlotState, verify};
 use super::sql;
+use super::streamed::{self, CommittedStream};
 use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
 use super::watch::{self, WatchedStream};
 use crate::checkpoint::Checkpoint;
@@ -57,6 +59,7 @@ struct Inner {
     /// A stream was opened by this process: the configuration fits, and is not checked again.
     opened: AtomicBool,
     logins: Logins,
+    mode: Mode,
 }
 
 impl PostgresSource {
@@ -74,8 +77,8 @@ impl PostgresSource {
     }
 
     fn of(settings: SourceSettings, outbox: Option<OutboxSettings>, health: Health) -> Self {
-        let (opened, logins) = (AtomicBool::new(false), Logins::default());
-        Self(Arc::new(Inner { settings, outbox, health, opened, logins }))
+        let (opened, logins, mode) = (AtomicBool::new(false), Logins::default(), Mode::new(&settings));
+        Self(Arc::new(Inner { settings, outbox, health, opened, logins, mode }))
     }
 }
 
@@ -226,8 +229,9 @@ impl Inner {
         let Some((session, decision)) = self.decide(&mut connection, resume).await? else { return Ok(None) };
         self.publish(sql, &session, &decision, &mut prepared).await?;
         let start = self.begin(sql, &mut connection, &session, decision).await?;
-        let command = walsender::start_command(&self.settings.slot, &self.settings.publication, start.flushed);
-        let starting = async { Ok(connection.start_replication(&command).await) };
+        let starting =
+            CommittedStream::start(connection, &self.settings.slot, &self.settings, &self.mode, start.flushed);
+        let starting = async { Ok(starting.await) };
         match within(ANSWER_LIMIT, "starting the replication stream", starting).await? {
             Ok(stream) => {
                 self.look_again(sql, &session, &start).await?;
@@ -262,6 +266,7 @@ impl Inner {
         let publication = publication::read(sql, name).await?;
         let plan = match look {
             Look::First => {
+                streamed::check(&self.settings, &server).await?;
                 held::check(sql, &self.settings.slot, self.settings.retain).await?;
                 let wanted = catalog::resolve(sql, &self.settings.tables, self.outbox.as_ref()).await?;
                 Some(publication::plan(name, publication.as_ref(), &wanted, &server)?)

@@ -9,7 +9,7 @@ mod inbox;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
@@ -61,7 +61,7 @@ impl Connection {
 
 impl ChangeStream for ReplicationStream {
     async fn next(&mut self) -> Result<Batch, Failure> {
-        Ok(self.receive().await?)
+        Ok(Batch::new(self.receive().await?))
     }
 
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
@@ -73,12 +73,12 @@ impl ChangeStream for ReplicationStream {
 }
 
 impl ReplicationStream {
-    /// Waits for the server without a limit, unless it was asked for an answer: it may have nothing to say for as long
-    /// as nobody writes.
-    async fn receive(&mut self) -> Result<Batch, ClientError> {
+    /// The next frames, as bytes. Waits for the server without a limit, unless it was asked for an answer: it may have
+    /// nothing to say for as long as nobody writes.
+    pub(super) async fn receive(&mut self) -> Result<Bytes, ClientError> {
         loop {
             match self.inbox.take()? {
-                Some(Arrival::Frames(frames)) => return Ok(Batch::new(frames)),
+                Some(Arrival::Frames(frames)) => return Ok(frames),
                 Some(Arrival::Other(message)) => act(&message, &mut self.noted)?,
                 None => {
                     // The only wait. What it read is in the inbox, so that dropping the future loses nothing.

@@ -10,7 +10,9 @@ use anyhow::anyhow;
 
 use super::client::{ClientError, Connection, Rows};
 use super::ident::{quote_ident, quote_literal};
+use super::mode::Mode;
 use super::slot::{PLUGIN, ServerState, SlotState, Switch, parse_history};
+use crate::config::{Origin, SourceSettings};
 use crate::failure::{Failure, within};
 use crate::lsn::Lsn;
 
@@ -156,12 +158,16 @@ pub(super) async fn create_slot(connection: &mut Connection, name: &str) -> Resu
 /// Nobody imports the snapshot. Standbys may have a copy of the slot, which goes on where they are promoted: it takes no
 /// privilege, and means nothing where no standby asks for it (`sync_replication_slots`). 14 knows only an older syntax.
 fn slot_options(server_version: &str) -> &'static str {
-    let major = server_version.split(|it: char| !it.is_ascii_digit()).next().and_then(|it| it.parse().ok());
-    match major.unwrap_or(0_u32) {
+    match major(server_version) {
         ..=14 => "NOEXPORT_SNAPSHOT",
         15 | 16 => "(SNAPSHOT 'nothing')",
         17.. => "(SNAPSHOT 'nothing', FAILOVER true)",
     }
+}
+
+fn major(server_version: &str) -> u32 {
+    let major = server_version.split(|it: char| !it.is_ascii_digit()).next().and_then(|it| it.parse().ok());
+    major.unwrap_or(0)
 }
 
 /// Why there is no slot.
@@ -173,27 +179,86 @@ pub(super) enum CreateError {
     Answer(Failure),
 }
 
-/// `START_REPLICATION` in protocol version 1, which every supported server speaks.
-pub(super) fn start_command(slot: &str, publication: &str, from: Lsn) -> String {
+/// `START_REPLICATION` of `slot`. In protocol version 1, which every supported server speaks, unless large transactions are
+/// to be streamed: then in the newest that the server knows. (What version 3 adds, we don't ask for; what 4 adds is meant for
+/// those who apply a transaction before it is committed.) `origin` is asked for only where it is not the default, which the
+/// older servers don't know by name; that this one does was checked.
+pub(super) fn start_command(
+    connection: &Connection,
+    slot: &str,
+    settings: &SourceSettings,
+    mode: &Mode,
+    from: Lsn,
+) -> String {
+    let newest = mode.streaming().map(|_| major(connection.parameter("server_version").unwrap_or_default()));
+    start(slot, settings, newest, mode.binary(), from)
+}
+
+/// `streamed_by`: the major version of a server that is to stream.
+fn start(slot: &str, settings: &SourceSettings, streamed_by: Option<u32>, is_binary: bool, from: Lsn) -> String {
+    let version = match streamed_by {
+        None => "'1'",
+        Some(..=14) => "'2', streaming 'on'",
+        Some(15) => "'3', streaming 'on'",
+        Some(16..) => "'4', streaming 'on'",
+    };
+    let origin = match settings.origin {
+        Origin::Any => "",
+        Origin::None => "origin 'none', ",
+    };
+    let binary = if is_binary { "binary 'true', " } else { "" };
     // The option holds a list of identifiers, which PostgreSQL folds and splits unless they are quoted. Logical messages
     // are always asked for, because they count in the ordinals: turning them on later would give events other names.
     format!(
-        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', messages 'true', publication_names {})",
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version {version}, messages 'true', {origin}{binary}publication_names {})",
         quote_ident(slot),
-        quote_literal(&quote_ident(publication))
+        quote_literal(&quote_ident(&settings.publication))
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Retain;
+    use crate::postgres::conninfo::Conninfo;
+    use crate::route::select::Selection;
+
+    fn settings() -> SourceSettings {
+        SourceSettings {
+            conninfo: Conninfo::parse("postgres://app@db1/shop").expect("a URL"),
+            tables: Selection::parse(&[]).expect("no patterns"),
+            slot: "shop".to_owned(),
+            publication: "It's \"mine\", really".to_owned(),
+            report_every: Duration::from_secs(10),
+            watch_every: Duration::from_secs(10),
+            standby_timeout: None,
+            binary: false,
+            retain: Retain::default(),
+            streaming: None,
+            origin: Origin::Any,
+        }
+    }
 
     #[test]
     fn names_reach_the_server_as_they_are() {
-        let command = start_command("shop", "It's \"mine\", really", Lsn(0x16_B374_D848));
         let expected = "START_REPLICATION SLOT \"shop\" LOGICAL 16/B374D848 \
                         (proto_version '1', messages 'true', publication_names '\"It''s \"\"mine\"\", really\"')";
-        assert_eq!(command, expected);
+        assert_eq!(start("shop", &settings(), None, false, Lsn(0x16_B374_D848)), expected);
+    }
+
+    #[test]
+    fn more_than_version_1_is_asked_for_only_where_it_is_configured() {
+        for (server, version) in [("14.23", 2), ("15.18 (Debian 15.18-1)", 3), ("16.14", 4), ("18beta1", 4)] {
+            let command = start("shop", &settings(), Some(major(server)), false, Lsn(1));
+            let expected = format!("(proto_version '{version}', streaming 'on', messages 'true', publication_names ");
+            assert!(command.contains(&expected), "{command}");
+        }
+        let settings = SourceSettings { origin: Origin::None, ..settings() };
+        let command = start("shop", &settings, None, true, Lsn(1));
+        assert!(
+            command.contains("(proto_version '1', messages 'true', origin 'none', publication_names "),
+            "{command}"
+        );
     }
 
     #[test]

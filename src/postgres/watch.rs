@@ -17,7 +17,7 @@ use tokio_postgres::Client;
 use super::client::ClientError;
 use super::preflight::sql_failure;
 use super::publication;
-use super::replication::ReplicationStream;
+use super::streamed::CommittedStream;
 use super::types::finder::TypeFinder;
 use super::walsender::ANSWER_LIMIT;
 use super::{slot, sql};
@@ -32,7 +32,7 @@ const LATELY: Duration = Duration::from_secs(1);
 /// A stream that is looked after.
 #[derive(Debug)]
 pub struct WatchedStream {
-    stream: ReplicationStream,
+    stream: CommittedStream,
     /// It is read because of the past, of which there may be much.
     is_far_behind: bool,
     /// When it gave something, after which nobody has come for more.
@@ -46,11 +46,11 @@ pub struct WatchedStream {
 impl WatchedStream {
     /// Looks after `stream`, which sends these tables. None: it is a replay. What becomes of the publication is nothing to
     /// the past, and a server that shuts down need not wait until the stream has caught up, however well it is read.
-    pub(super) fn new(stream: ReplicationStream, settings: SourceSettings, sent: Option<Vec<u32>>, from: Lsn) -> Self {
+    pub(super) fn new(stream: CommittedStream, settings: SourceSettings, sent: Option<Vec<u32>>, from: Lsn) -> Self {
         let is_far_behind = sent.is_none();
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
-        let types = TypeFinder::new(settings.conninfo.clone());
+        let types = TypeFinder::new(settings.conninfo.clone(), stream.mode());
         let watch = Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends) };
         let task = tokio::spawn(async move {
             // The stream may be gone.

@@ -1,4 +1,5 @@
-//! pgoutput, protocol version 1: the bytes of one message into a borrowed [`Message`].
+//! pgoutput, protocol version 1: the bytes of one message into a borrowed [`Message`]. What later versions have beside it is
+//! in [`streamed`].
 //!
 //! Invariant: any bytes give a message or a typed error; never a panic, never a read past the end,
 //! never an allocation sized by a length that was not checked against what is there. A message is
@@ -9,6 +10,7 @@
 //! Message Formats" (chapter "Frontend/Backend Protocol"); flags from `src/include/replication/logicalproto.h`.
 
 mod reader;
+pub mod streamed;
 mod tuple;
 
 #[cfg(test)]
@@ -145,9 +147,9 @@ const COLUMN_BYTES_MIN: usize = 1 + 1 + 4 + 4;
 /// Decodes one message: the payload of one `XLogData`.
 ///
 /// # Errors
-/// When the bytes are no whole, single message of protocol version 1. Prepared transactions
-/// (`b P K r p`) and streamed ones (`S E c A`) are [`DecodeError::Unexpected`]: we never ask for them,
-/// but a slot that was once used with `two_phase` sends the former all the same.
+/// When the bytes are no whole, single message of protocol version 1. Prepared transactions (`b P K r p`) are
+/// [`DecodeError::Unexpected`]: we never ask for them, and a slot that was once used with `two_phase`, which sends them all
+/// the same, is refused. So are the messages around streamed ones (`S E c A`), which end in `postgres::streamed`.
 pub fn decode(data: &[u8]) -> Result<Message<'_>, DecodeError> {
     let mut reader = Reader::new(data)?;
     let message = match reader.message() {

@@ -12,7 +12,9 @@ use anyhow::anyhow;
 
 use super::{Types, describe};
 use crate::failure::{Failure, within};
+use crate::postgres::binary::readable;
 use crate::postgres::conninfo::Conninfo;
+use crate::postgres::mode::Mode;
 use crate::postgres::pgoutput::{Message, decode};
 use crate::postgres::replication::XLOG_DATA_BYTES;
 use crate::postgres::sql;
@@ -27,6 +29,8 @@ const OUTDATED: Duration = Duration::from_secs(1);
 /// What is known of the types of one stream.
 pub(crate) struct TypeFinder {
     conninfo: Conninfo,
+    /// With binary transfer.
+    binary: Option<Mode>,
     known: Arc<Types>,
     asked: Option<Instant>,
     /// What was read, and waits for an answer. It is kept across calls, so that dropping one loses nothing.
@@ -46,8 +50,9 @@ impl fmt::Debug for TypeFinder {
 
 impl TypeFinder {
     /// Nothing is known yet.
-    pub(crate) fn new(conninfo: Conninfo) -> Self {
-        Self { conninfo, known: Arc::default(), asked: None, waiting: None }
+    pub(in crate::postgres) fn new(conninfo: Conninfo, mode: &Mode) -> Self {
+        let binary = mode.binary().then(|| mode.clone());
+        Self { conninfo, binary, known: Arc::default(), asked: None, waiting: None }
     }
 
     /// What `next` reads, together with what has to be known of it.
@@ -62,6 +67,7 @@ impl TypeFinder {
             let batch = next.await?;
             let named = named(&batch);
             if !self.must_ask(&named) {
+                self.check(&batch)?;
                 return Ok(batch);
             }
             self.waiting = Some((batch, Box::pin(ask(self.conninfo.clone(), Arc::clone(&self.known), named))));
@@ -72,7 +78,25 @@ impl TypeFinder {
         self.waiting = None;
         self.known = Arc::new(answer.map_err(lost)?);
         self.asked = Some(Instant::now());
+        self.check(&batch)?;
         Ok(batch.with_types(Arc::clone(&self.known)))
+    }
+
+    /// Leaves binary transfer at the first table that can't be read by it.
+    fn check(&self, batch: &Batch) -> Result<(), Failure> {
+        let Some(mode) = &self.binary else { return Ok(()) };
+        let tables = messages(batch, b'R').filter_map(|message| match decode(message) {
+            Ok(Message::Relation(relation)) => Some(relation),
+            Ok(_) | Err(_) => None,
+        });
+        for table in tables {
+            if let Some(column) = table.columns.iter().find(|column| !readable(&self.known, column.type_oid)) {
+                let why = format!("the column {} of {table} has a type that can't be read so", column.name);
+                mode.leave_binary(&why);
+                return Err(Failure::transient(anyhow!(why)));
+            }
+        }
+        Ok(())
     }
 
     fn must_ask(&self, named: &[Named]) -> bool {
@@ -85,13 +109,17 @@ impl TypeFinder {
 
 /// What the batch names. What can't be read here can't be read by who gets it either, and is an error there.
 fn named(batch: &Batch) -> Vec<Named> {
-    let messages =
-        batch.payloads().filter(|payload| payload.first() == Some(&b'w')).filter_map(|it| it.get(XLOG_DATA_BYTES..));
-    let types = messages.filter(|message| message.first() == Some(&b'Y')).filter_map(|message| match decode(message) {
+    let named = messages(batch, b'Y').filter_map(|message| match decode(message) {
         Ok(Message::Type { oid, schema, name }) => Some((oid, (schema.to_owned(), name.to_owned()))),
         Ok(_) | Err(_) => None,
     });
-    types.collect()
+    named.collect()
+}
+
+/// The batch's pgoutput messages of this kind.
+fn messages(batch: &Batch, kind: u8) -> impl Iterator<Item = &[u8]> {
+    let messages = batch.payloads().filter(|payload| payload.first() == Some(&b'w'));
+    messages.filter_map(|payload| payload.get(XLOG_DATA_BYTES..)).filter(move |message| message.first() == Some(&kind))
 }
 
 /// Whatever it is, a stream that can't be understood is as good as lost; and what is definite, its next opening finds out.

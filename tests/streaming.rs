@@ -1,0 +1,7 @@
+//! Transactions that are streamed while they are in progress: what comes of them is what version 1 of the protocol brings, to
+//! the byte, and costs neither memory nor acknowledgements.
+
+mod recorder;
+mod same;
+
+use recorder::Recorder;
