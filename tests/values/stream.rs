@@ -79,6 +79,52 @@ async fn what_was_written_with_a_type_that_is_gone_is_still_sent() {
     assert_eq!(consumer.next(SOON).await.json()["after"], json!({"id": 3}));
 }
 
+/// The scene with `things`, and with binary transfer.
+async fn started_binary(scene: &Scene) -> (Process, Consumer) {
+    scene.database.execute(TYPES).await;
+    let config = scene.config("").replace("\"public.ledger\"]", "\"public.ledger\", \"public.things\"]\nbinary = true");
+    let process = pgsluice(&config);
+    process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    (process, scene.vhost.consumer("all").await)
+}
+
+const LEFT: &str = "they come as text";
+
+#[tokio::test]
+async fn binary_transfer_makes_the_same_events_and_is_left_where_it_can_not_be_read() {
+    let scene = Scene::new().await;
+    let (process, mut consumer) = started_binary(&scene).await;
+    let event = insert(&scene, &mut consumer, "(1, 'x \"y\"')::pair").await;
+    let pair = json!({"a": 1, "b": "x \"y\""});
+    assert_eq!(event["after"], json!({"id": 1, "pair": pair, "pairs": [pair], "price": "1.50"}));
+    scene.database.execute("UPDATE things SET id = 7").await;
+    let event = consumer.next(SOON).await.json();
+    assert_eq!(event["before"], json!({"id": 1}));
+    assert_eq!(event["after"], json!({"id": 7, "pair": pair, "pairs": [pair], "price": "1.50"}));
+    let outbox =
+        "INSERT INTO outbox VALUES ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'order', '1', 'Paid', '{\"a\": 1}')";
+    scene.database.execute(outbox).await;
+    let delivery = consumer.next(SOON).await;
+    assert_eq!(delivery.message_id, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11");
+    assert_eq!((delivery.routing_key.as_str(), delivery.text().as_str()), ("order.Paid", "{\"a\": 1}"));
+    assert!(!process.stderr().contains(LEFT), "{}", process.stderr());
+
+    scene.database.execute("ALTER TABLE things ADD about regclass DEFAULT 'pg_class'").await;
+    let event = insert(&scene, &mut consumer, "NULL::pair").await;
+    assert_eq!((&event["after"]["about"], &event["after"]["price"]), (&json!("pg_class"), &json!("1.50")));
+    assert!(process.stderr().contains(LEFT), "{}", process.stderr());
+}
+
+/// PostgreSQL has no binary form of it, and its walsender fails at each attempt.
+#[tokio::test]
+async fn a_type_without_a_binary_form_stops_nothing() {
+    let scene = Scene::new().await;
+    let (process, mut consumer) = started_binary(&scene).await;
+    scene.database.execute("ALTER TABLE things ADD rights aclitem[] DEFAULT '{=r/pg_monitor}'").await;
+    assert_eq!(insert(&scene, &mut consumer, "NULL::pair").await["after"]["rights"], json!(["=r/pg_monitor"]));
+    assert!(process.stderr().contains(LEFT), "{}", process.stderr());
+}
+
 #[tokio::test]
 async fn a_payload_of_a_domain_is_what_its_base_type_is() {
     let scene = Scene::new().await;
