@@ -17,7 +17,9 @@ const PAGE: &str = include_str!("../docs/types.md");
 /// The types that the page's last examples are of.
 pub(crate) fn setup() -> String {
     let sql = PAGE.split("```sql").nth(1).and_then(|rest| rest.split("```").next()).expect("the page's SQL");
-    format!("CREATE EXTENSION citext; CREATE EXTENSION ltree; CREATE EXTENSION hstore; {sql}")
+    format!(
+        "CREATE EXTENSION citext; CREATE EXTENSION ltree; CREATE EXTENSION hstore; CREATE EXTENSION cube; CREATE EXTENSION isn; {sql}"
+    )
 }
 
 /// Type (none: the value says it), value in SQL, JSON.

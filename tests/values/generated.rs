@@ -2,7 +2,8 @@
 //! `docs/types.md` lists. `VALUES_SEED` repeats a run.
 
 use fastrand::Rng;
-use pgsluice::postgres::binary::readable;
+use pgsluice::postgres::binary::{readable, text as binary_text};
+use pgsluice::postgres::types::Types;
 use serde_json::Value;
 
 use super::setup;
@@ -76,6 +77,9 @@ fn float(rng: &mut Rng) -> String {
     match rng.u8(..8) {
         0 => (*rng.choice(["'NaN'", "'Infinity'", "'-Infinity'", "'-0'"]).expect("one")).to_owned(),
         1 => rng.i32(..).to_string(),
+        // Where the shortest decimal may be exactly between two numbers.
+        2 => format!("'{}e{}'", rng.u16(1..), rng.u8(13..26)),
+        3 => (f64::from(rng.u16(1..)) * 2f64.powi(rng.i32(45..90))).to_string(),
         _ => {
             let number = f64::from_bits(rng.u64(..));
             if number.is_finite() { format!("'{number:e}'") } else { "0".to_owned() }
@@ -84,6 +88,9 @@ fn float(rng: &mut Rng) -> String {
 }
 
 fn real(rng: &mut Rng) -> String {
+    if rng.u8(..4) == 0 {
+        return format!("'{}e{}'", rng.u16(1..), rng.u8(3..12));
+    }
     let number = f32::from_bits(rng.u32(..));
     if number.is_finite() { format!("'{number:e}'") } else { "'NaN'".to_owned() }
 }
@@ -210,6 +217,7 @@ fn scalars() -> Vec<Column> {
         column("mood", AGREES, |rng| format!("'{}'", rng.choice(["so \"so\"", "well"]).expect("one"))),
         column("xml", AGREES, |rng| format!("xmlelement(name a, {})", literal(&rng.alphanumeric().to_string()))),
         column("tsvector", AGREES, |rng| format!("array_to_tsvector(ARRAY[{}])", literal(&(text(rng) + "x")))),
+        column("cube", AGREES, |rng| format!("'({}, {})'", rng.i16(..), f64::from(rng.i16(..)) / 8.0)),
         column("ltree", AGREES, |rng| format!("'{}.{}'", rng.alphanumeric(), rng.alphanumeric())),
         column("jsonpath", AGREES, |rng| format!("'$.\"{}\"[{}]'", rng.alphanumeric(), rng.u8(..))),
         column("uuid", AGREES, |rng| format!("'{:032x}'", rng.u128(..))),
@@ -339,7 +347,7 @@ async fn generated_values_of_every_type_are_what_to_jsonb_says() {
 }
 
 /// Of these the binary form says less than the text, or PostgreSQL has none.
-const IN_TEXT_ONLY: [&str; 4] = ["regtype", "\"char\"", "xml", "tsvector"];
+const IN_TEXT_ONLY: [&str; 5] = ["cube", "regtype", "\"char\"", "xml", "tsvector"];
 
 #[tokio::test]
 async fn generated_values_are_the_same_by_binary_transfer() {
@@ -362,4 +370,45 @@ async fn generated_values_are_the_same_by_binary_transfer() {
     let columns = "SELECT array_agg(atttypid) FROM pg_attribute WHERE attrelid = 'v'::regclass AND attnum > 0";
     let oids: Vec<u32> = stream.client.query_one(columns, &[]).await.expect(columns).get(0);
     assert!(oids.iter().all(|oid| readable(&stream.types, *oid)));
+}
+
+/// PostgreSQL's shortest digits have rules of their own where two decimals are equally near, or one is between two numbers.
+#[tokio::test]
+async fn floats_by_binary_transfer_have_the_digits_that_postgresql_writes() {
+    let (seed, mut rng) = seed();
+    let stream = Stream::after("").await;
+    let mut doubles = Vec::new();
+    let mut reals = Vec::new();
+    for _ in 0..20_000 {
+        let (factor, whole) = (f64::from(rng.u32(..)), rng.u64(..) >> rng.u32(..60));
+        let whole: f64 = whole.to_string().parse().expect("a number");
+        doubles.extend([
+            f64::from_bits(rng.u64(..)),
+            factor * 2f64.powi(rng.i32(-60..90)),
+            factor * 10f64.powi(rng.i32(-9..25)),
+            whole,
+        ]);
+        let factor: f32 = rng.u16(..).to_string().parse().expect("a number");
+        reals.extend([
+            f32::from_bits(rng.u32(..)),
+            factor * 2f32.powi(rng.i32(-30..50)),
+            factor * 10f32.powi(rng.i32(-5..12)),
+        ]);
+    }
+    let double = "SELECT array_agg(x::text ORDER BY n) FROM unnest($1::float8[]) WITH ORDINALITY AS _ (x, n)";
+    let expected: Vec<String> = stream.client.query_one(double, &[&doubles]).await.expect(double).get(0);
+    for (number, expected) in doubles.iter().zip(&expected) {
+        assert_eq!(read(701, &number.to_be_bytes()), *expected, "VALUES_SEED={seed}");
+    }
+    let real = double.replace("float8", "float4");
+    let expected: Vec<String> = stream.client.query_one(&real, &[&reals]).await.expect(&real).get(0);
+    for (number, expected) in reals.iter().zip(&expected) {
+        assert_eq!(read(700, &number.to_be_bytes()), *expected, "VALUES_SEED={seed}");
+    }
+}
+
+fn read(type_oid: u32, bytes: &[u8]) -> String {
+    let mut out = Vec::new();
+    binary_text(&mut out, &Types::default(), type_oid, bytes).expect("a value");
+    String::from_utf8(out).expect("a text")
 }

@@ -1,7 +1,8 @@
 //! `real` and `double precision` as PostgreSQL 12 and later write them: the shortest digits that read back as the same number.
 //!
-//! The digits are those of Rust, but for one case. A decimal exactly between two numbers reads as the even one, so that Rust takes it for
-//! that one's digits; PostgreSQL doesn't count on such readers (`acceptBounds` in d2s.c), and writes one more digit.
+//! The digits are those of Rust, but for two cases. A decimal exactly between two numbers reads as the even one, so that Rust
+//! takes it for that one's digits; PostgreSQL doesn't count on such readers (`acceptBounds` in d2s.c), and writes more
+//! digits. And of two decimals that are equally near, PostgreSQL takes the even one.
 
 use super::number::{integer, padded};
 
@@ -40,20 +41,23 @@ fn write(
     if number.is_infinite() {
         return out.extend_from_slice(if number > 0.0 { b"Infinity" } else { b"-Infinity" });
     }
-    let is_between = may_be_between && {
-        let (digits, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
-        let point = if digits.contains('.') { "" } else { "." };
-        // A little more; a little less is either the other side, or shares all but the last digit.
-        let more = format!("{digits}{point}0000000000000000000000001e{exponent}");
-        !reads_back(&more) || !reads_back(&less(digits, exponent))
-    };
-    if is_between {
-        let precision =
-            scientific.split_once('e').map_or(0, |(digits, _)| digits.bytes().filter(u8::is_ascii_digit).count());
-        laid_out(out, &longer(precision), plain_below);
-    } else {
-        laid_out(out, scientific, plain_below);
+    let mut digits = scientific.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    // Of two that are equally near, Rust takes the upper one when it looks for the shortest, and the even one when it is told how
+    // many digits there are to be. Numbers of fewer digits are no such pair.
+    let mut text = if digits < 8 { scientific.to_owned() } else { longer(digits - 1) };
+    while may_be_between && is_between(&text, &reads_back) && digits < 20 {
+        text = longer(digits);
+        digits += 1;
     }
+    laid_out(out, &text, plain_below);
+}
+
+/// Whether a little more or a little less is another number.
+fn is_between(scientific: &str, reads_back: impl Fn(&str) -> bool) -> bool {
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
+    let point = if digits.contains('.') { "" } else { "." };
+    let more = format!("{digits}{point}0000000000000000000000001e{exponent}");
+    !reads_back(&more) || !reads_back(&less(digits, exponent))
 }
 
 /// The digits, less a little.

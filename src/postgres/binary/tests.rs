@@ -36,7 +36,13 @@ fn numbers_are_plain_where_printf_would_write_them_so() {
     ] {
         assert_eq!(double(number), text);
     }
-    for (number, text) in [(1e5, "100000"), (1e6, "1e+06"), (0.1, "0.1"), (16_777_216.0, "1.6777216e+07")] {
+    for (number, text) in [
+        (1e5, "100000"),
+        (1e6, "1e+06"),
+        (0.1, "0.1"),
+        (16_777_216.0, "1.6777216e+07"),
+        (513_110_016.0, "5.1311002e+08"),
+    ] {
         assert_eq!(real(number), text);
     }
 }
