@@ -37,7 +37,7 @@ impl Mode {
     ///
     /// Decoding what is not committed has limits in every version up to 18: a transaction that alters a table in a
     /// subtransaction that it rolls back, and alters it again, makes the walsender fail with an internal error ("could not map
-    /// filenode"), at each attempt. Once it is committed, it is decoded without trouble.
+    /// filenode"), at each attempt. And the folder may be full. A transaction that is committed needs neither.
     pub(super) fn streaming(&self) -> Option<&Streaming> {
         self.0.streaming.as_ref().filter(|_| !self.0.streaming_fails.load(Ordering::Relaxed))
     }
@@ -54,17 +54,19 @@ impl Mode {
         let code = error.code().unwrap_or_default();
         // Class XX: internal errors.
         if code.starts_with("XX") && self.streaming().is_some() {
-            self.0.streaming_fails.store(true, Ordering::Relaxed);
-            tracing::warn!(
-                %error,
-                "the server could not stream a transaction that is in progress: from here on each is read once it is \
-                 committed, as with source.streaming = false"
-            );
+            self.leave_streaming(error);
         }
         // undefined_function
         if code == "42883" && self.binary() {
             self.leave_binary(error);
         }
+    }
+
+    /// From here on transactions come when they are committed.
+    pub(super) fn leave_streaming(&self, why: &dyn std::fmt::Display) {
+        self.0.streaming_fails.store(true, Ordering::Relaxed);
+        tracing::warn!(%why, "a transaction that is in progress can't be streamed: from here on each is read once it is \
+            committed, as with source.streaming = false");
     }
 
     /// From here on values come as text.

@@ -91,7 +91,7 @@ impl ChangeStream for CommittedStream {
     async fn next(&mut self) -> Result<Batch, Failure> {
         loop {
             if let Some(spool) = &mut self.spool
-                && let Some(frames) = spool.next().await?
+                && let Some(frames) = spool.next().await.inspect_err(|failure| self.mode.leave_streaming(failure))?
             {
                 return Ok(Batch::new(frames));
             }

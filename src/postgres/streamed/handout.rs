@@ -81,12 +81,15 @@ impl Handout {
         Next::Last(std::mem::take(&mut self.out))
     }
 
-    /// Takes what was read of the file; what comes of it.
-    pub(super) fn take(&mut self, records: &[u8], relations: &mut Relations) -> Vec<u8> {
+    /// Takes what was read of the file; what comes of it. None: the file ends within a record.
+    pub(super) fn take(&mut self, records: &[u8], relations: &mut Relations) -> Option<Vec<u8>> {
         let taken = self.sift(records, relations);
+        if taken == 0 && records.len() < self.want {
+            return None;
+        }
         self.at += taken as u64;
         self.want = if taken == 0 { log::needed(records).max(records.len() + 1) } else { READ_BYTES };
-        std::mem::take(&mut self.out)
+        Some(std::mem::take(&mut self.out))
     }
 
     /// Passes on the whole records of `records` that count; how many bytes all of them are.

@@ -31,6 +31,8 @@ enum OutOfOrder {
     NothingToCommit(u32),
     #[error("a Stream Stop without a Stream Start")]
     BareStop,
+    #[error("what was kept of a transaction ends within a message")]
+    CutShort,
 }
 
 impl From<OutOfOrder> for Failure {
@@ -87,8 +89,9 @@ impl Spool {
             if let Some(task) = &mut self.task {
                 let done = task.done().await;
                 self.task = None;
-                if let Some(out) = self.done(done?) {
-                    return Ok(Some(out));
+                let out = self.done(done?)?;
+                if !out.is_empty() {
+                    return Ok(Some(out.into()));
                 }
             } else if let Some(handout) = &mut self.handout {
                 match handout.next(&mut self.relations) {
@@ -111,19 +114,20 @@ impl Spool {
         }
     }
 
-    fn done(&mut self, done: Done) -> Option<Bytes> {
-        match done {
-            Done::Written { xid, file, bytes } => {
+    /// What the disk has done; what goes out of it.
+    fn done(&mut self, done: Done) -> Result<Vec<u8>, OutOfOrder> {
+        match (done, &mut self.handout) {
+            (Done::Written { xid, file, bytes }, _) => {
                 if let Some(streamed) = self.in_progress.get_mut(&xid) {
                     streamed.log.file = Some(file);
                     streamed.log.file_bytes += bytes;
                 }
-                None
+                Ok(Vec::new())
             }
-            Done::Read(records) => {
-                let out = self.handout.as_mut().map(|handout| handout.take(&records, &mut self.relations));
-                out.filter(|out| !out.is_empty()).map(Bytes::from)
+            (Done::Read(records), Some(handout)) => {
+                handout.take(&records, &mut self.relations).ok_or(OutOfOrder::CutShort)
             }
+            (Done::Read(_), None) => Ok(Vec::new()),
         }
     }
 

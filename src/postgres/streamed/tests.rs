@@ -241,16 +241,15 @@ async fn pass(mut spool: Spool, sent: &[Vec<u8>], random: &mut Rng) -> Result<Ve
             out = spool.next() => out,
             () = tokio::task::yield_now(), if is_interrupted => continue,
         };
-        match out? {
-            Some(out) => all.extend_from_slice(&out),
-            None => {
-                let batch: Vec<u8> = sent.by_ref().take(random.usize(1..30)).flatten().copied().collect();
-                if batch.is_empty() {
-                    return Ok(all);
-                }
-                spool.receive(batch.into());
-            }
+        if let Some(out) = out? {
+            all.extend_from_slice(&out);
+            continue;
         }
+        let batch: Vec<u8> = sent.by_ref().take(random.usize(1..30)).flatten().copied().collect();
+        if batch.is_empty() {
+            return Ok(all);
+        }
+        spool.receive(batch.into());
     }
 }
 
