@@ -3,6 +3,7 @@
 
 mod identity;
 mod partitions;
+mod schema;
 mod shapes;
 mod truncate;
 

@@ -114,3 +114,27 @@ async fn a_partition_joins_with_its_root_at_once_and_a_table_at_the_next_start()
     changes.run("INSERT INTO it VALUES (3, 'it', 3)").await;
     assert_eq!(told(&changes.events().await), [r#"insert public.it {"a":3,"id":3,"region":"it"}"#]);
 }
+
+/// `ALTER TABLE root REPLICA IDENTITY FULL` does not reach the partitions; PostgreSQL sends the old row as if it did.
+#[tokio::test]
+async fn a_partition_whose_identity_is_not_its_roots_is_warned_about() {
+    const WARNING: &str = "is not that of the partitioned table";
+    let mut changes = Changes::after(&format!("{TABLES} ALTER TABLE root REPLICA IDENTITY FULL")).await;
+    let warning = changes.process.wait_for_log(WARNING, SOON).await;
+    assert!(warning.contains("of public.cn, public.eu, public.jp is not"), "{warning}");
+    changes.run("INSERT INTO root VALUES (1, 'de', 1); DELETE FROM root").await;
+    let delete = changes.events().await.remove(1);
+    assert_eq!(
+        (&delete["identity"], &delete["before"]["a"]),
+        (&json!("full"), &json!(null)),
+        "what the warning is about"
+    );
+    let full = ["cn", "eu", "jp"].map(|partition| format!("ALTER TABLE {partition} REPLICA IDENTITY FULL")).join(";");
+    changes.log().await;
+    changes.behind_its_back(&full).await;
+    assert!(!changes.process.stderr().contains(WARNING), "{}", changes.process.stderr());
+    changes.run("INSERT INTO root VALUES (1, 'de', 1); UPDATE root SET a = 2; DELETE FROM root").await;
+    let (events, notes) = (changes.events().await, changes.log().await);
+    assert_eq!((events.len(), notes.len()), (3, 3));
+    events.iter().zip(&notes).for_each(|(event, note)| note.judge_rows(event));
+}
