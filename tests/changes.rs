@@ -1,6 +1,8 @@
 //! Whatever happens to a row or to its table, the event says what PostgreSQL says: held, change by change, against what a
 //! trigger wrote down when it happened.
 
+mod filters;
+mod generated;
 mod identity;
 mod partitions;
 mod schema;
