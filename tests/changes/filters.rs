@@ -55,14 +55,14 @@ async fn a_row_filter_makes_an_insert_or_a_delete_of_an_update_that_crosses_it()
         for (event, note) in events.iter().zip(notes) {
             let becomes = filtered(&note, passes).unwrap_or("truncate");
             assert_eq!(event["op"], becomes);
-            let crosses = note.op == "update" && becomes != "update";
+            let is_across = note.op == "update" && becomes != "update";
             match becomes {
-                "insert" if crosses => {
+                "insert" if is_across => {
                     crossed[0] += 1;
                     // A large value that the update left alone is not in the stream.
                     Note { op: "insert".into(), ..note }.judge_rows(event);
                 }
-                "delete" if crosses => {
+                "delete" if is_across => {
                     crossed[1] += 1;
                     Note { op: "delete".into(), new: None, ..note }.judge_rows(event);
                 }
