@@ -63,7 +63,8 @@ async fn without_publish_via_partition_root_rows_come_under_their_partitions_nam
     assert_eq!(truncated, ["truncate public.cn null", "truncate public.eu null", "truncate public.jp null"]);
 }
 
-/// From its attachment on, a partition's rows are the root's; before it, and after it was detached, its own.
+/// From its attachment on, a partition's rows are the root's; before it, and after it was detached, its own. A server before
+/// 15 goes on with the name under which the stream had the first of them.
 #[tokio::test]
 async fn a_partition_that_is_attached_or_detached_changes_the_name_from_there_on() {
     let script = "
@@ -92,7 +93,12 @@ async fn a_partition_that_is_attached_or_detached_changes_the_name_from_there_on
         } else {
             changes.run(script).await;
         }
-        assert_eq!(told(&changes.events().await), expected, "read later: {later}");
+        let forgets = changes.database.major().await < 15;
+        let expected =
+            expected.map(|row| if forgets { row.replace("root {\"a\":", "us {\"a\":") } else { row.to_owned() });
+        let mut told = told(&changes.events().await);
+        let last = told.pop().expect("the last row, of another partition");
+        assert_eq!((&told[..], last.as_str()), (&expected[..9], r#"insert public.root {"a":9,"id":9,"region":"de"}"#));
     }
 }
 
@@ -106,7 +112,11 @@ async fn a_partition_joins_with_its_root_at_once_and_a_table_at_the_next_start()
              ALTER TABLE root DETACH PARTITION it; INSERT INTO it VALUES (2, 'it', 2)",
         )
         .await;
-    assert_eq!(told(&changes.events().await), [r#"insert public.root {"a":1,"id":1,"region":"it"}"#]);
+    // A server before 15 goes on with the root's name until the stream begins anew.
+    let forgets = usize::from(changes.database.major().await < 15);
+    let rows =
+        [r#"insert public.root {"a":1,"id":1,"region":"it"}"#, r#"insert public.root {"a":2,"id":2,"region":"it"}"#];
+    assert_eq!(told(&changes.events().await), rows[..=forgets]);
     changes.stop().await;
     changes.restart().await;
     let note = changes.process.wait_for_log("published from now on: earlier rows are not sent", SOON).await;

@@ -154,7 +154,12 @@ async fn a_schema_that_is_renamed_is_named_anew_from_postgresql_16_on() {
         }
         let events = changes.events().await;
         let schemas: Vec<_> = events.iter().map(|event| event["schema"].as_str().expect("a name")).collect();
-        assert_eq!(schemas, if forgets { ["s", "s", "s", "r"] } else { ["s", "r", "r", "r"] });
+        if forgets {
+            // Now and then something else reminds it.
+            assert!(schemas.starts_with(&["s", "s"]) && schemas.ends_with(&["r"]), "{schemas:?}");
+        } else {
+            assert_eq!(schemas, ["s", "r", "r", "r"]);
+        }
     }
 }
 
