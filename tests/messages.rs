@@ -164,7 +164,11 @@ async fn confirmed_flush(scene: &Scene) -> ::pgsluice::lsn::Lsn {
 #[tokio::test]
 async fn one_outside_of_transactions_that_is_not_confirmed_comes_again_after_a_kill() {
     let scene = scene().await;
-    let mut pgsluice = scene.run_with(PREFIXES).await;
+    let path = crate::support::folder("kill").join("pgsluice.toml");
+    std::fs::write(&path, scene.config(PREFIXES)).expect("write the configuration");
+    let often = [("PGSLUICE__SOURCE__REPORT_EVERY_MS", "200"), ("PGSLUICE__CHECKPOINT__INTERVAL_MS", "10")];
+    let mut pgsluice = pgsluice_command(&["run", "--config", path.to_str().expect("text")], &often);
+    pgsluice.wait_for_log("streaming from PostgreSQL", SOON).await;
     row(&scene).await;
     scene.vhost.consume("all", 1, SOON).await;
     scene.acknowledged().await;
@@ -175,6 +179,15 @@ async fn one_outside_of_transactions_that_is_not_confirmed_comes_again_after_a_k
     row(&scene).await;
     pgsluice.wait_for_log("no queue takes event", SOON).await;
     let lsn = |text: &str| text.parse::<::pgsluice::lsn::Lsn>().expect("an LSN");
+    let now = scene.database.query_one("SELECT clock_timestamp()").await;
+    let sql = format!(
+        "SELECT reply_time > '{now}'::timestamptz + interval '1s' FROM pg_replication_slots s
+        JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE slot_name = current_database()"
+    );
+    eventually("there was time to store and to report", SOON, async || {
+        (scene.database.query_one(&sql).await == "t").then_some(())
+    })
+    .await;
     let checkpoint = read(&scene.checkpoint()).expect("is whole").expect("is there");
     assert!(checkpoint.flushed < lsn(&before), "{} is before {before}", checkpoint.flushed);
     for _ in 0..2 {
@@ -275,23 +288,24 @@ async fn they_are_replayed_with_their_bytes_and_names() {
     let more = format!("{PREFIXES}[replay]\nretain_ms = 86400000\n");
     let _pgsluice = scene.run_with(&more).await;
     let from = scene.database.query_one("SELECT pg_current_wal_flush_lsn()").await;
+    emit(&scene, false, "app.0", b"0").await;
     emit(&scene, false, "app.1", b"1").await;
     row(&scene).await;
     emit(&scene, true, "app.2", b"2").await;
     emit(&scene, false, "app.3", b"3").await;
     row(&scene).await;
-    let first = scene.vhost.consume("all", 5, SOON).await;
+    let first = scene.vhost.consume("all", 6, SOON).await;
 
     let (code, log) = replay(&scene, &["--from", &from, "--dry-run"], &more).await;
-    assert!(code == Some(0) && log.contains("message app.1\t") && log.contains("5 events of 3 transactions"), "{log}");
+    assert!(code == Some(0) && log.contains("message app.1\t") && log.contains("6 events of 3 transactions"), "{log}");
     let (code, log) = replay(&scene, &["--from", &from], &more).await;
-    assert!(code == Some(0) && log.contains("5 events of 3 transactions published, 5 confirmed"), "{log}");
-    let again = scene.vhost.consume("all", 5, SOON).await;
+    assert!(code == Some(0) && log.contains("6 events of 3 transactions published, 6 confirmed"), "{log}");
+    let again = scene.vhost.consume("all", 6, SOON).await;
     for (first, again) in first.iter().zip(&again) {
         assert_eq!((&first.message_id, &first.body), (&again.message_id, &again.body));
         assert!(again.headers.contains_key("replayed_at_us"));
     }
-    // Up to a message's LSN, and of a table alone.
+    // Up to a message's LSN, which leaves out the next one; and of a table alone.
     let to = first[0].json()["lsn"].as_str().expect("an LSN").to_owned();
     let (code, log) = replay(&scene, &["--from", &from, "--to", &to], &more).await;
     assert!(code == Some(0) && log.contains("1 events of 0 transactions published, 1 confirmed"), "{log}");
@@ -299,7 +313,7 @@ async fn they_are_replayed_with_their_bytes_and_names() {
     let (code, log) = replay(&scene, &["--from", &from, "--table", "public.ledger"], &more).await;
     assert!(code == Some(0) && log.contains("2 events of 2 transactions published"), "{log}");
     let rows = scene.vhost.consume("all", 2, SOON).await;
-    assert_eq!([&rows[0].message_id, &rows[1].message_id], [&first[1].message_id, &first[4].message_id]);
+    assert_eq!([&rows[0].message_id, &rows[1].message_id], [&first[2].message_id, &first[5].message_id]);
     assert_eq!(scene.vhost.depth("all").await, 0);
 }
 
