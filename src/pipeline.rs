@@ -35,7 +35,7 @@ use crate::route::exchanges;
 use crate::source::{Source, Status};
 use crate::telemetry::health::Health;
 use intake::Intake;
-pub use intake::{Announce, Replay};
+pub use intake::{Announce, Origin, Replay};
 use link::{Link, News};
 use scope::Tally;
 

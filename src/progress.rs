@@ -2,7 +2,8 @@
 //!
 //! Invariant: the watermark passes an event only when it, and every event before it, is settled.
 //! What needs no publishing (a filtered change, a commit, an idle keepalive) moves the mark of the
-//! last event in flight, or the watermark itself when nothing is in flight. Pure; the publisher
+//! last event in flight, or the watermark itself when nothing is in flight. A logical message outside of
+//! transactions has no position: it is in its order, and its LSN is what it moves, like a commit's end. Pure; the publisher
 //! settles, the checkpoint stores what `watermark` returns.
 
 use std::collections::VecDeque;
@@ -89,8 +90,20 @@ impl Window {
 
     /// Takes an event into flight.
     pub fn publish(&mut self, position: Position, bytes: usize) -> Seq {
+        self.push(Progress { position: Some(position), ..self.reached() }, bytes)
+    }
+
+    /// Takes a logical message into flight that is in no transaction. The server sends those that begin at or after the
+    /// LSN where a stream starts: so once this one is settled with everything before it, PostgreSQL may forget up to its
+    /// end; and all that commits after it was not sent yet.
+    pub fn publish_message(&mut self, end_lsn: Lsn, bytes: usize) -> Seq {
+        let seq = self.push(self.reached(), bytes);
+        self.commit(end_lsn);
+        seq
+    }
+
+    fn push(&mut self, through: Progress, bytes: usize) -> Seq {
         let seq = self.next_seq();
-        let through = Progress { position: Some(position), ..self.reached() };
         self.entries.push_back(Entry { through, bytes, settled: false });
         self.bytes += bytes;
         seq
@@ -138,7 +151,7 @@ impl Window {
         self.watermark
     }
 
-    /// The position of the oldest event in flight, for messages about what is waited for.
+    /// The position of the oldest event in flight (of a message outside of transactions: the last one before it), for messages about what is waited for.
     #[must_use]
     pub fn oldest(&self) -> Option<Position> {
         self.entries.front().and_then(|entry| entry.through.position)
@@ -154,6 +167,12 @@ impl Window {
     #[must_use]
     pub fn has_reached(&self, position: Position) -> bool {
         Some(position) <= self.reached().position
+    }
+
+    /// Whether the message outside of transactions that ends here was taken in before.
+    #[must_use]
+    pub fn has_passed(&self, end_lsn: Lsn) -> bool {
+        end_lsn <= self.reached().flushed
     }
 
     fn reached_mut(&mut self) -> &mut Progress {
@@ -196,6 +215,27 @@ mod tests {
         assert_eq!(window.watermark(), Progress::default());
         window.settle(event);
         assert_eq!(window.watermark(), Progress { flushed: Lsn(40), position: Some(at(30, 0)) });
+    }
+
+    /// Nothing after it counts before it is settled, and it comes again as long as it is not.
+    #[test]
+    fn a_message_outside_of_transactions_holds_what_is_behind_it() {
+        let mut window = window();
+        window.commit(Lsn(20));
+        assert!(!window.has_passed(Lsn(25)));
+        let message = window.publish_message(Lsn(25), 1);
+        assert!(window.has_passed(Lsn(25)) && !window.has_passed(Lsn(26)));
+        let event = window.publish(at(30, 0), 1);
+        window.commit(Lsn(40));
+        window.settle(event);
+        window.idle(Lsn(99));
+        assert_eq!(window.watermark(), Progress { flushed: Lsn(20), position: None });
+        window.settle(message);
+        assert_eq!(window.watermark(), Progress { flushed: Lsn(40), position: Some(at(30, 0)) });
+        let message = window.publish_message(Lsn(45), 1);
+        window.skip(at(50, 0));
+        window.settle(message);
+        assert_eq!(window.watermark(), Progress { flushed: Lsn(45), position: Some(at(50, 0)) });
     }
 
     #[test]

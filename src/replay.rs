@@ -14,7 +14,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::anyhow;
 
 use crate::broker::Broker;
-use crate::change::Change;
 use crate::checkpoint::memory::MemoryStore;
 use crate::config::{Retain, Settings};
 use crate::encode::Delivery;
@@ -23,13 +22,14 @@ use crate::encode::time::rfc3339;
 use crate::failure::{Definite, Failure, Kind};
 use crate::lsn::Lsn;
 use crate::pipeline::scope::{Range, Scope, Tally};
-use crate::pipeline::{Announce, Outcome, Pipeline, Replay};
+use crate::pipeline::{Announce, Origin, Outcome, Pipeline, Replay};
 use crate::postgres::copied_slot::{CopiedSlot, past};
 use crate::postgres::ident::parse_qualified;
 use crate::postgres::open::StartAt;
 use crate::postgres::outbox_table::{END, OutboxTable, Rows};
 use crate::rabbit::channel::RabbitBroker;
 use crate::route::exchanges;
+use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 use crate::source::Source;
@@ -81,6 +81,8 @@ impl Overrides {
             known(&settings, tables)?;
             settings.outbox = settings.outbox.filter(|outbox| tables.selects(&outbox.schema, &outbox.table));
             settings.source.tables = settings.source.tables.and(tables.clone());
+            // They are of no table.
+            settings.messages.prefixes = Prefixes::default();
         }
         for (flag, text) in [("--exchange", &self.exchange), ("--routing-key", &self.routing_key)] {
             if text.as_ref().is_some_and(|text| text.len() > 255) {
@@ -92,10 +94,12 @@ impl Overrides {
                 return Err(usage(anyhow!("--exchange is empty"), "name an exchange"));
             }
             settings.changes.exchange = Template::fixed(exchange);
+            settings.messages.exchange = Template::fixed(exchange);
             settings.outbox.iter_mut().for_each(|outbox| outbox.exchange = Template::fixed(exchange));
         }
         if let Some(key) = &self.routing_key {
             settings.changes.routing_key = Template::fixed(key);
+            settings.messages.routing_key = Template::fixed(key);
             settings.outbox.iter_mut().for_each(|outbox| outbox.routing_key = Template::fixed(key));
         }
         Ok(settings)
@@ -267,18 +271,18 @@ async fn pipeline<S: Source, B: Broker>(
 }
 
 /// One line of a dry run: what is known of an event, with tabs between.
-fn print(change: &Change<'_>, message: &Message<'_>) -> std::io::Result<()> {
+fn print(origin: &Origin<'_>, message: &Message<'_>) -> std::io::Result<()> {
     let mut line = String::new();
     let position = message.properties.headers.iter().find_map(|(name, value)| match value {
         Header::Text(position) if *name == "position" => Some(*position),
         Header::Text(_) | Header::Int(_) => None,
     });
-    let committed_at = position.map(|_| {
+    let committed_at = position.and(origin.committed_at()).map(|time| {
         let mut text = Vec::new();
-        rfc3339(&mut text, change.transaction.committed_at);
+        rfc3339(&mut text, time);
         String::from_utf8_lossy(&text).into_owned()
     });
-    let what = format!("{} {}", change.row.op(), change.relation);
+    let what = origin.to_string();
     let fields = [
         position.unwrap_or("-"),
         committed_at.as_deref().unwrap_or("-"),

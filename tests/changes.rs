@@ -1,8 +1,12 @@
 //! Whatever happens to a row or to its table, the event says what PostgreSQL says: held, change by change, against what a
 //! trigger wrote down when it happened.
 
+mod filters;
+mod generated;
 mod identity;
 mod partitions;
+mod schema;
+mod scripts;
 mod shapes;
 mod truncate;
 
@@ -16,11 +20,15 @@ use crate::support::{Consumer, Database, PostgresServer, Process, SOON, Vhost, f
 /// table gets the triggers when it is created.
 const JUDGE: &str = r"
     CREATE SCHEMA judge;
-    CREATE TABLE judge.log (n bigserial PRIMARY KEY, op text, schema text, tbl text, old jsonb, new jsonb);
+    CREATE TABLE judge.log (n bigserial PRIMARY KEY, op text, schema text, tbl text, identity text, key text[], old jsonb, new jsonb);
     CREATE FUNCTION judge.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO judge.log (op, schema, tbl, old, new) VALUES (lower(TG_OP), TG_TABLE_SCHEMA, TG_TABLE_NAME,
+        INSERT INTO judge.log (op, schema, tbl, identity, key, old, new) SELECT lower(TG_OP), TG_TABLE_SCHEMA, TG_TABLE_NAME,
+            CASE relreplident WHEN 'd' THEN 'default' WHEN 'i' THEN 'index' WHEN 'f' THEN 'full' ELSE 'nothing' END,
+            ARRAY(SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
+                  WHERE indrelid = TG_RELID
+                  AND CASE relreplident WHEN 'd' THEN indisprimary WHEN 'i' THEN indisreplident ELSE false END),
             CASE WHEN TG_OP IN ('UPDATE', 'DELETE') THEN to_jsonb(OLD) END,
-            CASE WHEN TG_OP IN ('INSERT', 'UPDATE') THEN to_jsonb(NEW) END);
+            CASE WHEN TG_OP IN ('INSERT', 'UPDATE') THEN to_jsonb(NEW) END FROM pg_class WHERE oid = TG_RELID;
         RETURN NULL;
     END $$;
     CREATE FUNCTION judge.watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE created oid; BEGIN
@@ -132,15 +140,15 @@ impl Changes {
 
     /// What the judge has noted since the last time.
     pub(crate) async fn log(&mut self) -> Vec<Note> {
-        let sql = "SELECT n, op, schema, tbl, old::text, new::text FROM judge.log
+        let sql = "SELECT n, op, schema, tbl, identity, key, old::text, new::text FROM judge.log
                    WHERE n > $1 AND schema <> 'mark' ORDER BY n";
         let rows = self.client.query(sql, &[&self.judged]).await.expect("read the log");
         let json = |text: Option<String>| text.map(|text| serde_json::from_str(&text).expect("PostgreSQL's JSON"));
         let mut notes = Vec::new();
         for row in rows {
             self.judged = row.get(0);
-            let (old, new) = (json(row.get(4)), json(row.get(5)));
-            notes.push(Note { op: row.get(1), schema: row.get(2), table: row.get(3), old, new });
+            let (identity, key, old, new) = (row.get(4), row.get(5), json(row.get(6)), json(row.get(7)));
+            notes.push(Note { op: row.get(1), schema: row.get(2), table: row.get(3), identity, key, old, new });
         }
         notes
     }
@@ -169,22 +177,23 @@ pub(crate) struct Note {
     pub(crate) op: String,
     pub(crate) schema: String,
     pub(crate) table: String,
+    identity: String,
+    key: Vec<String>,
     pub(crate) old: Option<Map<String, Value>>,
     pub(crate) new: Option<Map<String, Value>>,
 }
 
 impl Note {
-    /// Holds an event against it, all but the name.
+    /// Holds an event against it.
     fn judge(&self, event: &Value) {
-        let Self { op, schema, table, .. } = self;
-        assert_eq!(
-            (&event["op"], &event["schema"], &event["table"]),
-            (&op[..].into(), &schema[..].into(), &table[..].into())
-        );
+        let Self { op, schema, table, identity, key, .. } = self;
+        let said = ["op", "schema", "table", "identity"].map(|field| event[field].as_str().expect("text"));
+        assert_eq!(said, [op, schema, table, identity]);
+        assert_eq!(names(&event["key"]), key.iter().cloned().collect());
         self.judge_rows(event);
     }
 
-    /// Holds the rows of an event against it.
+    /// Holds the rows of an event against it, under whatever name they come.
     pub(crate) fn judge_rows(&self, event: &Value) {
         let Self { op, old, new, .. } = self;
         let unchanged = names(&event["unchanged"]);

@@ -14,6 +14,7 @@ mod failover;
 mod faults;
 mod harness;
 mod main_job;
+mod messages;
 mod never_lose;
 mod open;
 mod peers_losses;

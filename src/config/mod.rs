@@ -20,6 +20,7 @@ use crate::failure::Definite;
 use crate::postgres::conninfo::Conninfo;
 use crate::progress::Limits;
 use crate::rabbit::uri::BrokerUri;
+use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
@@ -45,6 +46,8 @@ pub struct Settings {
     pub changes: ChangesSettings,
     /// The outbox table, if there is one.
     pub outbox: Option<OutboxSettings>,
+    /// Which logical messages are events, and where they go.
+    pub messages: MessagesSettings,
     /// RabbitMQ.
     pub rabbitmq: RabbitSettings,
     /// Where progress is stored.
@@ -132,6 +135,17 @@ pub struct ChangesSettings {
     pub routing_key: Template,
     /// How a `numeric` is written.
     pub numeric: Numeric,
+}
+
+/// `[messages]`: the events of logical messages.
+#[derive(Debug, Clone)]
+pub struct MessagesSettings {
+    /// Those with these prefixes are events; none unless set.
+    pub prefixes: Prefixes,
+    /// `{name}.messages` unless set. Variable: `{prefix}`; `{name}` is already filled in.
+    pub exchange: Template,
+    /// `{prefix}` unless set; same variable.
+    pub routing_key: Template,
 }
 
 /// `[outbox]`: rows inserted into this table are events that the application wrote.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::layers::{Layers, Origins};
 use super::written::{self, Written};
 use super::{
-    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, Origin, OutboxColumns, OutboxSettings, RabbitSettings,
-    Retain, Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
+    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessagesSettings, Origin, OutboxColumns,
+    OutboxSettings, RabbitSettings, Retain, Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
 };
 use crate::encode::values::Numeric;
 use crate::failure::Definite;
@@ -20,6 +20,7 @@ use crate::postgres::conninfo::Conninfo;
 use crate::postgres::ident::{MAX_IDENTIFIER_BYTES, parse_qualified};
 use crate::progress::Limits;
 use crate::rabbit::uri::BrokerUri;
+use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 use crate::telemetry::logging;
@@ -48,6 +49,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         source,
         changes,
         outbox,
+        messages,
         rabbitmq,
         checkpoint,
         replay,
@@ -62,7 +64,8 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
     let retain = self::retain(at, &replay)?;
     let mut source = SourceSettings { standby_timeout, retain, ..self::source(at, source, &name)? };
     let outbox = outbox.map(|outbox| self::outbox(at, outbox, &name)).transpose()?;
-    if source.tables.is_empty() && outbox.is_none() {
+    let messages = self::messages(at, messages, &name)?;
+    if source.tables.is_empty() && outbox.is_none() && messages.prefixes.is_empty() {
         let hint = "write source.tables = [\"public.*\"] for the changes of tables, an [outbox] section, or both";
         return Err(at.wrong("source.tables", "is missing, and there is no [outbox]: nothing is selected", hint));
     }
@@ -81,6 +84,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         log: self::log(at, log)?,
         source,
         outbox,
+        messages,
         name,
     })
 }
@@ -173,6 +177,22 @@ fn outbox(at: &Origins, written: written::Outbox, name: &str) -> Result<OutboxSe
             event_type: column("outbox.columns.type", columns.event_type, "type")?,
             payload: column("outbox.columns.payload", columns.payload, "payload")?,
         },
+    })
+}
+
+fn messages(at: &Origins, written: written::Messages, name: &str) -> Result<MessagesSettings, Definite> {
+    let template = |key, written: Option<String>, default| {
+        let template = template(at, key, written.as_deref().unwrap_or(default), name)?;
+        template
+            .bind(&[("prefix", ())])
+            .map_err(|error| at.wrong_because(key, "can't be used", error, "allowed: {name}, {prefix}"))?;
+        Ok(template)
+    };
+    let exchange = template("messages.exchange", written.exchange, "{name}.messages")?;
+    Ok(MessagesSettings {
+        prefixes: Prefixes::new(&written.prefixes.unwrap_or_default()),
+        exchange: not_default_exchange(at, "messages.exchange", exchange)?,
+        routing_key: template("messages.routing_key", written.routing_key, "{prefix}")?,
     })
 }
 

@@ -169,7 +169,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
     assert_eq!(
         error(&format!("tabels = []\n{SMALLEST}"), &[]),
         "conf/shop.toml:1: tabels is unknown\n\
-         known at the top: name, shutdown_timeout_ms, standby_timeout_ms, fail_fast, source, changes, outbox, rabbitmq, checkpoint, replay, http, log"
+         known at the top: name, shutdown_timeout_ms, standby_timeout_ms, fail_fast, source, changes, outbox, messages, rabbitmq, checkpoint, replay, http, log"
     );
     assert_eq!(
         error(SMALLEST, &[("PGSLUICE__CHECKPOINT__PAHT", "x")]),
@@ -372,6 +372,7 @@ fn keys(section: &str) -> Vec<String> {
         | "changes"
         | "outbox"
         | "outbox.columns"
+        | "messages"
         | "rabbitmq"
         | "rabbitmq.unroutable"
         | "checkpoint"
@@ -433,6 +434,7 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "standby_timeout_ms",
         "listen",
         "retain_",
+        "prefixes",
         "url = \"postgres://ops",
         "table = \"public.pgsluice",
     ];

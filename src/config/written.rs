@@ -23,6 +23,7 @@ pub(super) struct Written {
     pub(super) source: Source,
     pub(super) changes: Changes,
     pub(super) outbox: Option<Outbox>,
+    pub(super) messages: Messages,
     pub(super) rabbitmq: Rabbit,
     pub(super) checkpoint: Checkpoint,
     pub(super) replay: Replay,
@@ -79,6 +80,15 @@ pub(super) struct Columns {
     #[serde(rename = "type")]
     pub(super) event_type: Option<String>,
     pub(super) payload: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Messages {
+    #[serde(deserialize_with = "list")]
+    pub(super) prefixes: Option<Vec<String>>,
+    pub(super) exchange: Option<String>,
+    pub(super) routing_key: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -4,20 +4,24 @@
 //! allocates nothing once they have grown. What a large event took is given back after it.
 
 pub mod json;
+pub mod logical;
 pub mod message;
 pub mod size;
 pub mod text;
 pub mod time;
 pub mod values;
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
-use crate::change::Change;
+use crate::change::{Change, Transaction};
 use crate::encode::message::{Header, Message, Properties};
 use crate::encode::values::raw_bytes;
+use crate::lsn::Position;
 use crate::postgres::pgoutput::{Tuple, Value};
+use crate::route::messages::MessagesPlan;
 use crate::route::outbox::{OutboxPlan, Part};
 use crate::route::{ChangesPlan, Destination};
+use crate::transaction::LogicalMessage;
 
 /// A buffer that a large event has made larger than this is given back.
 const KEEP_BYTES: usize = 16 << 20;
@@ -40,9 +44,10 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    fn timestamp_s(self, change: &Change<'_>) -> Option<u64> {
+    /// When it was committed, where that is known.
+    fn committed_at(self, transaction: &Transaction) -> Option<i64> {
         match self {
-            Self::First | Self::Replayed { .. } => Some(time::unix_seconds(change.transaction.committed_at)),
+            Self::First | Self::Replayed { .. } => Some(transaction.committed_at),
             Self::FromTable { .. } => None,
         }
     }
@@ -83,9 +88,10 @@ impl Encoder {
         change: &Change<'_>,
         publish: impl FnOnce(&Message<'_>) -> R,
     ) -> R {
-        self.start(change);
+        self.start(change.position);
         json::row_event(&mut self.body, &plan.row, &self.name, change);
-        let headers = Headers::new(self.delivery, &self.position, change);
+        let committed_at = self.delivery.committed_at(&change.transaction);
+        let headers = Headers::new(self.delivery, &self.position, committed_at);
         let published = publish(&Message {
             exchange: &destination.exchange,
             routing_key: &destination.routing_key,
@@ -94,7 +100,40 @@ impl Encoder {
                 event_type: &destination.event_type,
                 app_id: &self.name,
                 content_type: "application/json",
-                timestamp_s: self.delivery.timestamp_s(change),
+                timestamp_s: committed_at.map(time::unix_seconds),
+                headers: headers.all(),
+            },
+            body: &self.body,
+        });
+        self.finish();
+        published
+    }
+
+    /// A logical message as an event; hands the message to `publish`. Outside of transactions its LSN names it.
+    pub fn message<R>(
+        &mut self,
+        plan: &MessagesPlan,
+        logical: &LogicalMessage<'_>,
+        publish: impl FnOnce(&Message<'_>) -> R,
+    ) -> R {
+        match logical.within {
+            Some((position, _)) => self.start(position),
+            None => self.name(format_args!("{}:message", logical.lsn)),
+        }
+        logical::message_event(&mut self.body, &self.id, logical);
+        plan.render(logical.prefix, &mut self.exchange, &mut self.routing_key);
+        let committed_at = logical.within.map(|(_, transaction)| transaction.committed_at);
+        let headers = Headers::new(self.delivery, &self.position, committed_at);
+        let published = publish(&Message {
+            exchange: &self.exchange,
+            routing_key: &self.routing_key,
+            properties: Properties {
+                message_id: &self.id,
+                // Any text; a property holds no more.
+                event_type: &logical.prefix[..logical.prefix.floor_char_boundary(255)],
+                app_id: &self.name,
+                content_type: "application/json",
+                timestamp_s: committed_at.map(time::unix_seconds),
                 headers: headers.all(),
             },
             body: &self.body,
@@ -114,7 +153,7 @@ impl Encoder {
         row: Tuple<'_>,
         publish: impl FnOnce(&Message<'_>) -> R,
     ) -> R {
-        self.start(change);
+        self.start(change.position);
         if let Some(id) = text(row, plan.id) {
             self.id.clear();
             self.id.push_str(id);
@@ -128,7 +167,8 @@ impl Encoder {
         self.routing_key.clear();
         plan.routing_key.render(&mut self.routing_key, part);
         let payload = row.get(plan.payload).and_then(|value| raw_bytes(&plan.payload_kind, value, &mut self.body));
-        let mut headers = Headers::new(self.delivery, &self.position, change);
+        let committed_at = self.delivery.committed_at(&change.transaction);
+        let mut headers = Headers::new(self.delivery, &self.position, committed_at);
         for (header, column) in [("aggregate_type", plan.aggregate_type), ("aggregate_id", plan.aggregate_id)] {
             if let Some(value) = text(row, column) {
                 headers.push(header, Header::Text(value));
@@ -142,7 +182,7 @@ impl Encoder {
                 event_type: text(row, plan.event_type).unwrap_or_default(),
                 app_id: &self.name,
                 content_type: plan.content_type,
-                timestamp_s: self.delivery.timestamp_s(change),
+                timestamp_s: committed_at.map(time::unix_seconds),
                 headers: headers.all(),
             },
             body: payload.unwrap_or_default(),
@@ -157,12 +197,17 @@ impl Encoder {
         self.body.shrink_to(KEEP_BYTES);
     }
 
-    fn start(&mut self, change: &Change<'_>) {
-        self.body.clear();
+    fn start(&mut self, position: Position) {
+        self.name(format_args!("{position}"));
         self.position.clear();
+        write!(self.position, "{position}").expect("a String takes all text");
+    }
+
+    /// A new event, by its place.
+    fn name(&mut self, place: fmt::Arguments<'_>) {
+        self.body.clear();
         self.id.clear();
-        write!(self.position, "{}", change.position).expect("a String takes all text");
-        write!(self.id, "{}:{}", self.name, self.position).expect("a String takes all text");
+        write!(self.id, "{}:{place}", self.name).expect("a String takes all text");
     }
 }
 
@@ -173,14 +218,12 @@ struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
-    fn new(delivery: Delivery, position: &'a str, change: &Change<'_>) -> Self {
+    /// The position is known where the commit time is.
+    fn new(delivery: Delivery, position: &'a str, committed_at: Option<i64>) -> Self {
         let mut headers = Self { headers: [("", Header::Int(0)); 5], count: 0 };
-        match delivery {
-            Delivery::First | Delivery::Replayed { .. } => {
-                headers.push("position", Header::Text(position));
-                headers.push("committed_at_us", Header::Int(time::unix_micros(change.transaction.committed_at)));
-            }
-            Delivery::FromTable { .. } => {}
+        if let Some(committed_at) = committed_at {
+            headers.push("position", Header::Text(position));
+            headers.push("committed_at_us", Header::Int(time::unix_micros(committed_at)));
         }
         match delivery {
             Delivery::First => {}

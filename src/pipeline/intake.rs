@@ -4,6 +4,7 @@
 //! Invariant: every change either enters the window, in stream order, or is settled in it by its position; what was
 //! taken in before a reconnect is known by its position and dropped. No IO: the loop reads and writes.
 
+use std::fmt;
 use std::sync::Arc;
 
 use anyhow::anyhow;
@@ -24,10 +25,40 @@ use crate::progress::Window;
 use crate::rabbit::publisher::{PublishError, Publisher};
 use crate::route::{Router, Skip, Verdict};
 use crate::source::Batch;
-use crate::transaction::{Assembler, Step, TakeError};
+use crate::transaction::{Assembler, LogicalMessage, Step, TakeError};
 
 /// Told of each event before it is published.
-pub type Announce = fn(&Change<'_>, &Message<'_>) -> std::io::Result<()>;
+pub type Announce = fn(&Origin<'_>, &Message<'_>) -> std::io::Result<()>;
+
+/// What an event is made of.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// A change.
+    Change(&'a Change<'a>),
+    /// A logical message.
+    Message(&'a LogicalMessage<'a>),
+}
+
+impl Origin<'_> {
+    /// Microseconds since 2000-01-01 00:00 UTC; none outside of transactions.
+    #[must_use]
+    pub fn committed_at(&self) -> Option<i64> {
+        match self {
+            Self::Change(change) => Some(change.transaction.committed_at),
+            Self::Message(message) => message.within.map(|(_, transaction)| transaction.committed_at),
+        }
+    }
+}
+
+/// `insert public.orders`, `message app.paid`
+impl fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Change(change) => write!(f, "{} {}", change.row.op(), change.relation),
+            Self::Message(message) => write!(f, "message {}", message.prefix),
+        }
+    }
+}
 
 /// What makes a pipeline a replay.
 #[derive(Debug)]
@@ -160,20 +191,16 @@ impl Intake {
                 // A relation's own frame has no LSN.
                 Step::Relation(relation) => encode.learn(relation, *received)?,
                 Step::Change(change) if window.has_reached(change.position) => {}
-                Step::Change(change) if scope.as_ref().is_some_and(|scope| !scope.takes(&change.transaction)) => {
+                Step::Change(change) if scope.as_ref().is_some_and(|scope| !scope.takes()) => {
                     window.skip(change.position);
                 }
                 Step::Change(change) => {
                     let is_event = encode.change(&change, window, publisher)?;
                     if let Some(scope) = scope.as_mut().filter(|_| is_event) {
-                        scope.published(&change.transaction);
+                        scope.published(Some(&change.transaction));
                     }
                 }
-                // Logical messages are not routed yet; they settle like every change that is not published.
-                Step::Message(message) => match message.within {
-                    Some((position, _)) if !window.has_reached(position) => window.skip(position),
-                    Some(_) | None => {}
-                },
+                Step::Message(message) => message_step(&message, scope.as_mut(), encode, window, publisher)?,
                 Step::Commit { end_lsn, .. } => {
                     window.commit(end_lsn);
                     scope.as_mut().map_or(Ok(()), |scope| scope.reached(end_lsn))?;
@@ -188,11 +215,61 @@ impl Intake {
     }
 }
 
+/// Inside a transaction it settles as a change does. Outside of one it is in flight in its order, or it is nothing.
+fn message_step<B: Broker>(
+    message: &LogicalMessage<'_>,
+    scope: Option<&mut Scope>,
+    encode: &mut Encode,
+    window: &mut Window,
+    publisher: &mut Publisher<B>,
+) -> Result<(), Definite> {
+    let position = message.within.map(|(position, _)| position);
+    if position.map_or_else(|| window.has_passed(message.lsn), |position| window.has_reached(position)) {
+        return Ok(());
+    }
+    let is_taken = |scope: &Scope| position.map_or_else(|| scope.takes_message(message.lsn), |_| scope.takes());
+    if scope.as_deref().is_none_or(is_taken) && encode.message(message, window, publisher)? {
+        if let Some(scope) = scope {
+            scope.published(message.within.as_ref().map(|(_, transaction)| transaction));
+        }
+    } else if let Some(position) = position {
+        window.skip(position);
+    }
+    Ok(())
+}
+
 impl Encode {
     fn learn(&mut self, relation: &Relation, received: Lsn) -> Result<(), Definite> {
         self.router
             .learn(relation)
             .map_err(|definite| definite.context(format!("can't publish the changes of {relation} after {received}")))
+    }
+
+    /// Whether it is an event.
+    fn message<B: Broker>(
+        &mut self,
+        logical: &LogicalMessage<'_>,
+        window: &mut Window,
+        publisher: &mut Publisher<B>,
+    ) -> Result<bool, Definite> {
+        let Some(plan) = self.router.message(logical.prefix) else { return Ok(false) };
+        let origin = Origin::Message(logical);
+        // Its Base64 is most of the event; what is too large is refused before it is made.
+        let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
+        let bytes = logical.content.len().div_ceil(3) * 4;
+        if bytes > limit {
+            return Err(unpublishable(PublishError::Oversize { bytes, limit }, &origin, logical.lsn));
+        }
+        let publish = |message: &Message<'_>| {
+            self.announce.map_or(Ok(()), |announce| announce(&origin, message)).map_err(unwritable)?;
+            publisher.publish(window.next_seq(), message).map_err(|error| unpublishable(error, &origin, logical.lsn))
+        };
+        let bytes = self.encoder.message(plan, logical, publish)?;
+        match logical.within {
+            Some((position, _)) => window.publish(position, bytes),
+            None => window.publish_message(logical.lsn, bytes),
+        };
+        Ok(true)
     }
 
     /// Whether it is an event.
@@ -214,11 +291,17 @@ impl Encode {
             Verdict::Skip(_) => None,
         };
         if let Some(bytes) = oversize {
-            return Err(unpublishable(PublishError::Oversize { bytes, limit }, change));
+            return Err(unpublishable(
+                PublishError::Oversize { bytes, limit },
+                &Origin::Change(change),
+                change.position,
+            ));
         }
+        let origin = Origin::Change(change);
         let publish = |message: &Message<'_>| {
-            self.announce.map_or(Ok(()), |announce| announce(change, message)).map_err(unwritable)?;
-            publisher.publish(window.next_seq(), message).map_err(|error| unpublishable(error, change))
+            self.announce.map_or(Ok(()), |announce| announce(&origin, message)).map_err(unwritable)?;
+            let publishing = publisher.publish(window.next_seq(), message);
+            publishing.map_err(|error| unpublishable(error, &origin, change.position))
         };
         let bytes = match verdict {
             Verdict::Change(plan, destination) => self.encoder.change(plan, destination, change, publish)?,
@@ -265,21 +348,20 @@ fn unwritable(error: std::io::Error) -> Definite {
 }
 
 /// An event that the broker would not take. Everything before it goes its way; nothing after it is published.
-fn unpublishable(error: PublishError, change: &Change<'_>) -> Definite {
+fn unpublishable(error: PublishError, origin: &Origin<'_>, at: impl fmt::Display) -> Definite {
     let hint = match &error {
         PublishError::TooLarge { .. } | PublishError::Oversize { .. } => {
             "raise max_message_size in the broker's configuration (and rabbitmq.max_message_bytes, if it is set), or leave \
              the table or the large column out"
         }
         PublishError::Frame(_) => {
-            "a routing key or a name is made of column values that are too long: change the template, or the row's \
-             source"
+            "a routing key or a name is made of values that are too long: change the template, or the source of the row or \
+             the message"
         }
         PublishError::NoExchange => {
-            "the template of outbox.exchange is made of columns that are null or empty in this row: change the template"
+            "the template of the exchange is made of values that are null or empty here: change the template"
         }
         PublishError::NotReady => "this is a bug in pgsluice; please report it",
     };
-    let what = format!("can't publish the {} of {} at {}", change.row.op(), change.relation, change.position);
-    Definite::new(Kind::Event, anyhow!(error).context(what), hint)
+    Definite::new(Kind::Event, anyhow!(error).context(format!("can't publish the {origin} at {at}")), hint)
 }

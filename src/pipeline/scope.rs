@@ -59,7 +59,10 @@ enum State {
         reaches_back: bool,
     },
     /// The first transaction of the range has come.
-    Within,
+    Within {
+        /// The transaction that began last was committed too late.
+        late: bool,
+    },
     /// All of it has.
     Over,
 }
@@ -81,27 +84,37 @@ impl Scope {
         if transaction.commit_lsn >= to || self.late_us(transaction) > STRAGGLERS_US {
             return self.end(Some(transaction));
         }
+        let late = self.late_us(transaction) > 0;
         match self.state {
             State::Before { .. } if from_time.is_some_and(|from_time| transaction.committed_at < from_time) => {
                 self.state = State::Before { reaches_back: true };
             }
             State::Before { .. } => {
                 self.check_start(Some(transaction))?;
-                self.state = State::Within;
+                self.state = State::Within { late };
             }
-            State::Within | State::Over => {}
+            State::Within { .. } => self.state = State::Within { late },
+            State::Over => {}
         }
         Ok(())
     }
 
     /// Whether the changes of the transaction that began last are replayed.
-    pub(super) fn takes(&self, transaction: &Transaction) -> bool {
-        self.state == State::Within && self.late_us(transaction) <= 0
+    pub(super) fn takes(&self) -> bool {
+        self.state == State::Within { late: false }
     }
 
-    /// An event of it is published.
-    pub(super) fn published(&mut self, transaction: &Transaction) {
+    /// Whether the message outside of transactions that ends here is replayed. It has no time: the transaction before it
+    /// speaks for it.
+    pub(super) fn takes_message(&self, end_lsn: Lsn) -> bool {
+        let is_before = matches!(self.state, State::Before { .. });
+        end_lsn <= self.range.to && (self.takes() || is_before && self.range.from_time.is_none())
+    }
+
+    /// An event is published, of this transaction or of none.
+    pub(super) fn published(&mut self, transaction: Option<&Transaction>) {
         self.tally.events += 1;
+        let Some(transaction) = transaction else { return };
         if self.counted.replace(transaction.commit_lsn) != Some(transaction.commit_lsn) {
             self.tally.transactions += 1;
         }
@@ -191,9 +204,9 @@ mod tests {
             if scope.is_over() {
                 break;
             }
-            if scope.takes(&transaction) {
-                scope.published(&transaction);
-                scope.published(&transaction);
+            if scope.takes() {
+                scope.published(Some(&transaction));
+                scope.published(Some(&transaction));
                 taken.push(lsn);
             }
             scope.reached(Lsn(lsn + 1))?;
@@ -210,6 +223,22 @@ mod tests {
         let mut scope = range(None, 31, None);
         assert_eq!(taken(&mut scope, &[(10, 5), (30, 3)]).expect("is fine"), [10, 30]);
         assert!(scope.is_over(), "nothing can commit before 31 any more");
+    }
+
+    #[tokio::test]
+    async fn a_message_outside_of_transactions_is_of_the_time_of_the_one_before_it() {
+        let mut scope = range(None, 30, None);
+        assert!(scope.takes_message(Lsn(5)) && scope.takes_message(Lsn(30)) && !scope.takes_message(Lsn(31)));
+        taken(&mut scope, &[(10, 1)]).expect("is fine");
+        scope.published(None);
+        assert_eq!(scope.tally(), Tally { transactions: 1, events: 3 });
+        let mut scope = range(Some(100), 1_000, Some(200));
+        for (lsn, second, is_taken) in [(1, 99, false), (2, 100, true), (3, 201, false), (4, 200, true)] {
+            taken(&mut scope, &[(lsn, second)]).expect("is fine");
+            assert_eq!(scope.takes_message(Lsn(lsn + 1)), is_taken, "after {second}");
+        }
+        taken(&mut scope, &[(5, 300)]).expect("is fine");
+        assert!(scope.is_over() && !scope.takes_message(Lsn(6)));
     }
 
     #[tokio::test]

@@ -29,6 +29,8 @@ pub struct Table {
     pub ancestors: Vec<u32>,
     /// Whether PostgreSQL can log its UPDATEs and DELETEs once it is published.
     pub has_identity: bool,
+    /// `pg_class.relreplident`.
+    pub identity: String,
 }
 
 impl Table {
@@ -70,6 +72,16 @@ impl Wanted {
     pub fn without_identity(&self) -> impl Iterator<Item = &Table> {
         let rows = self.tables.iter().filter(|table| !table.partitioned).chain(&self.partitions);
         rows.filter(|table| !table.has_identity)
+    }
+
+    /// The partitions whose old rows are logged by an identity of their own, that tells less than, or something else than,
+    /// the one of their root.
+    pub fn with_another_identity(&self) -> impl Iterator<Item = &Table> {
+        let other = |partition: &&Table| {
+            let root = self.tables.iter().find(|table| partition.ancestors.contains(&table.oid));
+            partition.identity != "f" && root.is_some_and(|root| root.identity != partition.identity)
+        };
+        self.partitions.iter().filter(other)
     }
 
     /// Those of [`Self::partitions`] that belong to `root`.
@@ -131,7 +143,7 @@ async fn publishable(client: &Client) -> Result<Vec<Table>, Failure> {
                     WHERE a.relid <> c.oid) ELSE '{}' END, \
                CASE c.relreplident WHEN 'f' THEN true WHEN 'n' THEN false ELSE EXISTS ( \
                     SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND \
-                    CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END) END \
+                    CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END) END, c.relreplident::text \
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384 AND n.nspname !~ '^pg_' \
         ORDER BY n.nspname, c.relname";
@@ -144,6 +156,7 @@ async fn publishable(client: &Client) -> Result<Vec<Table>, Failure> {
             partitioned: row.try_get(3)?,
             ancestors: row.try_get(4)?,
             has_identity: row.try_get(5)?,
+            identity: row.try_get(6)?,
         })
     };
     rows.iter().map(table).collect::<Result<_, _>>().map_err(|error| sql_failure("listing the tables", &error))
@@ -290,6 +303,7 @@ mod tests {
             partitioned,
             ancestors: ancestors.to_vec(),
             has_identity: true,
+            identity: "d".to_owned(),
         }
     }
 

@@ -219,6 +219,9 @@ pub fn plan(name: &str, publication: Option<&Publication>, wanted: &Wanted, serv
         Some(publication) => use_as_it_is(name, publication, wanted)?,
     };
     warn_of_refused_updates(&mut plan, publication, wanted);
+    if publication.is_none_or(|publication| publication.managed || publication.via_root) {
+        warn_of_other_identities(&mut plan, wanted);
+    }
     Ok(plan)
 }
 
@@ -461,6 +464,21 @@ fn warn_of_refused_updates(plan: &mut Plan, publication: Option<&Publication>, w
         names(tables.into_iter()),
         statements.join("; ")
     ));
+}
+
+/// A row of a partition is described by its root, but logged as the partition has it: `ALTER TABLE root REPLICA IDENTITY FULL`
+/// leaves the partitions as they are, and an old row would seem whole, with nulls for all that was not logged.
+fn warn_of_other_identities(plan: &mut Plan, wanted: &Wanted) {
+    let partitions: Vec<&Table> = wanted.with_another_identity().collect();
+    if let Some(first) = partitions.first() {
+        plan.warnings.push(format!(
+            "the replica identity of {} is not that of the partitioned table, under whose name the rows come: `before` and \
+             `changed` will be wrong. Give partitions their table's, also those that are made later, as in ALTER TABLE {} \
+             REPLICA IDENTITY FULL",
+            names(partitions.iter().copied()),
+            first.quoted()
+        ));
+    }
 }
 
 /// `ONLY`, because a table's inheritance children are tables of their own, selected or not.

@@ -4,6 +4,7 @@
 //! change costs a look-up and a match. A plan always fits the relation as it is at this place of the WAL.
 //! Pure: no IO, no clock.
 
+pub mod messages;
 pub mod outbox;
 pub mod select;
 pub mod template;
@@ -18,6 +19,7 @@ use crate::failure::{Definite, Kind};
 use crate::postgres::pgoutput::Tuple;
 use crate::postgres::relation::{OidMap, Relation};
 use crate::postgres::types::Types;
+use crate::route::messages::MessagesPlan;
 use crate::route::outbox::OutboxPlan;
 use crate::route::select::Selection;
 use crate::route::template::Template;
@@ -30,6 +32,7 @@ pub struct Router {
     changes: ChangesSettings,
     outbox: Option<OutboxSettings>,
     types: Arc<Types>,
+    messages: MessagesPlan,
     plans: OidMap<Plan>,
 }
 
@@ -98,6 +101,7 @@ impl Router {
             changes: settings.changes.clone(),
             outbox: settings.outbox.clone(),
             types: Arc::default(),
+            messages: MessagesPlan::new(&settings.messages),
             plans: OidMap::default(),
         }
     }
@@ -126,6 +130,12 @@ impl Router {
         Ok(())
     }
 
+    /// How a logical message with this prefix becomes an event; none: it does not.
+    #[must_use]
+    pub fn message(&self, prefix: &str) -> Option<&MessagesPlan> {
+        Some(&self.messages).filter(|messages| messages.selects(prefix))
+    }
+
     /// What becomes of a change.
     ///
     /// # Panics
@@ -149,7 +159,8 @@ impl Router {
 pub fn exchanges(settings: &Settings) -> Vec<String> {
     let changes = (!settings.source.tables.is_empty()).then_some(&settings.changes.exchange);
     let outbox = settings.outbox.as_ref().map(|outbox| &outbox.exchange);
-    let known = changes.into_iter().chain(outbox).filter_map(Template::literal);
+    let messages = (!settings.messages.prefixes.is_empty()).then_some(&settings.messages.exchange);
+    let known = changes.into_iter().chain(outbox).chain(messages).filter_map(Template::literal);
     let mut names: Vec<String> = known.map(str::to_owned).collect();
     names.sort();
     names.dedup();

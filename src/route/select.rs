@@ -121,7 +121,7 @@ impl Pattern {
 }
 
 /// Matches with one point of return, the last `*`: a later `*` can always take over from an earlier one.
-fn matches(pattern: &[Glyph], name: &str) -> bool {
+pub(super) fn matches(pattern: &[Glyph], name: &str) -> bool {
     let (mut pattern, mut name) = (pattern, name.chars());
     let mut retry: Option<(&[Glyph], std::str::Chars<'_>)> = None;
     loop {

@@ -23,8 +23,9 @@ async fn names_come_as_the_catalog_has_them() {
     for (index, name) in names.iter().enumerate() {
         let (schema, name, column) =
             (quoted(names[(index + 1) % names.len()]), quoted(name), quoted(names[(index + 2) % names.len()]));
-        setup +=
-            &format!("CREATE SCHEMA {schema}; CREATE TABLE {schema}.{name} ({column} int PRIMARY KEY, {name} text);");
+        let create =
+            format!("CREATE SCHEMA {schema}; CREATE TABLE {schema}.{name} ({column} int PRIMARY KEY, {name} text);");
+        setup += &create;
         table.push((format!("{schema}.{name}"), column, name));
     }
     for publication in ["", ALL] {

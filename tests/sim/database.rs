@@ -223,7 +223,7 @@ impl World {
     pub(crate) fn judge_checkpoint(&mut self, checkpoint: &Checkpoint) {
         if self.database.damage.is_none() {
             let Self { database, oracle, .. } = self;
-            oracle.judge_checkpoint(checkpoint.flushed, checkpoint.position, database.history());
+            oracle.judge_checkpoint(checkpoint, database.history());
         }
     }
 

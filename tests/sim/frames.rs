@@ -23,6 +23,9 @@ pub(crate) const ITEMS: Table = Table { oid: 2, schema: "public", name: "items",
 pub(crate) const AUDIT: Table = Table { oid: 3, schema: "private", name: "audit", columns: PLAIN };
 pub(crate) const OUTBOX: Table = Table { oid: 4, schema: "public", name: "outbox", columns: EVENT };
 
+/// The prefix of the logical messages that are events.
+pub(crate) const SELECTED: &str = "app";
+
 fn name(text: &str) -> Vec<u8> {
     [text.as_bytes(), &[0]].concat()
 }
@@ -80,8 +83,8 @@ pub(crate) fn truncate(tables: &[Table]) -> Vec<u8> {
     message
 }
 
-pub(crate) fn logical(transactional: bool, lsn: u64, content: &str) -> Vec<u8> {
-    let head = [&b"M"[..], &[u8::from(transactional)], &lsn.to_be_bytes(), &name("sim")].concat();
+pub(crate) fn logical(transactional: bool, lsn: u64, prefix: &str, content: &str) -> Vec<u8> {
+    let head = [&b"M"[..], &[u8::from(transactional)], &lsn.to_be_bytes(), &name(prefix)].concat();
     [&head[..], &size(content.len()), content.as_bytes()].concat()
 }
 

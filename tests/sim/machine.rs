@@ -125,10 +125,11 @@ fn judge_stop(process: &Process, ending: Ending, stopping_ms: Option<u64>, setti
     if took_ms > most_ms + STOP_SLACK_MS {
         world.oracle.violate(format!("took {took_ms} ms to stop"));
     }
-    let published = world.rabbit.published(process.id).map(|event| world.oracle.position(event));
-    let stored = world.disk.stored().and_then(|stored| stored.position);
-    if ending == Ending::AsPlanned && took_ms < most_ms && stored < published && world.database.damage().is_none() {
-        world.oracle.violate(format!("stopped with {stored:?} in the checkpoint, although it published {published:?}"));
+    let Some(published) = world.rabbit.published(process.id) else { return };
+    let is_covered = world.disk.stored().is_some_and(|stored| world.oracle.covers(stored, published));
+    if ending == Ending::AsPlanned && took_ms < most_ms && !is_covered && world.database.damage().is_none() {
+        let name = world.oracle.name(published).to_owned();
+        world.oracle.violate(format!("stopped with less in the checkpoint than {name}, which it published"));
     }
 }
 

@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use pgsluice::lsn::{Lsn, Position};
+use pgsluice::checkpoint::Checkpoint;
+use pgsluice::lsn::Position;
 
 use super::amqp::Published;
 
@@ -47,6 +48,8 @@ pub(crate) struct Oracle {
     events: Vec<Event>,
     /// By position and commit time: two histories may have the same positions.
     by_place: HashMap<(Position, i64), EventId>,
+    /// The same for what comes without a position: then the body tells.
+    by_name: HashMap<String, Vec<EventId>>,
     /// The queue; a broker that crashes forgets what it has not confirmed.
     queue: Vec<Option<Delivery>>,
     /// Who has stored a checkpoint last, and how long the queue was.
@@ -79,6 +82,7 @@ impl Oracle {
     ) -> EventId {
         let id = self.events.len();
         self.by_place.insert((position, committed_at_us), id);
+        self.by_name.entry(message_id.clone()).or_default().push(id);
         let (body, settled, given_up, refused) = (None, false, false, false);
         self.events.push(Event { position, message_id, token, previous, body, settled, given_up, refused });
         id
@@ -88,15 +92,19 @@ impl Oracle {
     pub(crate) fn recognize(&mut self, message: &Published) -> Option<EventId> {
         let Published { position, message_id, body, committed_at_us, .. } = message;
         let place = position.parse().ok().map(|position: Position| (position, *committed_at_us));
-        let Some(&id) = place.and_then(|place| self.by_place.get(&place)) else {
+        let is_its_own = |event: &&EventId| contains(body, &self.events[**event].token);
+        let found = match place {
+            Some(place) => self.by_place.get(&place),
+            None => self.by_name.get(message_id).and_then(|events| events.iter().find(is_its_own)),
+        };
+        let Some(&id) = found else {
             self.violate(format!("{message_id} at {position} was published, and is no selected change"));
             return None;
         };
         let event = &mut self.events[id];
-        let is_its_own = |body: &[u8]| body.windows(event.token.len()).any(|part| part == event.token.as_bytes());
         let wrong = if event.message_id != *message_id {
             format!("the event at {position} is called {message_id} and not {}", event.message_id)
-        } else if event.body.is_none() && !is_its_own(body) {
+        } else if event.body.is_none() && !contains(body, &event.token) {
             format!("{message_id} has the body of another event")
         } else if event.body.get_or_insert_with(|| body.clone()) != body {
             format!("{message_id} came again with another body")
@@ -147,29 +155,24 @@ impl Oracle {
         &self.events[event].message_id
     }
 
-    pub(crate) fn position(&self, event: EventId) -> Position {
-        self.events[event].position
-    }
-
     /// The first of these events that nobody was told to be delivered.
     pub(crate) fn missing(&self, mut events: impl Iterator<Item = EventId>) -> Option<&str> {
         events.find(|event| !self.events[*event].settled).map(|event| self.name(event))
     }
 
     /// A checkpoint is about to be stored.
-    pub(crate) fn judge_checkpoint(
-        &mut self,
-        flushed: Lsn,
-        position: Option<Position>,
-        history: impl Iterator<Item = EventId>,
-    ) {
-        let is_covered = |event: &EventId| {
-            let at = self.events[*event].position;
-            at.commit_lsn < flushed || Some(at) <= position
-        };
-        if let Some(lost) = self.missing(history.take_while(is_covered)).map(str::to_owned) {
+    pub(crate) fn judge_checkpoint(&mut self, checkpoint: &Checkpoint, history: impl Iterator<Item = EventId>) {
+        let covered = history.take_while(|event| self.covers(checkpoint, *event));
+        if let Some(lost) = self.missing(covered).map(str::to_owned) {
+            let Checkpoint { flushed, position, .. } = checkpoint;
             self.violate(format!("a checkpoint at {flushed} ({position:?}) covers {lost}, which no queue has"));
         }
+    }
+
+    /// Whether a checkpoint says that this event is settled.
+    pub(crate) fn covers(&self, checkpoint: &Checkpoint, event: EventId) -> bool {
+        let at = self.events[event].position;
+        at.commit_lsn < checkpoint.flushed || Some(at) <= checkpoint.position
     }
 
     /// A process has stored a checkpoint: what others have published since the last one, it publishes as well.
@@ -217,4 +220,8 @@ impl Oracle {
     pub(crate) fn queue(&self) -> &[Option<Delivery>] {
         &self.queue
     }
+}
+
+fn contains(body: &[u8], token: &str) -> bool {
+    body.windows(token.len()).any(|part| part == token.as_bytes())
 }

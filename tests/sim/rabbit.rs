@@ -200,8 +200,8 @@ impl Connection {
     /// Who has stored that an event is settled does not publish it again.
     fn judge_repetition(&self, event: EventId, world: &mut World) {
         let is_live = world.rabbit.newest.get(&self.process) == Some(&self.id) && world.disk.is_owned_by(self.process);
-        let stored = world.disk.stored().and_then(|stored| stored.position);
-        if is_live && world.database.damage().is_none() && Some(world.oracle.position(event)) <= stored {
+        let is_covered = world.disk.stored().is_some_and(|stored| world.oracle.covers(stored, event));
+        if is_live && world.database.damage().is_none() && is_covered {
             let name = world.oracle.name(event).to_owned();
             world.oracle.violate(format!("{name} is published again, although the checkpoint covers it"));
         }

@@ -26,6 +26,8 @@ url = "postgres://sim@localhost/sim"
 tables = ["public.*"]
 [outbox]
 table = "public.outbox"
+[messages]
+prefixes = ["app"]
 [rabbitmq]
 url = "amqp://localhost"
 [checkpoint]

@@ -101,12 +101,18 @@ pub(crate) enum Change {
     Outbox {
         long: bool,
     },
-    /// Ignored: a delete in the outbox, a table that is not selected, a logical message.
+    /// Ignored: a delete in the outbox, a table that is not selected.
     OutboxDelete,
     Unselected {
         long: bool,
     },
+    /// A logical message, in its transaction.
     Message {
+        long: bool,
+        selected: bool,
+    },
+    /// Outside of any: it is all that its "transaction" has.
+    Bare {
         long: bool,
     },
 }
@@ -241,7 +247,8 @@ fn commits(random: &mut fastrand::Rng, span_ms: u64) -> Vec<(u64, Due)> {
     many(random, 2..20, |random| {
         at_ms += random.u64(..=span_ms / 8) * u64::from(random.bool());
         let most = one_of(random, &[0, 1, 3, 50]);
-        let changes = many(random, 0..most + 1, change);
+        let long = random.u8(..20) == 0;
+        let changes = if random.u8(..6) == 0 { vec![Change::Bare { long }] } else { many(random, 0..most + 1, change) };
         let commit = Commit { others: random.u64(..100) * 8, own: random.u64(..2_000) * 8, changes };
         (at_ms.min(span_ms), Due::Commit(commit))
     })
@@ -252,7 +259,7 @@ fn change(random: &mut fastrand::Rng) -> Change {
     let long = random.u8(..20) == 0;
     match random.u8(..12) {
         0 => Change::Unselected { long },
-        1 => Change::Message { long },
+        1 => Change::Message { long, selected: random.bool() },
         2 => Change::OutboxDelete,
         3 => Change::Truncate(table),
         4 => Change::Delete(table),

@@ -3,16 +3,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use pgsluice::lsn::{Lsn, Position};
 use pgsluice::postgres::slot::Switch;
 
-use super::frames::{self, AUDIT, OUTBOX, Table};
+use super::frames::{self, AUDIT, OUTBOX, SELECTED, Table};
 use super::oracle::{EventId, Oracle};
 use super::schedule::{Change, Commit};
 use super::world::NAME;
 
 /// Where the WAL of a new cluster stands.
 pub(crate) const BEGIN: u64 = 1_000;
+/// The bytes of a commit record, and of a message outside of transactions.
+const RECORD: u64 = 48;
 /// From PostgreSQL's epoch, 2000-01-01, back to 1970.
 const EPOCH_US: i64 = 946_684_800_000_000;
 
@@ -37,12 +41,14 @@ pub(crate) struct Slot {
     pub(crate) invalidated: bool,
 }
 
-/// A committed transaction.
+/// A committed transaction, or a message outside of any.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     /// Counts the transactions of all histories; its commit time and its xid, too.
     pub(crate) serial: u32,
-    /// Where its commit record starts, and ends.
+    /// There is a message and nothing else.
+    pub(crate) is_bare: bool,
+    /// Where its commit record, or the message, starts, and ends.
     pub(crate) commit_lsn: u64,
     pub(crate) end_lsn: u64,
     pub(crate) messages: Vec<Logged>,
@@ -89,8 +95,9 @@ impl Server {
             ordinal = rendered.next_ordinal;
             messages.push(Logged { tables: rendered.tables, bytes: rendered.bytes, event });
         }
-        let (end_lsn, events) = (commit_lsn + 48, first..oracle.next_event());
-        self.wal.push(Arc::new(Transaction { serial, commit_lsn, end_lsn, messages, events }));
+        let (end_lsn, events) = (commit_lsn + RECORD, first..oracle.next_event());
+        let is_bare = matches!(commit.changes[..], [Change::Bare { .. }]);
+        self.wal.push(Arc::new(Transaction { serial, is_bare, commit_lsn, end_lsn, messages, events }));
         self.end = end_lsn;
     }
 
@@ -146,7 +153,17 @@ fn render(change: Change, serial: u32, commit_lsn: u64, ordinal: u64) -> Rendere
         }
         Change::OutboxDelete => (vec![OUTBOX], frames::delete(&OUTBOX, "gone"), None),
         Change::Unselected { long } => (vec![AUDIT], frames::insert(&AUDIT, &[&key, &note(long)]), None),
-        Change::Message { long } => (Vec::new(), frames::logical(true, commit_lsn, &note(long)), None),
+        Change::Message { long, selected } => {
+            let content = format!("{key} {}", note(long));
+            let prefix = if selected { SELECTED } else { "sim" };
+            let names = selected.then(|| (format!("{NAME}:{position}"), STANDARD.encode(&content)));
+            (Vec::new(), frames::logical(true, commit_lsn, prefix, &content), names)
+        }
+        Change::Bare { long } => {
+            let (lsn, content) = (commit_lsn + RECORD, format!("{key} {}", note(long)));
+            let names = Some((format!("{NAME}:{}:message", Lsn(lsn)), STANDARD.encode(&content)));
+            (Vec::new(), frames::logical(false, lsn, SELECTED, &content), names)
+        }
     };
     let next_ordinal = ordinal + if matches!(change, Change::Truncate(_)) { 2 } else { 1 };
     Rendered { position, next_ordinal, tables, bytes, names }

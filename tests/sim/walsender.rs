@@ -94,12 +94,18 @@ impl SimStream {
         let lsn = world.database.tell(world.database.server.end);
         self.queue.push_back((frames::keepalive(lsn, world.random.u8(..4) == 0), None));
         if world.random.u8(..8) == 0 {
-            self.queue.push_back((frames::xlog_data(lsn, &frames::logical(false, lsn, "bare")), None));
+            self.queue.push_back((frames::xlog_data(lsn, &frames::logical(false, lsn, "sim", "bare")), None));
         }
     }
 
     fn send(&mut self, transaction: &Transaction, world: &mut World) {
         let Transaction { serial, commit_lsn, end_lsn, .. } = *transaction;
+        if transaction.is_bare {
+            let messages = transaction.messages.iter();
+            self.queue.extend(messages.map(|logged| (frames::xlog_data(end_lsn, &logged.bytes), logged.event)));
+            world.database.tell(end_lsn);
+            return;
+        }
         world.database.send(commit_lsn);
         let begin = frames::begin(commit_lsn, i64::from(serial), serial);
         self.queue.push_back((frames::xlog_data(commit_lsn, &begin), None));

@@ -1,0 +1,80 @@
+//! Which logical messages are events, by their prefix, and where they go.
+
+use crate::config::MessagesSettings;
+use crate::postgres::ident::Glyph;
+use crate::route::select::matches;
+use crate::route::template::Bound;
+
+/// Patterns of prefixes: `*` is any number of characters, `?` any one.
+#[derive(Debug, Clone, Default)]
+pub struct Prefixes(Vec<Vec<Glyph>>);
+
+impl Prefixes {
+    /// Every text is a pattern.
+    #[must_use]
+    pub fn new(patterns: &[String]) -> Self {
+        let glyph = |character| match character {
+            '*' => Glyph::AnyMany,
+            '?' => Glyph::AnyOne,
+            character => Glyph::Literal(character),
+        };
+        Self(patterns.iter().map(|pattern| pattern.chars().map(glyph).collect()).collect())
+    }
+
+    /// Whether no message is an event.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether messages with this prefix are events.
+    #[must_use]
+    pub fn select(&self, prefix: &str) -> bool {
+        self.0.iter().any(|pattern| matches(pattern, prefix))
+    }
+}
+
+/// How logical messages become events.
+#[derive(Debug)]
+pub struct MessagesPlan {
+    prefixes: Prefixes,
+    exchange: Bound<()>,
+    routing_key: Bound<()>,
+}
+
+impl MessagesPlan {
+    pub(super) fn new(settings: &MessagesSettings) -> Self {
+        let MessagesSettings { prefixes, exchange, routing_key } = settings;
+        let [exchange, routing_key] = [exchange, routing_key]
+            .map(|template| template.bind(&[("prefix", ())]).expect("the configuration has no other variable"));
+        Self { prefixes: prefixes.clone(), exchange, routing_key }
+    }
+
+    pub(super) fn selects(&self, prefix: &str) -> bool {
+        self.prefixes.select(prefix)
+    }
+
+    /// Where a message goes.
+    pub fn render(&self, prefix: &str, exchange: &mut String, routing_key: &mut String) {
+        for (template, out) in [(&self.exchange, exchange), (&self.routing_key, routing_key)] {
+            out.clear();
+            template.render(out, |(), out| out.push_str(prefix));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_select_whole_prefixes() {
+        let prefixes = Prefixes::new(&["app.*".to_owned(), "\"x\"?".to_owned()]);
+        for (prefix, expected) in
+            [("app.", true), ("app.paid.x", true), ("app", false), ("my app.", false), ("\"x\"ü", true), ("", false)]
+        {
+            assert_eq!(prefixes.select(prefix), expected, "{prefix}");
+        }
+        assert!(!Prefixes::default().select("app.") && Prefixes::default().is_empty());
+    }
+}
