@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::client::ClientError;
 use crate::config::{SourceSettings, Streaming};
+use crate::failure::Failure;
 
 /// How the streams of one source are asked for.
 #[derive(Debug, Clone)]
@@ -35,9 +36,10 @@ impl Mode {
 
     /// Whether transactions are asked for while they are in progress.
     ///
-    /// Decoding what is not committed has limits in every version up to 18: a transaction that alters a table in a
-    /// subtransaction that it rolls back, and alters it again, makes the walsender fail with an internal error ("could not map
-    /// filenode"), at each attempt. And the folder may be full. A transaction that is committed needs neither.
+    /// Decoding what is not committed has limits in every version up to 18. Of a row of the catalog that a transaction alters in
+    /// a subtransaction, rolls that back, and alters again, the walsender sees no version in between: it fails with an internal
+    /// error ("could not map filenode"), at each attempt. And the folder may be full. A transaction that is committed needs
+    /// neither.
     pub(super) fn streaming(&self) -> Option<&Streaming> {
         self.0.streaming.as_ref().filter(|_| !self.0.streaming_fails.load(Ordering::Relaxed))
     }
@@ -49,17 +51,17 @@ impl Mode {
         self.0.binary && !self.0.binary_fails.load(Ordering::Relaxed)
     }
 
-    /// Notes what the stream has failed with.
-    pub(super) fn note(&self, error: &ClientError) {
-        let code = error.code().unwrap_or_default();
-        // Class XX: internal errors.
-        if code.starts_with("XX") && self.streaming().is_some() {
-            self.leave_streaming(error);
+    /// What the stream has failed with, as it is to be taken: transient where the next stream goes on in another mode.
+    pub(super) fn take(&self, error: ClientError) -> Failure {
+        if self.streaming().is_some() && sees_a_wrong_catalog(&error) {
+            self.leave_streaming(&error);
+            return Failure::transient(error);
         }
         // undefined_function
-        if code == "42883" && self.binary() {
-            self.leave_binary(error);
+        if error.code() == Some("42883") && self.binary() {
+            self.leave_binary(&error);
         }
+        error.into()
     }
 
     /// From here on transactions come when they are committed.
@@ -75,4 +77,11 @@ impl Mode {
         tracing::warn!(%why, "not every value can be read in its binary form: from here on they come as text, as with \
             source.binary = false");
     }
+}
+
+/// What a walsender fails with that finds a table, a column, a schema (class XX, internal errors) or the publication (42704,
+/// undefined_object; from 18 on only a notice) missing.
+fn sees_a_wrong_catalog(error: &ClientError) -> bool {
+    matches!(error, ClientError::SkippedPublication(_))
+        || error.code().is_some_and(|code| code.starts_with("XX") || code == "42704")
 }

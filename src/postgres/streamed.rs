@@ -95,7 +95,7 @@ impl ChangeStream for CommittedStream {
             {
                 return Ok(Batch::new(frames));
             }
-            let received = self.stream.receive().await.inspect_err(|error| self.mode.note(error))?;
+            let received = self.stream.receive().await.map_err(|error| self.mode.take(error))?;
             match &mut self.spool {
                 None => return Ok(Batch::new(received)),
                 Some(spool) => spool.receive(received),
