@@ -90,6 +90,9 @@
 //! | a new timeline is not noted | 194 | the same |
 //! | what comes again is published again; the position is not taken from the checkpoint | 11 | published again, although the checkpoint covers it |
 //! | logical messages are not counted | 3 | is no selected change |
+//! | **A message outside of transactions**: its end counts at once; counts for the event before it | 3 | a checkpoint covers what no queue has |
+//! | its end does not count | 2 | published again, although the checkpoint covers it |
+//! | what comes again is published again; only what is settled is known | 1282 | published again without a failure |
 //! | **Bounds**: no limit of events, of bytes; one more | 6 | over the limit |
 //! | reads on before all is taken in; takes in without room | 3 | reads on with more in memory than allowed |
 //! | a stop has no deadline | 72 | took too long to stop |
