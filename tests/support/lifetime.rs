@@ -8,7 +8,7 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{OnceLock, mpsc};
 
@@ -32,6 +32,22 @@ pub(crate) fn spawn(command: Command) -> io::Result<Child> {
     let (reply, child) = mpsc::sync_channel(1);
     spawner.send((command, reply)).expect("the spawner thread lives as long as the process");
     child.recv().expect("the spawner thread answers")
+}
+
+/// Runs a command to its end, with the same signal.
+pub(crate) fn run(command: &Command) -> Output {
+    let mut dying = self::command(command.get_program());
+    dying.args(command.get_args()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => dying.env(name, value),
+            None => dying.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        dying.current_dir(folder);
+    }
+    spawn(dying).and_then(Child::wait_with_output).expect("run a command")
 }
 
 /// A command that runs `program` so that it dies with its parent.

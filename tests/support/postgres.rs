@@ -168,6 +168,10 @@ pub(crate) struct Database {
 }
 
 impl Database {
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

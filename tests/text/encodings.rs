@@ -21,14 +21,14 @@ const ENCODINGS: &[(&str, usize)] = &[
     ("SQL_ASCII", 127),
 ];
 
-/// Characters of the Basic Multilingual Plane that PostgreSQL itself converts to `$1`.
+/// Characters of the Basic Multilingual Plane that PostgreSQL itself converts to an encoding and back.
 const CHARACTERS: &str = "
     CREATE FUNCTION pg_temp.characters(encoding name) RETURNS SETOF text LANGUAGE plpgsql AS $$
     BEGIN
         FOR n IN 1..65535 LOOP
             CONTINUE WHEN n BETWEEN 55296 AND 57343;
             BEGIN
-                PERFORM convert_to(chr(n), encoding);
+                PERFORM convert_from(convert_to(chr(n), encoding), encoding);
                 RETURN NEXT chr(n);
             EXCEPTION WHEN untranslatable_character THEN
             END;

@@ -238,6 +238,35 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_can_not_be_sent_is_named_and_not_tried_for_ever() {
+        let at = |code: &str, message: &str, context: &str| {
+            let ClientError::Server(mut error) = said(code, message) else { panic!("as said") };
+            error.context = Some(context.to_owned());
+            ClientError::Server(error)
+        };
+        // As PostgreSQL 14 to 18 say it.
+        let context = "slot \"shop\", output plugin \"pgoutput\", in the change callback, associated LSN 0/5661608";
+        for (code, message, advice) in [
+            ("22021", "invalid byte sequence for encoding \"UTF8\": 0xff", "keep text that is not"),
+            (
+                "22P05",
+                "character with byte sequence 0xa9 0xa1 in encoding \"EUC_JP\" has no equivalent",
+                "keep text that is not",
+            ),
+            ("54000", "out of memory", "limit the columns' length"),
+            ("XX000", "invalid memory alloc request size 1200000003", "limit the columns' length"),
+        ] {
+            let error = at(code, message, context);
+            assert!(error.to_string().ends_with(", at the change at 0/5661608"), "{error}");
+            assert!(hint(&error).contains(advice) && hint(&error).contains("--skip"), "{code}: {}", hint(&error));
+        }
+        // Elsewhere they are what they were.
+        assert!(of(&said("XX000", "could not open relation"), None).is_none());
+        let untold = at("22021", "invalid byte sequence", "COPY t, line 1");
+        assert!(!hint(&untold).contains("--skip") && untold.to_string().ends_with("(SQLSTATE 22021)"));
+    }
+
+    #[test]
     fn a_standby_that_holds_the_stream_back_is_transient() {
         let invalidated = "physical replication slot \"a\" specified in parameter \"synchronized_standby_slots\" has been invalidated";
         let missing = "replication slot \"a\" specified in parameter \"synchronized_standby_slots\" does not exist";
