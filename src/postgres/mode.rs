@@ -80,7 +80,7 @@ impl Mode {
 }
 
 /// What a walsender fails with that finds a table, a column, a schema (class XX, internal errors) or the publication (42704,
-/// undefined_object; from 18 on only a notice) missing.
+/// `undefined_object`; from 18 on only a notice) missing.
 fn sees_a_wrong_catalog(error: &ClientError) -> bool {
     matches!(error, ClientError::SkippedPublication(_))
         || error.code().is_some_and(|code| code.starts_with("XX") || code == "42704")
