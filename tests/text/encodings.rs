@@ -120,7 +120,7 @@ async fn stuck_at(encoding: &str, text: &str, reason: &str) {
     assert_eq!(fillers.collect::<Vec<_>>(), ["before", "just before"]);
     assert_eq!(scene.vhost.depth("all").await, 0, "what was confirmed before the end is not repeated");
 
-    let behind = scene.database.query_one("SELECT pg_current_wal_insert_lsn()").await;
+    let behind = scene.database.query_one("SELECT pg_current_wal_flush_lsn()").await;
     let config = process.config_path();
     let set = ["checkpoint", "set", &behind, "--skip", "--config", config.to_str().expect("text")];
     let (code, output) = crate::support::pgsluice_command(&set, &[]).wait(SOON).await;
