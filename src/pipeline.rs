@@ -90,6 +90,8 @@ pub struct Outcome {
 enum Stop {
     /// The next event can't be published, or the next frame not read; both ends are well.
     Unpublishable(Definite),
+    /// The server can't send the next change.
+    Unsendable(Definite),
     /// One of the ends, or the checkpoint, has failed for good.
     Failed(Definite),
 }
@@ -141,6 +143,8 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             Ok(()) => self.drain().await,
             // What was published before it is worth its confirm: it would only be repeated.
             Err(Stop::Unpublishable(definite)) => self.drain().await.and(Err(definite)),
+            // Or missed: no start gets further, and the way past it begins behind the last that was stored.
+            Err(Stop::Unsendable(definite)) => self.drain().await.and(Err(self.unread(definite))),
             Err(Stop::Failed(definite)) => Err(definite),
         };
         let outcome = Outcome {
@@ -185,7 +189,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     /// Does what is to be done next. In this order: keep the walsender content, whether or not the broker takes
     /// messages; move the checkpoint; free the window; and only then read more. The first two are rarely ready, so that
     /// they starve nobody, and a busy broker holds back reading, as it should. Cancel-safe.
-    async fn turn(&mut self, may_read: bool) -> Result<(), Definite> {
+    async fn turn(&mut self, may_read: bool) -> Result<(), Stop> {
         if self.intake.report_now {
             // A server that asks may be about to shut down, and waits for what is settled to be reported.
             self.checkpointer.iter_mut().for_each(Checkpointer::hurry);
@@ -237,17 +241,25 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
 
     /// What is known to be delivered when the source ends for good. Where a stream can't even start, that is part of
     /// the reason already.
-    fn source_failed(&self, definite: Definite) -> Definite {
+    fn source_failed(&self, definite: Definite) -> Stop {
         match &self.checkpointer {
             Some(checkpointer) if self.source.is_open() && definite.kind == Kind::InDoubt => {
                 let flushed = checkpointer.binding().flushed;
-                definite.context(format!("changes committed after {flushed} may be missing"))
+                Stop::Failed(definite.context(format!("changes committed after {flushed} may be missing")))
             }
-            Some(checkpointer) if self.source.is_open() && definite.kind == Kind::Source => {
+            Some(_) if self.source.is_open() && definite.kind == Kind::Source => Stop::Unsendable(definite),
+            Some(_) | None => Stop::Failed(definite),
+        }
+    }
+
+    /// Where a stream ends that the server can't go on with.
+    fn unread(&self, definite: Definite) -> Definite {
+        match &self.checkpointer {
+            Some(checkpointer) => {
                 let flushed = checkpointer.binding().flushed;
                 definite.context(format!("can't read the changes that were committed after {flushed}"))
             }
-            Some(_) | None => definite,
+            None => definite,
         }
     }
 
@@ -292,7 +304,12 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             };
             while !(self.window.is_empty() && is_stored(self)) {
                 self.checkpointer.iter_mut().for_each(Checkpointer::hurry);
-                self.turn(false).await?;
+                match self.turn(false).await {
+                    Ok(()) => {}
+                    Err(Stop::Unpublishable(definite) | Stop::Unsendable(definite) | Stop::Failed(definite)) => {
+                        return Err(definite);
+                    }
+                }
             }
             Ok(())
         };

@@ -363,5 +363,9 @@ fn unpublishable(error: PublishError, origin: &Origin<'_>, at: impl fmt::Display
         }
         PublishError::NotReady => "this is a bug in pgsluice; please report it",
     };
-    Definite::new(Kind::Event, anyhow!(error).context(format!("can't publish the {origin} at {at}")), hint)
+    let what = match origin {
+        Origin::Change(change) => format!("{} of {}", change.row.op(), change.relation),
+        Origin::Message(_) => origin.to_string(),
+    };
+    Definite::new(Kind::Event, anyhow!(error).context(format!("can't publish the {what} at {at}")), hint)
 }

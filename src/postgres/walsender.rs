@@ -256,7 +256,7 @@ mod tests {
         let settings = SourceSettings { origin: Origin::None, ..settings() };
         let command = start("shop", &settings, None, true, Lsn(1));
         assert!(
-            command.contains("(proto_version '1', messages 'true', origin 'none', publication_names "),
+            command.contains("(proto_version '1', messages 'true', origin 'none', binary 'true', publication_names "),
             "{command}"
         );
     }

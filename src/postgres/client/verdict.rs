@@ -134,7 +134,7 @@ const LOST_SLOT: &str = "the slot no longer holds the WAL since the last checkpo
 /// The server fails at a change, and does so each time.
 const STUCK: &str = "no start gets past this change. Once those since the last checkpoint are dealt with (compared, or sent again from \
     the tables), run `pgsluice checkpoint set LSN --skip` with an LSN behind its transaction, such as `SELECT \
-    pg_current_wal_insert_lsn()` gives now: what was committed before that LSN is not delivered any more";
+    pg_current_wal_flush_lsn()` gives now: what was committed before that LSN is not delivered any more";
 
 /// Decoding looks it up as it was when the change was written.
 const LOST_PUBLICATION: &str = "the publication was dropped, or renamed, while changes were written: those can't be read through \
