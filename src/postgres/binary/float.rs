@@ -43,8 +43,10 @@ fn write(
     }
     let mut digits = scientific.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
     // Of two that are equally near, Rust takes the upper one when it looks for the shortest, and the even one when it is told how
-    // many digits there are to be. Numbers of fewer digits are no such pair.
-    let mut text = if digits < 8 { scientific.to_owned() } else { longer(digits - 1) };
+    // many digits there are to be. A number is halfway between two decimals of its own length only if it has few digits after
+    // the point, in binary as in decimal.
+    let may_be_halfway = number.abs() >= 2f64.powi(53) || (number * 2f64.powi(20)).fract() == 0.0;
+    let mut text = if may_be_halfway && digits >= 8 { longer(digits - 1) } else { scientific.to_owned() };
     while may_be_between && is_between(&text, &reads_back) && digits < 20 {
         text = longer(digits);
         digits += 1;
