@@ -223,10 +223,11 @@ async fn each_row_is_described_as_it_was_sent() {
 }
 
 /// What a transaction does twice: behind a savepoint to which it rolls back, and again. And what the server says to that.
-const TWICE: [(&str, &str); 4] = [
+const TWICE: [(&str, &str); 5] = [
     ("ALTER TABLE w ADD extra int", "could not map filen"),
     ("ALTER TABLE u RENAME filler TO stuffing", "pg_attribute catalog is missing"),
     ("ALTER SCHEMA n RENAME TO m", "cache lookup failed for namespace"),
+    ("ALTER TYPE mood RENAME VALUE 'fine' TO 'well'", "invalid internal value for enum"),
     ("ALTER PUBLICATION p SET (publish = 'insert, update')", "publication \"p\""),
 ];
 
@@ -242,7 +243,8 @@ async fn comes_without_streaming(server: &PostgresServer) {
         let mut streaming = Recorder::open(&other).await;
         let insert = |first: u32| {
             let insert = |table| format!("INSERT INTO {table} (id) SELECT generate_series({first}, {});", first + 1000);
-            ["w", "u", "n.t"].map(insert)
+            let moods = "INSERT INTO y (m) SELECT 'fine' FROM generate_series(1, 1000);".to_owned();
+            [insert("w"), insert("u"), insert("n.t"), moods]
         };
         let (one, two) = (insert(10_000).concat(), insert(20_000).concat());
         let sql = format!(
@@ -257,7 +259,7 @@ async fn comes_without_streaming(server: &PostgresServer) {
         );
         let again = streaming.open_again().await.until(1).await;
         let plain = Recorder::open(&plain).await.until(1).await;
-        assert_eq!(plain.changes.len(), 2 * 3003 + 1000, "{alter}");
+        assert_eq!(plain.changes.len(), 2 * 4003 + 1000, "{alter}");
         assert_same(&plain.changes, &again.changes);
     }
 }
