@@ -79,9 +79,12 @@ impl Mode {
     }
 }
 
-/// What a walsender fails with that finds a table, a column, a schema (class XX, internal errors) or the publication (42704,
-/// `undefined_object`; from 18 on only a notice) missing.
+/// What a walsender fails with that finds a table, a column, a schema (class XX, internal errors), the label of an enum (22,
+/// data exceptions) or the publication (42704, `undefined_object`; from 18 on only a notice) missing.
 fn sees_a_wrong_catalog(error: &ClientError) -> bool {
+    let code = error.code().unwrap_or_default();
     matches!(error, ClientError::SkippedPublication(_))
-        || error.code().is_some_and(|code| code.starts_with("XX") || code == "42704")
+        || code.starts_with("XX")
+        || code.starts_with("22")
+        || code == "42704"
 }

@@ -9,7 +9,8 @@ use rustix::process::Pid;
 use super::recorder::STREAM_SOON;
 use crate::bad_input::{start, streaming};
 use crate::support::{
-    Account, PostgresServer, Process, SOON, Scene, eventually, folder, pgsluice_under, postgres, rabbitmq,
+    Account, PostgresServer, Process, SOON, Scene, eventually, folder, pgsluice_command, pgsluice_under, postgres,
+    rabbitmq,
 };
 
 /// A scene whose large transactions are streamed, and the folder where they are kept.
@@ -197,4 +198,30 @@ async fn a_folder_that_is_not_there_is_said_before_anything_is_created() {
         "SELECT (SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}') + (SELECT count(*) FROM pg_publication)"
     );
     assert_eq!(scene.database.query_one(&made).await, "0");
+}
+
+/// What was delivered without streaming is replayed with it.
+#[tokio::test]
+async fn a_replay_may_be_streamed() {
+    let (scene, folder) = scene_on(postgres()).await;
+    let _pgsluice = scene.run_with("[replay]\nretain_ms = 86400000\n").await;
+    let from = scene.database.query_one("SELECT pg_current_wal_flush_lsn()").await;
+    scene.database.execute(&format!("BEGIN; SAVEPOINT s; {0}; ROLLBACK TO s; {0}; COMMIT", rows(3000))).await;
+    let first = scene.vhost.consume("all", 3000, SOON).await;
+    let config = crate::support::folder("streaming").join("pgsluice.toml");
+    std::fs::write(&config, scene.config("")).expect("write the configuration");
+    let keys = [
+        ("PGSLUICE__SOURCE__STREAMING", "true"),
+        ("PGSLUICE__SOURCE__STREAMING_MEMORY_BYTES", "65536"),
+        ("PGSLUICE__SOURCE__STREAMING_FOLDER", folder.as_str()),
+    ];
+    let arguments = ["replay", "--config", config.to_str().expect("text"), "--from", &from];
+    let mut replay = pgsluice_command(&arguments, &keys);
+    let (code, log) = replay.wait(SOON).await;
+    assert!(code == Some(0) && log.contains("outgrow source.streaming_memory_bytes"), "{code:?}: {log}");
+    let again = scene.vhost.consume("all", 3000, SOON).await;
+    for (first, again) in first.iter().zip(&again) {
+        assert_eq!((&first.message_id, &first.body), (&again.message_id, &again.body));
+    }
+    assert_eq!(scene.vhost.depth("all").await, 0);
 }
