@@ -1,7 +1,7 @@
 //! What the values of a type are made of: elements, fields, the base type of a domain.
 //!
 //! The stream says no more of a column's type than its oid. Those of the built-in types are the same on every server
-//! and are known here ([`builtin`]); of the others `catalog` reads what the server says now, when the stream first
+//! and are known here (`builtin`); of the others `catalog` reads what the server says now, when the stream first
 //! names them. Invariant: a type of which nothing is known is a scalar, whose values are text.
 
 mod builtin;
