@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::support::{Consumer, Database, PostgresServer, Process, SOON, Vhost, folder, pgsluice, postgres, rabbitmq};
+use crate::support::{Consumer, Database, Process, SOON, Vhost, folder, pgsluice, postgres, rabbitmq};
 
 /// Every row that is changed is noted by a trigger, as the table is at that moment; so is every TRUNCATE of a table. A
 /// table gets the triggers when it is created.
@@ -62,18 +62,19 @@ pub(crate) struct Changes {
 impl Changes {
     /// From after `setup` on. Without a publication in it, pgsluice makes one.
     pub(crate) async fn after(setup: &str) -> Self {
-        Self::on(postgres(), setup).await
+        Self::with("", setup).await
     }
 
-    pub(crate) async fn on(postgres: &PostgresServer, setup: &str) -> Self {
-        let database = postgres.database().await;
+    /// With more keys of the source. The server streams what is configured to be streamed as soon as it can.
+    pub(crate) async fn with(source: &str, setup: &str) -> Self {
+        let database = postgres().database().await;
         database.execute(JUDGE).await;
         database.execute(setup).await;
         let vhost = rabbitmq().vhost();
         vhost.queue_on("all", "shop.changes").await;
         let process = pgsluice(&format!(
-            "name = \"shop\"\n[source]\nurl = \"{}\"\ntables = [\"*.*\", \"!judge.*\"]\nslot = \"{}\"\n\
-             [checkpoint]\npath = \"{}\"\n[rabbitmq]\nurl = \"{}\"\n",
+            "name = \"shop\"\n[source]\nurl = \"{}?options=-c%20logical_decoding_work_mem%3D64kB\"\n\
+             tables = [\"*.*\", \"!judge.*\"]\nslot = \"{}\"\n{source}[checkpoint]\npath = \"{}\"\n[rabbitmq]\nurl = \"{}\"\n",
             database.url(),
             database.name(),
             folder("changes").join("checkpoint").display(),

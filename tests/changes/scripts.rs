@@ -2,6 +2,7 @@
 //! rolled back, read at once or later. Every event is what the judge noted.
 
 use super::{ALL, Changes};
+use crate::support::{SOON, eventually};
 
 /// A value of a column, by its type; some are stored elsewhere.
 const VALUES: [(&str, &[&str]); 4] = [
@@ -71,6 +72,11 @@ impl Script {
             5..8 if !values.is_empty() => {
                 let (column, value) = one(random, &values);
                 format!("UPDATE {name} SET {column} = {value} WHERE {}", some(random))
+            }
+            8 if random.u8(..3) == 0 => {
+                self.next += 1_000;
+                // So much that it does not wait for its commit where it need not.
+                format!("INSERT INTO {name} (id) SELECT {id} + n FROM generate_series(1, 400) n")
             }
             5..9 => format!("UPDATE {name} SET id = -id WHERE {}", some(random)),
             _ if random.bool() => format!("DELETE FROM {name} WHERE {}", some(random)),
@@ -160,11 +166,31 @@ impl Script {
 
 #[tokio::test]
 async fn whatever_a_seed_does_to_tables_each_event_fits_its_place() {
+    play("").await;
+}
+
+#[tokio::test]
+async fn so_it_does_when_it_is_streamed_before_its_commit() {
+    let changes = play("streaming = true\n").await;
+    let slot = changes.database.name();
+    let streamed = format!("SELECT stream_txns > 0 FROM pg_stat_replication_slots WHERE slot_name = '{slot}'");
+    eventually("it was streamed", SOON, async || (changes.database.query_one(&streamed).await == "t").then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn so_it_does_in_binary_form() {
+    let changes = play("binary = true\n").await;
+    let log = changes.process.stderr();
+    assert!(!log.contains("as with source.binary = false"), "{log}");
+}
+
+async fn play(source: &str) -> Changes {
     let seed = std::env::var("CHANGES_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a number"));
     println!("CHANGES_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut script, setup) = Script::new();
-    let mut changes = Changes::after(&format!("{ALL}{setup}")).await;
+    let mut changes = Changes::with(source, &format!("{ALL}{setup}")).await;
     let mut events = 0;
     for _ in 0..25 {
         let piece = script.piece(&mut random);
@@ -177,4 +203,5 @@ async fn whatever_a_seed_does_to_tables_each_event_fits_its_place() {
         events += changes.judged().await.len();
     }
     assert!(events > 100, "{events}");
+    changes
 }
