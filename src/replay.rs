@@ -282,7 +282,10 @@ fn print(origin: &Origin<'_>, message: &Message<'_>) -> std::io::Result<()> {
         rfc3339(&mut text, time);
         String::from_utf8_lossy(&text).into_owned()
     });
-    let what = origin.to_string();
+    let what = match origin {
+        Origin::Change(change) => format!("{} {}", change.row.op(), change.relation),
+        Origin::Message(_) => origin.to_string(),
+    };
     let fields = [
         position.unwrap_or("-"),
         committed_at.as_deref().unwrap_or("-"),

@@ -50,11 +50,11 @@ impl Origin<'_> {
     }
 }
 
-/// `insert public.orders`, `message app.paid`
+/// `insert of public.orders`, `message app.paid`
 impl fmt::Display for Origin<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Change(change) => write!(f, "{} {}", change.row.op(), change.relation),
+            Self::Change(change) => write!(f, "{} of {}", change.row.op(), change.relation),
             Self::Message(message) => write!(f, "message {}", message.prefix),
         }
     }

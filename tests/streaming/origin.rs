@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::process::{run, scene_on};
 use crate::bad_input::{ended, says, start, streaming};
-use crate::support::{Account, Database, PostgresServer, SOON, Scene, postgres};
+use crate::support::{Account, Database, PostgresServer, SOON, Scene};
 
 /// Rows, as an apply worker writes them.
 async fn apply(database: &Database, sql: &str) {
@@ -50,7 +50,8 @@ async fn what_came_by_replication_is_sent_or_not_as_configured() {
 
 #[tokio::test]
 async fn a_server_that_can_not_leave_it_out_is_refused_before_anything_is_created() {
-    let (scene, _) = scene_on(postgres()).await;
+    let server = PostgresServer::private_of(15, &[]);
+    let (scene, _) = scene_on(&server).await;
     let message = ended(&mut start(&scene, &[("source.origin", "none")]), 3).await;
     says(
         &message,

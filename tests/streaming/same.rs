@@ -231,6 +231,10 @@ fn assert_described(Recorded { plain, live, .. }: &Recorded) {
 
 #[tokio::test]
 async fn each_row_is_described_as_it_was_sent() {
+    if support::postgres().database().await.major().await < 15 {
+        // It has no column lists, of which this is about.
+        return;
+    }
     assert_described(&record(support::postgres(), DESCRIPTIONS, DDL, 3).await);
 }
 
