@@ -54,7 +54,10 @@ async fn an_event_that_is_larger_than_the_configuration_allows() {
     let scene = Scene::new().await;
     let large = "to_jsonb(repeat('x', 5000))";
     let message = stopped_by(&scene, &[("rabbitmq.max_message_bytes", "2000")], "'Large'", large).await;
-    says(&message, &["5002 bytes long; the broker takes at most 2000", "hint: ", "rabbitmq.max_message_bytes"]);
+    says(
+        &message,
+        &["cause: the body is 5002 bytes long; the broker takes at most 2000", "hint: ", "rabbitmq.max_message_bytes"],
+    );
     let _mended = streaming(&scene, &[]).await;
     let rest = scene.vhost.consume("all", 2, SOON).await;
     assert_eq!((rest[0].body.len(), rest[1].text().as_str()), (5002, "3"));
