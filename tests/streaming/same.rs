@@ -38,15 +38,15 @@ const WORKLOAD: &[(usize, &str)] = &[
     (0, "INSERT INTO w VALUES (1)"),
     (0, SUBTRANSACTIONS),
     (1, "SAVEPOINT s; INSERT INTO u (filler) SELECT repeat('undone', 20) FROM generate_series(1, 3000);
-         SELECT pg_logical_emit_message(true, 'undone', 'b'); SELECT pg_logical_emit_message(false, 'at once', 'b');
+         SELECT pg_logical_emit_message(false, 'at once', 'b');
          ROLLBACK TO s; INSERT INTO u (filler) VALUES ('after the savepoint')"),
     (2, "BEGIN; UPDATE x SET n = n + 1; UPDATE f SET n = n + 1; UPDATE x SET big = NULL WHERE id < 5; DELETE FROM f WHERE id = 7;
          SELECT pg_logical_emit_message(true, 'kept', 'c'); INSERT INTO y (m, p) SELECT 'fine', n FROM generate_series(1, 1000) n"),
-    (1, "SELECT pg_logical_emit_message(true, 'kept', 'b');
-         SAVEPOINT s; SAVEPOINT s1; INSERT INTO u (filler) SELECT repeat('undone', 20) FROM generate_series(1, 2000); RELEASE s1;
+    (1, "SAVEPOINT s; SAVEPOINT s1; INSERT INTO u (filler) SELECT repeat('undone', 20) FROM generate_series(1, 2000); RELEASE s1;
          SAVEPOINT s2; INSERT INTO u (filler) SELECT repeat('undone', 20) FROM generate_series(1, 2000); ROLLBACK TO s2;
          INSERT INTO u (filler) SELECT repeat('undone', 20) FROM generate_series(1, 2000); ROLLBACK TO s;
-         SAVEPOINT s; INSERT INTO u (filler) SELECT repeat('kept', 20) FROM generate_series(1, 2000); RELEASE s"),
+         SAVEPOINT s; INSERT INTO u (filler) SELECT repeat('kept', 20) FROM generate_series(1, 2000); RELEASE s;
+         SELECT pg_logical_emit_message(true, 'kept', 'b')"),
     (0, "INSERT INTO parts (k, filler) SELECT 1 + n % 2, repeat('p', 50) FROM generate_series(1, 2000) n"),
     (2, "INSERT INTO t (filler) SELECT repeat('c', 100) FROM generate_series(1, 2000)"),
     (1, "COMMIT"),
@@ -290,4 +290,55 @@ async fn what_the_server_fails_to_stream_comes_without_streaming() {
 #[tokio::test]
 async fn what_postgresql_18_fails_to_stream_comes_without_streaming() {
     comes_without_streaming(&PostgresServer::private_of(18, &[])).await;
+}
+
+/// The id with which a message is streamed is not that of its subtransaction.
+async fn a_message_that_is_rolled_back_never_comes(server: &PostgresServer) {
+    let database = server.database().await;
+    database.execute(&format!("ALTER DATABASE {} {STREAM_SOON}", database.name())).await;
+    database.execute(TABLES).await;
+    let plain = settings(&database, "plain", None);
+    let other = settings(&database, "other", Some(streaming()));
+    drop(Recorder::open(&plain).await);
+    let mut streaming = Recorder::open(&other).await;
+    let sql = "BEGIN; INSERT INTO w VALUES (1); SAVEPOINT s; SELECT pg_logical_emit_message(true, 'undone', '');
+        INSERT INTO t (filler) SELECT repeat('x', 100) FROM generate_series(1, 2000); ROLLBACK TO s;
+        SELECT pg_logical_emit_message(true, 'kept', ''); INSERT INTO w VALUES (2); COMMIT; INSERT INTO done VALUES (1)";
+    database.execute(sql).await;
+    let failure = streaming.read(1).await.expect_err("what belongs to it can't be told");
+    assert!(
+        matches!(&failure, Failure::Transient(error) if format!("{error:#}").contains("logical messages")),
+        "{failure}"
+    );
+    let again = streaming.open_again().await.until(1).await;
+    let plain = Recorder::open(&plain).await.until(1).await;
+    assert_eq!(plain.changes.len(), 3);
+    assert_same(&plain.changes, &again.changes);
+}
+
+#[tokio::test]
+async fn a_message_that_is_rolled_back_with_its_savepoint_is_not_streamed() {
+    a_message_that_is_rolled_back_never_comes(support::postgres()).await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_rolled_back_with_its_savepoint_is_not_streamed_by_postgresql_18() {
+    a_message_that_is_rolled_back_never_comes(&PostgresServer::private_of(18, &[])).await;
+}
+
+/// The description of its table, which tells that it has such a column, is kept until the transaction is committed.
+#[tokio::test]
+async fn a_streamed_value_without_a_binary_form_stops_nothing() {
+    let database = support::postgres().database().await;
+    database.execute(&format!("ALTER DATABASE {} {STREAM_SOON}", database.name())).await;
+    database.execute(&format!("{TABLES}; CREATE TABLE rights (id int PRIMARY KEY, rights aclitem[])")).await;
+    let mut settings = settings(&database, "binary", Some(streaming()));
+    settings.binary = true;
+    let mut binary = Recorder::open(&settings).await;
+    let sql = "BEGIN; INSERT INTO t (filler) SELECT repeat('x', 100) FROM generate_series(1, 2000);
+        INSERT INTO rights SELECT n, '{=r/pg_monitor}' FROM generate_series(1, 2000) n; COMMIT; INSERT INTO done VALUES (1)";
+    database.execute(sql).await;
+    let failure = binary.read(1).await.expect_err("the walsender fails at it");
+    assert!(matches!(&failure, Failure::Transient(error) if format!("{error:#}").contains("42883")), "{failure}");
+    assert_eq!(binary.open_again().await.until(1).await.changes.len(), 4000);
 }

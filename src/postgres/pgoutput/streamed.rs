@@ -64,7 +64,8 @@ pub fn control(data: &[u8]) -> Result<Option<Control>, DecodeError> {
 }
 
 /// The subtransaction, or the top-level transaction itself, of a message in a block: the four bytes behind its type byte. An
-/// Origin has none, because it is of the whole transaction.
+/// Origin has none, because it is of the whole transaction. Of a logical message it is always the top-level one
+/// ([`is_logical`]).
 ///
 /// # Errors
 /// When it is no message that a block may hold.
@@ -75,6 +76,13 @@ pub fn subtransaction(data: &[u8]) -> Result<Option<u32>, DecodeError> {
         b'R' | b'Y' | b'I' | b'U' | b'D' | b'T' | b'M' => reader.u32().map(Some),
         byte => Err(DecodeError::Unexpected { byte }),
     }
+}
+
+/// Whether it is a logical message. In a block it has the id of the top-level transaction, whichever subtransaction wrote it
+/// (`pgoutput_message` takes `txn->xid` where `pgoutput_change` takes `change->txn->xid`, in every version from 14 to 18).
+#[must_use]
+pub fn is_logical(message: &[u8]) -> bool {
+    message.first() == Some(&b'M')
 }
 
 /// The table that a Relation of version 1 describes; none for other messages.

@@ -26,6 +26,21 @@ pub(super) struct Streamed {
     /// How its tables were described last. Those of subtransactions that were rolled back count too: the server need not
     /// send them again.
     pub(super) relations: OidMap<Described>,
+    /// Whether some of its logical messages were rolled back.
+    pub(super) doubt: Doubt,
+}
+
+/// Whether what a subtransaction that was rolled back has written can be told from the rest: a logical message does not say of
+/// which it is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// There is no logical message.
+    #[default]
+    None,
+    /// There is, and no subtransaction was rolled back since.
+    Possible,
+    /// There is, and one was.
+    Certain,
 }
 
 /// One that is being handed out.
@@ -54,6 +69,23 @@ pub(super) enum Next {
     Read { file: Arc<File>, at: u64, length: usize },
     /// These frames, and then it is complete.
     Last(Vec<u8>),
+}
+
+impl Streamed {
+    /// A logical message is kept.
+    pub(super) fn has_message(&mut self) {
+        if self.doubt == Doubt::None {
+            self.doubt = Doubt::Possible;
+        }
+    }
+
+    /// A subtransaction was rolled back.
+    pub(super) fn abort(&mut self, subxid: u32) {
+        self.aborted.insert(subxid);
+        if self.doubt == Doubt::Possible {
+            self.doubt = Doubt::Certain;
+        }
+    }
 }
 
 impl Handout {

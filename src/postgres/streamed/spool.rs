@@ -11,16 +11,21 @@ use bytes::{Buf as _, Bytes};
 
 use super::disk::{Done, Task};
 use super::frames;
-use super::handout::{Handout, Next, Streamed};
+use super::handout::{Doubt, Handout, Next, Streamed};
 use super::relations::Relations;
 use crate::config::Streaming;
 use crate::failure::{Failure, Kind};
 use crate::postgres::pgoutput::DecodeError;
-use crate::postgres::pgoutput::streamed::{Control, control, subtransaction};
+use crate::postgres::pgoutput::streamed::{Control, control, is_logical, subtransaction};
 
-/// The messages around the blocks make no sense.
+/// Why a transaction can't be handed out: nearly always, the messages around the blocks make no sense.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum OutOfOrder {
+    /// It does, but only version 1 tells what belongs to the transaction.
+    #[error(
+        "transaction {0} has logical messages, and subtransactions that were rolled back: which is of which is not told"
+    )]
+    InDoubt(u32),
     #[error(transparent)]
     Decode(#[from] DecodeError),
     #[error("transaction {0} goes on, but its beginning has not come")]
@@ -37,6 +42,9 @@ enum OutOfOrder {
 
 impl From<OutOfOrder> for Failure {
     fn from(error: OutOfOrder) -> Self {
+        if let OutOfOrder::InDoubt(_) = error {
+            return Self::transient(anyhow!(error));
+        }
         let error = anyhow!(error).context("can't follow the streamed transactions that PostgreSQL sends");
         let hint = "nothing of the transactions that were in progress was acknowledged; please report it with the server's \
                     version, and set source.streaming = false meanwhile";
@@ -193,6 +201,9 @@ impl Spool {
         let kept = streamed.log.push(xid, subxid, frame);
         self.relations.keep(kept, &mut streamed.relations);
         self.memory += streamed.log.memory();
+        if is_logical(message) {
+            streamed.has_message();
+        }
         Ok(())
     }
 
@@ -210,13 +221,16 @@ impl Spool {
             Control::Stop => _ = self.block.take().ok_or(OutOfOrder::BareStop)?,
             Control::Commit { xid, commit } => {
                 let streamed = self.end(xid).ok_or(OutOfOrder::NothingToCommit(xid))?;
+                if streamed.doubt == Doubt::Certain {
+                    return Err(OutOfOrder::InDoubt(xid));
+                }
                 self.handout = Some(Handout::new(streamed, xid, commit, frame));
             }
             // A transaction of which nothing has come has nothing to drop.
             Control::Abort { xid, subxid } if subxid == xid => _ = self.end(xid),
             Control::Abort { xid, subxid } => {
                 if let Some(streamed) = self.in_progress.get_mut(&xid) {
-                    streamed.aborted.insert(subxid);
+                    streamed.abort(subxid);
                 }
             }
         }

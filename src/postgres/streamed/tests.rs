@@ -54,6 +54,8 @@ struct Large {
     is_new: bool,
     /// The subtransactions that have not ended, innermost last.
     subtransactions: Vec<u32>,
+    /// It has a logical message, of which the server does not tell the subtransaction.
+    has_message: bool,
     /// What would go out, and whose it is.
     out: Vec<(u32, Out)>,
 }
@@ -137,7 +139,7 @@ impl Model {
     fn block(&mut self) {
         let mut large = if self.large.is_empty() || self.random.u32(0..4) == 0 {
             let xid = self.next_xid();
-            Large { xid, is_new: true, subtransactions: vec![xid], out: Vec::new() }
+            Large { xid, is_new: true, subtransactions: vec![xid], has_message: false, out: Vec::new() }
         } else {
             self.large.swap_remove(self.random.usize(0..self.large.len()))
         };
@@ -153,14 +155,22 @@ impl Model {
                 large.subtransactions.push(self.next_xid());
             }
             let subxid = *large.subtransactions.last().expect("the top-level one");
-            let (tables, change) = self.change();
+            let (tables, change) = loop {
+                let (tables, change) = self.change();
+                // Half of them have no messages, and may be rolled back in part at any time.
+                if large.xid % 2 == 0 || !matches!(change, Out::Message(_)) {
+                    break (tables, change);
+                }
+            };
             for table in tables {
                 if self.described_in.insert((large.xid, table)) {
                     self.sent.push(tagged(subxid, &relation(table, self.shapes[&table])));
                 }
             }
             let (Out::Message(message) | Out::Rows(message, _)) = &change else { continue };
-            self.sent.push(tagged(subxid, message));
+            let is_message = matches!(change, Out::Message(_));
+            self.sent.push(tagged(if is_message { large.xid } else { subxid }, message));
+            large.has_message |= is_message;
             large.out.push((subxid, change));
             if self.random.u32(0..8) == 0 {
                 self.number += 1;
@@ -174,6 +184,10 @@ impl Model {
 
     fn roll_back(&mut self) {
         let Some(large) = self.large.last_mut() else { return };
+        // Else it could not be handed out.
+        if large.has_message {
+            return;
+        }
         let kept = self.random.usize(1..=large.subtransactions.len());
         for subxid in large.subtransactions.drain(kept..).rev() {
             self.sent.push(around(b'A', &[large.xid, subxid], &[]));
@@ -304,6 +318,26 @@ proptest! {
     ) {
         let sent: Vec<_> = messages.iter().map(|(kind, rest)| frame(&[kind.as_bytes(), rest].concat())).collect();
         let _ = on_a_runtime(pass(spool(0), &sent, &mut Rng::with_seed(1)));
+    }
+}
+
+/// A message has the id of the top-level transaction, and may have been rolled back with the subtransaction: nobody can tell.
+#[test]
+fn a_logical_message_that_may_have_been_rolled_back_never_goes_out() {
+    let message = || tagged(7, &fixture::logical(1, 5, "p", b""));
+    let row = |xid| tagged(xid, &fixture::insert(1, &[]));
+    let (start, stop) = (|is_first: u8| around(b'S', &[7], &[is_first]), || around(b'E', &[], &[]));
+    let abort = || around(b'A', &[7, 8], &[]);
+    let commit = || around(b'c', &[7], &fixture::commit(1, 2, 3)[1..]);
+    let sent = [start(1), message(), row(8), stop(), abort(), start(0), row(7), stop(), commit()];
+    let failure = on_a_runtime(pass(spool(1 << 20), &sent, &mut Rng::with_seed(1))).expect_err("is in doubt");
+    assert!(matches!(&failure, Failure::Transient(error) if error.to_string().contains("transaction 7")), "{failure}");
+    // What was written after it was not rolled back with it; nor does it matter where all of it is.
+    for sent in [
+        &[start(1), row(8), stop(), abort(), start(0), message(), stop(), commit()][..],
+        &[start(1), message(), row(8), stop(), abort(), around(b'A', &[7, 7], &[])],
+    ] {
+        on_a_runtime(pass(spool(1 << 20), sent, &mut Rng::with_seed(1))).expect("nothing is in doubt");
     }
 }
 
