@@ -57,9 +57,10 @@ impl Mode {
             self.leave_streaming(&error);
             return Failure::transient(error);
         }
-        // undefined_function
+        // undefined_function. What would tell of the type before, its table's description, may be kept with its transaction.
         if error.code() == Some("42883") && self.binary() {
             self.leave_binary(&error);
+            return Failure::transient(error);
         }
         error.into()
     }
@@ -87,4 +88,31 @@ fn sees_a_wrong_catalog(error: &ClientError) -> bool {
         || code.starts_with("XX")
         || code.starts_with("22")
         || code == "42704"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::ServerError;
+    use super::*;
+
+    fn failed(mode: &Mode, code: &str) -> Failure {
+        let error = ServerError { code: code.to_owned(), ..ServerError::default() };
+        mode.take(Box::new(error).into())
+    }
+
+    fn mode() -> Mode {
+        let streaming = Streaming { memory_bytes: 0, folder: std::env::temp_dir() };
+        let (streaming_fails, binary_fails) = (AtomicBool::new(false), AtomicBool::new(false));
+        Mode(Arc::new(Inner { streaming: Some(streaming), streaming_fails, binary: true, binary_fails }))
+    }
+
+    #[test]
+    fn what_fails_in_one_mode_is_tried_in_another_and_then_taken_as_it_is() {
+        let (streamed, binary) = (mode(), mode());
+        for (code, mode, left) in [("42704", &streamed, (false, true)), ("42883", &binary, (true, false))] {
+            assert!(matches!(failed(mode, code), Failure::Transient(_)), "{code}");
+            assert_eq!((mode.streaming().is_some(), mode.binary()), left, "{code}");
+            assert!(matches!(failed(mode, code), Failure::Definite(_)), "{code}");
+        }
+    }
 }
