@@ -14,7 +14,7 @@ mod time;
 
 use std::sync::Arc;
 
-use super::pgoutput::Tuple;
+use super::pgoutput::{Tuple, Value};
 use super::relation::{Column, Relation};
 use super::types::{Form, MAX_DEPTH, Types};
 use crate::change::{Change, Old, Row};
@@ -59,6 +59,7 @@ fn nested_text(out: &mut Vec<u8>, types: &Types, type_oid: u32, bytes: &[u8], de
     let base = types.base(type_oid);
     let mut input = Input(bytes);
     let nest = nested::Nest { types, depth: depth + 1 };
+    let start = out.len();
     match types.form(base) {
         _ if depth > MAX_DEPTH => return None,
         Form::Array { delimiter, .. } => nest.array(out, &mut input, Some(delimiter))?,
@@ -71,8 +72,12 @@ fn nested_text(out: &mut Vec<u8>, types: &Types, type_oid: u32, bytes: &[u8], de
         Form::VersionedText => versioned(out, &mut input)?,
         Form::Scalar | Form::Domain { .. } => scalar(out, base, &mut input)?,
     }
-    input.0.is_empty().then_some(())
+    // Quotes within quotes can grow beyond what PostgreSQL could have sent as text.
+    (input.0.is_empty() && out.len() - start <= MAX_TEXT_BYTES).then_some(())
 }
+
+/// `MaxAllocSize`
+const MAX_TEXT_BYTES: usize = 0x3FFF_FFFF;
 
 fn scalar(out: &mut Vec<u8>, type_oid: u32, input: &mut Input<'_>) -> Option<()> {
     match type_oid {
@@ -234,7 +239,14 @@ impl Textual {
     /// Names the column that can't be read.
     pub fn change<'a>(&'a mut self, change: &Change<'a>) -> Result<Change<'a>, Unreadable> {
         let Self { types, old: old_bytes, new: new_bytes } = self;
-        let text = |tuple: Tuple<'a>, out: &'a mut Vec<u8>| textual(types, change.relation, tuple, out);
+        let text = |tuple: Tuple<'a>, out: &'a mut Vec<u8>| {
+            // Once binary transfer was left, there is nothing to do.
+            if tuple.iter().any(|value| matches!(value, Value::Binary(_))) {
+                textual(types, change.relation, tuple, out)
+            } else {
+                Ok(tuple)
+            }
+        };
         let old_text = |old: Old<'a>, out| match old {
             Old::Key(tuple) => text(tuple, out).map(Old::Key),
             Old::Full(tuple) => text(tuple, out).map(Old::Full),

@@ -315,7 +315,7 @@ fn create(name: &str, wanted: &Wanted, server: &Server) -> Plan {
     let statements = vec![format!("CREATE PUBLICATION {quoted}{tables} WITH ({PARAMETERS}{generated})")];
     let mut plan = Plan { statements, ..Plan::default() };
     if wanted.tables.is_empty() {
-        plan.warnings.push("no table matches the configured patterns, so that nothing is published yet".to_owned());
+        plan.warnings.push("no table matches the configured patterns, so that no rows are published yet".to_owned());
     }
     plan
 }

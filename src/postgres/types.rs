@@ -117,6 +117,12 @@ impl Types {
         self.described.iter().map(|(oid, description)| (*oid, description))
     }
 
+    /// Whether there is one among the described that can be altered.
+    #[must_use]
+    pub fn has_composites(&self) -> bool {
+        self.described.values().any(|description| matches!(description.form, Form::Composite(_)))
+    }
+
     /// What the type is made of.
     #[must_use]
     pub fn form(&self, oid: u32) -> Form {

@@ -21,7 +21,7 @@ use crate::postgres::sql;
 use crate::postgres::walsender::ANSWER_LIMIT;
 use crate::source::Batch;
 
-/// What is known need not be asked for again so soon, when a table that uses it is described anew.
+/// What is known need not be asked for again so soon. A composite's fields can be renamed, and the stream does not tell.
 const FRESH: Duration = Duration::from_secs(10);
 /// Nor so soon, when a value does not fit: it may be older than what is known.
 const OUTDATED: Duration = Duration::from_secs(1);
@@ -34,7 +34,14 @@ pub(crate) struct TypeFinder {
     known: Arc<Types>,
     asked: Option<Instant>,
     /// What was read, and waits for an answer. It is kept across calls, so that dropping one loses nothing.
-    waiting: Option<(Batch, Asking)>,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    batch: Batch,
+    /// It names a type that is not known.
+    needs_it: bool,
+    asking: Asking,
 }
 
 type Asking = Pin<Box<dyn Future<Output = Result<Types, Failure>> + Send>>;
@@ -70,14 +77,21 @@ impl TypeFinder {
                 self.check(&batch)?;
                 return Ok(batch);
             }
-            self.waiting = Some((batch, Box::pin(ask(self.conninfo.clone(), Arc::clone(&self.known), named))));
+            let needs_it = self.lacks(&named);
+            let asking = Box::pin(ask(self.conninfo.clone(), Arc::clone(&self.known), named));
+            self.waiting = Some(Waiting { batch, needs_it, asking });
         }
-        let Some((batch, asking)) = &mut self.waiting else { return std::future::pending().await };
+        let Some(Waiting { batch, needs_it, asking }) = &mut self.waiting else { return std::future::pending().await };
         let answer = asking.await;
-        let batch = std::mem::take(batch);
+        let (batch, needs_it) = (std::mem::take(batch), *needs_it);
         self.waiting = None;
-        self.known = Arc::new(answer.map_err(lost)?);
         self.asked = Some(Instant::now());
+        match answer {
+            Ok(types) => self.known = Arc::new(types),
+            Err(failure) if needs_it => return Err(lost(failure)),
+            // What is known will do.
+            Err(failure) => tracing::debug!(error = %failure, "could not look up types again"),
+        }
         self.check(&batch)?;
         Ok(batch.with_types(Arc::clone(&self.known)))
     }
@@ -101,9 +115,13 @@ impl TypeFinder {
 
     fn must_ask(&self, named: &[Named]) -> bool {
         let age = self.asked.map(|asked| asked.elapsed());
-        named.iter().any(|(oid, _)| !self.known.knows(*oid))
-            || (!named.is_empty() && age > Some(FRESH))
+        self.lacks(named)
+            || (age > Some(FRESH) && self.known.has_composites())
             || (self.known.is_outdated() && age > Some(OUTDATED))
+    }
+
+    fn lacks(&self, named: &[Named]) -> bool {
+        named.iter().any(|(oid, _)| !self.known.knows(*oid))
     }
 }
 
