@@ -12,7 +12,6 @@ mod decode;
 mod docs;
 mod failover;
 mod faults;
-mod foreign;
 mod harness;
 mod main_job;
 mod messages;

@@ -1,0 +1,4 @@
+//! Tables that are rebuilt from nothing but their events; see [`foreign`].
+
+mod foreign;
+mod support;
