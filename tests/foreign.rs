@@ -91,7 +91,7 @@ impl Theatre {
                         self.database.execute(&last).await;
                     }
                     delivery = &mut next => break delivery,
-                    _ = look.tick() => assert!(self.process.runs(), "pgsluice has ended"),
+                    _ = look.tick() => self.runs(),
                 }
             };
             self.mirror.take(&delivery);
@@ -103,6 +103,16 @@ impl Theatre {
         }
         worker.join().expect("the work is done");
         assert_eq!(kills_left, 0, "there was too little to do for all the kills");
+    }
+
+    /// A start just when a partitioned table is there and its first partition is not is refused: under which name the
+    /// rows will come can't be told.
+    fn runs(&mut self) {
+        if !self.process.runs() {
+            let said = self.process.stderr();
+            assert!(said.contains("under the name that is selected"), "pgsluice has ended");
+            self.process.restart();
+        }
     }
 
     /// Every table as it is must be as the events tell; `excused` are those of which DDL says nothing to us. How many

@@ -56,7 +56,7 @@ impl PostgresServer {
         let mut all = vec![
             ("fsync", "off"),
             ("full_page_writes", "off"),
-            ("max_replication_slots", "200"),
+            ("max_replication_slots", "1000"),
             ("max_wal_senders", "100"),
             ("max_connections", "300"),
         ];

@@ -1,10 +1,11 @@
 //! Values of hundreds of megabytes: what the broker can't take is refused before it costs more than its frame, what
 //! PostgreSQL itself can't send ends the stream with a message, and memory comes back.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::bad_input::{ended, says, streaming};
-use crate::support::{Process, SOON, Scene, eventually, folder, pgsluice_under};
+use crate::support::{Process, RabbitServer, SOON, Scene, eventually, folder, pgsluice_under, postgres};
 
 /// The server takes some seconds for each.
 const LARGE: Duration = Duration::from_mins(2);
@@ -12,8 +13,14 @@ const LARGE: Duration = Duration::from_mins(2);
 /// A row of `blobs` is published as well as one of the ledger.
 const TABLES: (&str, &str) = ("source.tables", "public.ledger,public.blobs");
 
+/// A broker that is low on memory blocks all who publish; the other tests have another one.
+fn broker() -> &'static RabbitServer {
+    static LARGE: OnceLock<RabbitServer> = OnceLock::new();
+    LARGE.get_or_init(|| RabbitServer::private(&[("vm_memory_high_watermark.absolute", "2GB")]))
+}
+
 async fn scene() -> Scene {
-    let scene = Scene::new().await;
+    let scene = Scene::on(postgres(), broker()).await;
     let create = "CREATE TABLE blobs (id int PRIMARY KEY, data bytea); CREATE TABLE parts (data bytea, t text)";
     scene.database.execute(create).await;
     scene
