@@ -155,7 +155,7 @@ impl Assembler {
                 Some(relation) => each(Step::Relation(relation)),
                 None => Ok(()),
             },
-            Message::Origin { .. } | Message::Type { .. } => Ok(()),
+            Message::Origin { .. } | Message::Type { .. } | Message::Aborted { .. } => Ok(()),
             Message::Insert { relation, new } => each(self.row(relation, Row::Insert { new })?),
             Message::Update { relation, old, new } => each(self.row(relation, Row::Update { old, new })?),
             Message::Delete { relation, old } => each(self.row(relation, Row::Delete { old })?),

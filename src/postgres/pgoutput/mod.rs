@@ -78,6 +78,14 @@ pub enum Message<'a> {
     Truncate(Truncate<'a>),
     /// `M`: what `pg_logical_emit_message` wrote.
     Logical(Logical<'a>),
+    /// `A`: a transaction was rolled back of which nothing was sent. PostgreSQL 18 says so of some, unasked: it notices while it
+    /// decodes that a transaction was rolled back, and marks it as if it had been streamed.
+    Aborted {
+        /// The top-level transaction id.
+        xid: u32,
+        /// That of the subtransaction, or the same again.
+        subxid: u32,
+    },
 }
 
 /// `B`
@@ -149,7 +157,7 @@ const COLUMN_BYTES_MIN: usize = 1 + 1 + 4 + 4;
 /// # Errors
 /// When the bytes are no whole, single message of protocol version 1. Prepared transactions (`b P K r p`) are
 /// [`DecodeError::Unexpected`]: we never ask for them, and a slot that was once used with `two_phase`, which sends them all
-/// the same, is refused. So are the messages around streamed ones (`S E c A`), which end in `postgres::streamed`.
+/// the same, is refused. So are the messages around streamed ones (`S E c`), which end in `postgres::streamed`.
 pub fn decode(data: &[u8]) -> Result<Message<'_>, DecodeError> {
     let mut reader = Reader::new(data)?;
     let message = match reader.message() {
@@ -163,6 +171,7 @@ pub fn decode(data: &[u8]) -> Result<Message<'_>, DecodeError> {
         b'D' => delete(&mut reader)?,
         b'T' => Message::Truncate(truncate(&mut reader)?),
         b'M' => Message::Logical(logical(&mut reader)?),
+        b'A' => Message::Aborted { xid: reader.u32()?, subxid: reader.u32()? },
         byte => return Err(DecodeError::Unexpected { byte }),
     };
     reader.end()?;

@@ -24,6 +24,7 @@ fn all() -> Vec<Vec<u8>> {
         fixture::delete(16_384, b'O', &values),
         fixture::truncate(3, &[16_384, 16_385]),
         fixture::logical(1, 99, "outbox", b"\0\xffany"),
+        b"A\0\0\x02\xdb\0\0\x02\xdc".to_vec(),
     ]
 }
 
@@ -183,7 +184,7 @@ fn whatever_goes_on_too_long_is_an_error() {
 
 #[test]
 fn messages_of_other_protocol_versions_are_named() {
-    for byte in (0..=u8::MAX).filter(|byte| !b"BCORYIUDTM".contains(byte)) {
+    for byte in (0..=u8::MAX).filter(|byte| !b"BCORYIUDTMA".contains(byte)) {
         assert_eq!(decode(&[byte, 0, 0]).err(), Some(DecodeError::Unexpected { byte }));
     }
     assert_eq!(DecodeError::Unexpected { byte: b'S' }.to_string(), "unexpected pgoutput message `S`");
