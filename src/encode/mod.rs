@@ -16,7 +16,6 @@ use std::fmt::{self, Write as _};
 use crate::change::{Change, Transaction};
 use crate::encode::message::{Header, Message, Properties};
 use crate::encode::values::raw_bytes;
-use crate::lsn::Position;
 use crate::postgres::pgoutput::{Tuple, Value};
 use crate::route::messages::MessagesPlan;
 use crate::route::outbox::{OutboxPlan, Part};
@@ -88,7 +87,7 @@ impl Encoder {
         change: &Change<'_>,
         publish: impl FnOnce(&Message<'_>) -> R,
     ) -> R {
-        self.start(change.position);
+        self.start(format_args!("{}", change.position));
         json::row_event(&mut self.body, &plan.row, &self.name, change);
         let committed_at = self.delivery.committed_at(&change.transaction);
         let headers = Headers::new(self.delivery, &self.position, committed_at);
@@ -117,8 +116,8 @@ impl Encoder {
         publish: impl FnOnce(&Message<'_>) -> R,
     ) -> R {
         match logical.within {
-            Some((position, _)) => self.start(position),
-            None => self.name(format_args!("{}:message", logical.lsn)),
+            Some((position, _)) => self.start(format_args!("{position}")),
+            None => self.start(format_args!("{}:message", logical.lsn)),
         }
         logical::message_event(&mut self.body, &self.id, logical);
         plan.render(logical.prefix, &mut self.exchange, &mut self.routing_key);
@@ -153,7 +152,7 @@ impl Encoder {
         row: Tuple<'_>,
         publish: impl FnOnce(&Message<'_>) -> R,
     ) -> R {
-        self.start(change.position);
+        self.start(format_args!("{}", change.position));
         if let Some(id) = text(row, plan.id) {
             self.id.clear();
             self.id.push_str(id);
@@ -197,17 +196,13 @@ impl Encoder {
         self.body.shrink_to(KEEP_BYTES);
     }
 
-    fn start(&mut self, position: Position) {
-        self.name(format_args!("{position}"));
-        self.position.clear();
-        write!(self.position, "{position}").expect("a String takes all text");
-    }
-
-    /// A new event, by its place.
-    fn name(&mut self, place: fmt::Arguments<'_>) {
+    /// A new event, named by its place.
+    fn start(&mut self, place: fmt::Arguments<'_>) {
         self.body.clear();
+        self.position.clear();
+        self.position.write_fmt(place).expect("a String takes all text");
         self.id.clear();
-        write!(self.id, "{}:{place}", self.name).expect("a String takes all text");
+        self.id.extend([self.name.as_str(), ":", self.position.as_str()]);
     }
 }
 
