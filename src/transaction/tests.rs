@@ -121,6 +121,21 @@ fn messages_outside_transactions_have_no_position_and_take_none() {
     assert_eq!(steps[2..4], ["message pong", "0/10:0 message outbox"]);
 }
 
+/// PostgreSQL 18 says so, unasked, of transactions of which it has sent nothing.
+#[test]
+fn a_transaction_that_was_rolled_back_is_nothing() {
+    let aborted = b"A\0\0\0\x07\0\0\0\x08".to_vec();
+    let messages = [
+        aborted.clone(),
+        fixture::begin(0x10, 0, 9),
+        fixture::commit(0x10, 0x20, 0),
+        aborted,
+        fixture::begin(0x30, 0, 10),
+    ];
+    let steps = take(&mut Assembler::default(), &messages).expect("in order");
+    assert_eq!(steps, ["begin 0/10", "commit 0/10 0/20", "begin 0/30"]);
+}
+
 #[test]
 fn a_stream_out_of_order_is_named() {
     let after = |before: &[Vec<u8>], message: Vec<u8>| {

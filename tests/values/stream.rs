@@ -74,6 +74,33 @@ async fn a_composite_type_that_is_altered_is_asked_for_again() {
     }
 }
 
+/// The rows wait for the answer, and are not acknowledged before: the stream is opened again until it is given.
+#[tokio::test]
+async fn a_type_that_can_not_be_asked_for_is_waited_for() {
+    let scene = Scene::new().await;
+    let name = scene.database.name();
+    scene.database.execute(TYPES).await;
+    let role = format!(
+        "CREATE ROLE {name} LOGIN REPLICATION; ALTER DATABASE {name} OWNER TO {name}; ALTER TABLE orders OWNER TO {name}; \
+         ALTER TABLE ledger OWNER TO {name}; ALTER TABLE outbox OWNER TO {name}; ALTER TABLE things OWNER TO {name}"
+    );
+    scene.database.execute(&role).await;
+    let config = scene.config("").replace(&scene.database.url(), &scene.database.url_as(name));
+    let mut process = pgsluice(&config.replace("\"public.ledger\"]", "\"public.ledger\", \"public.things\"]"));
+    process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    let mut consumer = scene.vhost.consumer("all").await;
+
+    let insert = "INSERT INTO things (pair) VALUES ((1, 'x'))";
+    scene.database.execute(&format!("ALTER ROLE {name} CONNECTION LIMIT 0; {insert}")).await;
+    process.wait_for_log("too many connections", SOON).await;
+    process.kill();
+    process.restart();
+    process.wait_for_log("too many connections", SOON).await;
+    assert!(process.runs());
+    scene.database.execute(&format!("ALTER ROLE {name} CONNECTION LIMIT -1")).await;
+    assert_eq!(consumer.next(SOON).await.json()["after"]["pair"], json!({"a": 1, "b": "x"}));
+}
+
 #[tokio::test]
 async fn what_was_written_with_a_type_that_is_gone_is_still_sent() {
     let scene = Scene::new().await;
