@@ -6,7 +6,9 @@ use ::pgsluice::lsn::Lsn;
 
 use super::{A_DAY, assert_same, done, now, refused, replay, slot};
 use crate::bad_input::streaming;
-use crate::support::{Account, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice, rabbitmq};
+use crate::support::{
+    Account, Delivery, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice, rabbitmq,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -19,7 +21,13 @@ const INSERT: &str = "INSERT INTO ledger (filler) SELECT repeat('x', 1900) FROM 
 
 async fn write(scene: &Scene) {
     scene.database.execute(INSERT).await;
-    scene.vhost.consume("all", 550, SOON).await;
+    passed(scene, &scene.vhost.consume("all", 550, SOON).await[0]).await;
+}
+
+/// Waits for a checkpoint after the event: only what was one can be told to PostgreSQL later.
+async fn passed(scene: &Scene, event: &Delivery) {
+    let commit: Lsn = event.json()["commit_lsn"].as_str().expect("commit_lsn").parse().expect("an LSN");
+    eventually("it is stored", SOON, async || (stored(scene).flushed > commit).then_some(())).await;
 }
 
 fn stored(scene: &Scene) -> Checkpoint {
@@ -60,8 +68,7 @@ async fn so_much_time_is_held_and_the_rest_is_let_go_in_an_idle_database_too() {
     let from = now(&scene).await;
     scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
     let first = scene.vhost.consume("all", 1, SOON).await;
-    let commit: Lsn = first[0].json()["commit_lsn"].as_str().expect("commit_lsn").parse().expect("an LSN");
-    eventually("it is stored", SOON, async || (stored(&scene).flushed > commit).then_some(())).await;
+    passed(&scene, &first[0]).await;
     done(replay(&scene, &["--from", &from])).await;
     assert_same(&first, &scene.vhost.consume("all", 1, SOON).await);
     scene.acknowledged().await;
