@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use pgsluice::change::Row;
 use pgsluice::config::{self, Settings};
-use pgsluice::encode::message::Message;
+use pgsluice::encode::message::Event;
 use pgsluice::encode::values::{Kind, Kinds, Numeric, json_value};
 use pgsluice::encode::{Delivery, Encoder, size};
 use pgsluice::postgres::binary::{self, Textual};
@@ -58,7 +58,7 @@ pub(crate) fn stream(data: &[u8]) -> usize {
     let (mut assembler, mut events) = (Assembler::default(), 0);
     let mut router = Router::new(settings());
     router.set_types(Arc::clone(types()));
-    let mut encoder = Encoder::new("fuzz", Delivery::First);
+    let (encoder, mut event) = (Encoder::new("fuzz", Delivery::First), Event::default());
     let mut textual = Textual::default();
     textual.set_types(Arc::clone(types()));
     let mut rest = data;
@@ -75,16 +75,15 @@ pub(crate) fn stream(data: &[u8]) -> usize {
                     match router.verdict(&change) {
                         Verdict::Change(plan, destination) => {
                             let told = size::row_event_beyond(0, &plan.row, &change).unwrap_or_default();
-                            encoder.change(plan, destination, &change, |message| {
-                                assert!(told <= message.body.len(), "{told} told for {}", message.body.len());
-                                is_json(message.body);
-                            });
+                            encoder.change(&mut event, plan, destination, &change);
+                            assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
+                            is_json(&event.body);
                             events += 1;
                         }
                         Verdict::Outbox(plan, row) => {
                             let told = size::payload_beyond(0, plan, row).unwrap_or_default();
-                            let published = |message: &Message<'_>| assert!(told <= message.body.len());
-                            encoder.outbox(plan, &change, row, published);
+                            encoder.outbox(&mut event, plan, &change, row);
+                            assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
                             events += 1;
                         }
                         Verdict::Skip(_) => assert!(!matches!(change.row, Row::Insert { .. })),

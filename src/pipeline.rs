@@ -12,6 +12,7 @@
 
 mod intake;
 mod link;
+mod outgoing;
 pub mod scope;
 
 use std::pin::pin;
@@ -35,7 +36,7 @@ use crate::route::exchanges;
 use crate::source::{Source, Status};
 use crate::telemetry::health::Health;
 use intake::Intake;
-pub use intake::{Announce, Origin, Replay};
+pub use intake::{Announce, Replay};
 use link::{Link, News};
 use scope::Tally;
 
@@ -142,9 +143,9 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             Ok(()) if self.is_complete() => Ok(()),
             Ok(()) => self.drain().await,
             // What was published before it is worth its confirm: it would only be repeated.
-            Err(Stop::Unpublishable(definite)) => self.drain().await.and(Err(definite)),
+            Err(Stop::Unpublishable(definite)) => self.break_off().await.and(Err(definite)),
             // Or missed: no start gets further, and the way past it begins behind the last that was stored.
-            Err(Stop::Unsendable(definite)) => self.drain().await.and(Err(self.unread(definite))),
+            Err(Stop::Unsendable(definite)) => self.break_off().await.and(Err(self.unread(definite))),
             Err(Stop::Failed(definite)) => Err(definite),
         };
         let outcome = Outcome {
@@ -290,6 +291,12 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             tracing::info!(held_bytes, "WAL is held back for replays (replay.retain_bytes, replay.retain_ms)");
         }
         released.map(|lsn| durable.or_before(lsn))
+    }
+
+    /// The next change can't be published or read: those before it are.
+    async fn break_off(&mut self) -> Result<(), Definite> {
+        let broken_off = self.intake.break_off(&mut self.window, &mut self.publisher);
+        self.drain().await.and(broken_off)
     }
 
     /// Takes no more in, and waits for what is in flight and for its checkpoint, up to the deadline.

@@ -88,9 +88,11 @@ impl Window {
         self.first + self.entries.len() as Seq
     }
 
-    /// Takes an event into flight.
-    pub fn publish(&mut self, position: Position, bytes: usize) -> Seq {
-        self.push(Progress { position: Some(position), ..self.reached() }, bytes)
+    /// Takes an event into flight. `through` is how far everything is settled once it and all before it are; none: its
+    /// change has more events, the last of which moves the position, so that all of them come again until all are settled.
+    pub fn publish(&mut self, through: Option<Position>, bytes: usize) -> Seq {
+        let reached = self.reached();
+        self.push(Progress { position: through.or(reached.position), ..reached }, bytes)
     }
 
     /// Takes a logical message into flight that is in no transaction. The server sends those that begin at or after the
@@ -195,8 +197,8 @@ mod tests {
     #[test]
     fn the_watermark_never_passes_a_hole() {
         let mut window = window();
-        let first = window.publish(at(10, 0), 1);
-        let second = window.publish(at(10, 1), 1);
+        let first = window.publish(Some(at(10, 0)), 1);
+        let second = window.publish(Some(at(10, 1)), 1);
         window.commit(Lsn(20));
         window.settle(second);
         assert_eq!(window.watermark(), Progress::default());
@@ -205,9 +207,20 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_several_events_is_settled_with_the_last_of_them() {
+        let mut window = window();
+        let [first, second] = [None, Some(at(10, 0))].map(|through| window.publish(through, 1));
+        assert!(window.has_reached(at(10, 0)) && !window.has_reached(at(10, 1)));
+        window.settle(first);
+        assert_eq!(window.watermark().position, None);
+        window.settle(second);
+        assert_eq!(window.watermark().position, Some(at(10, 0)));
+    }
+
+    #[test]
     fn skipped_changes_and_commits_wait_for_what_is_before_them() {
         let mut window = window();
-        let event = window.publish(at(10, 0), 1);
+        let event = window.publish(Some(at(10, 0)), 1);
         window.skip(at(10, 1));
         window.commit(Lsn(20));
         window.skip(at(30, 0));
@@ -225,7 +238,7 @@ mod tests {
         assert!(!window.has_passed(Lsn(25)));
         let message = window.publish_message(Lsn(25), 1);
         assert!(window.has_passed(Lsn(25)) && !window.has_passed(Lsn(26)));
-        let event = window.publish(at(30, 0), 1);
+        let event = window.publish(Some(at(30, 0)), 1);
         window.commit(Lsn(40));
         window.settle(event);
         window.idle(Lsn(99));
@@ -260,7 +273,7 @@ mod tests {
         window.idle(Lsn(5));
         window.idle(Lsn(4));
         assert_eq!(window.watermark().flushed, Lsn(5));
-        let event = window.publish(at(10, 0), 1);
+        let event = window.publish(Some(at(10, 0)), 1);
         window.idle(Lsn(99));
         window.settle(event);
         assert_eq!(window.watermark().flushed, Lsn(5));
@@ -270,12 +283,12 @@ mod tests {
     fn room_is_bounded_by_events_and_by_bytes_and_one_large_event_gets_in() {
         let mut window = window();
         assert!(window.has_room());
-        let large = window.publish(at(1, 0), 1_000);
+        let large = window.publish(Some(at(1, 0)), 1_000);
         assert!(!window.has_room());
         window.settle(large);
         for ordinal in 0..3 {
             assert!(window.has_room());
-            window.publish(at(2, ordinal), 1);
+            window.publish(Some(at(2, ordinal)), 1);
         }
         assert!(!window.has_room());
     }

@@ -17,12 +17,12 @@ use crate::broker::Broker;
 use crate::checkpoint::memory::MemoryStore;
 use crate::config::{Retain, Settings};
 use crate::encode::Delivery;
-use crate::encode::message::{Header, Message};
+use crate::encode::message::Event;
 use crate::encode::time::rfc3339;
 use crate::failure::{Definite, Failure, Kind};
 use crate::lsn::Lsn;
 use crate::pipeline::scope::{Range, Scope, Tally};
-use crate::pipeline::{Announce, Origin, Outcome, Pipeline, Replay};
+use crate::pipeline::{Announce, Outcome, Pipeline, Replay};
 use crate::postgres::copied_slot::{CopiedSlot, past};
 use crate::postgres::ident::parse_qualified;
 use crate::postgres::open::StartAt;
@@ -271,28 +271,20 @@ async fn pipeline<S: Source, B: Broker>(
 }
 
 /// One line of a dry run: what is known of an event, with tabs between.
-fn print(origin: &Origin<'_>, message: &Message<'_>) -> std::io::Result<()> {
+fn print(event: &Event) -> std::io::Result<()> {
     let mut line = String::new();
-    let position = message.properties.headers.iter().find_map(|(name, value)| match value {
-        Header::Text(position) if *name == "position" => Some(*position),
-        Header::Text(_) | Header::Int(_) => None,
-    });
-    let committed_at = position.and(origin.committed_at()).map(|time| {
+    let committed_at = event.committed_at.map(|time| {
         let mut text = Vec::new();
         rfc3339(&mut text, time);
         String::from_utf8_lossy(&text).into_owned()
     });
-    let what = match origin {
-        Origin::Change(change) => format!("{} {}", change.row.op(), change.relation),
-        Origin::Message(_) => origin.to_string(),
-    };
     let fields = [
-        position.unwrap_or("-"),
+        event.headers.all().text("position").unwrap_or("-"),
         committed_at.as_deref().unwrap_or("-"),
-        &what,
-        message.properties.message_id,
-        message.exchange,
-        message.routing_key,
+        &event.origin,
+        &event.message_id,
+        &event.exchange,
+        &event.routing_key,
     ];
     for field in fields {
         // Values of columns, which may hold anything, must not move the terminal's cursor.
@@ -300,7 +292,7 @@ fn print(origin: &Origin<'_>, message: &Message<'_>) -> std::io::Result<()> {
         line.push('\t');
     }
     // Writing to a String can't fail.
-    let _ = writeln!(line, "{}", message.body.len());
+    let _ = writeln!(line, "{}", event.body.len());
     std::io::stdout().write_all(line.as_bytes())
 }
 

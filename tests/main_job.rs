@@ -41,6 +41,11 @@ async fn an_outbox_row_arrives_as_the_application_wrote_it() {
     assert_eq!((&outbox.headers["aggregate_type"], &outbox.headers["aggregate_id"]), (&json!("Order"), &json!("7")));
     let position = format!("{}:1", event["commit_lsn"].as_str().expect("commit_lsn"));
     assert_eq!(outbox.headers["position"], position.as_str());
+    for (delivery, number, is_last) in [(change, 1, false), (outbox, 2, true)] {
+        let headers = &delivery.headers;
+        assert_eq!(headers["transaction_id"], event["commit_lsn"]);
+        assert_eq!((&headers["transaction_number"], &headers["transaction_last"]), (&json!(number), &json!(is_last)));
+    }
     let properties = &outbox.properties;
     assert_eq!(properties.delivery_mode(), &Some(2), "persistent");
     assert_eq!(properties.app_id().as_ref().map(ToString::to_string).as_deref(), Some("shop"));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lapin::options::ExchangeDeleteOptions;
 use pgsluice::broker::{Broker, Channel};
 use pgsluice::config::{RabbitSettings, Unroutable};
-use pgsluice::encode::message::{Header, Message, Properties};
+use pgsluice::encode::message::{Header, HeaderTable, Message, Properties};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::progress::{Limits, Seq};
 use pgsluice::rabbit::channel::RabbitBroker;
@@ -71,6 +71,8 @@ impl Rig {
 
     fn publish(&mut self) -> Result<usize, PublishError> {
         let id = format!("m{}", self.next);
+        let headers = [("lsn", Header::Text("16/B374D848")), ("ordinal", Header::Int(7))];
+        let headers: HeaderTable = headers.into_iter().collect();
         let message = Message {
             exchange: EXCHANGE,
             routing_key: (self.routing_key)(self.next),
@@ -80,7 +82,8 @@ impl Rig {
                 app_id: "test",
                 content_type: "application/json",
                 timestamp_s: Some(1_700_000_000),
-                headers: &[("lsn", Header::Text("16/B374D848")), ("ordinal", Header::Int(7))],
+                headers: headers.all(),
+                ..Default::default()
             },
             body: &self.body,
         };

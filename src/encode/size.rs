@@ -23,14 +23,14 @@ pub fn row_event_beyond(limit: usize, plan: &RowPlan, change: &Change<'_>) -> Op
     (row.size() > limit).then(sum).filter(|bytes| *bytes > limit)
 }
 
-/// How long an outbox row's payload is, if it has to be decoded first and is longer than `limit`. Any other is published as
-/// it came, so that it costs nothing to look at it then.
+/// How long an outbox row's payload is at the least, if that is more than `limit`.
 #[must_use]
 pub fn payload_beyond(limit: usize, plan: &OutboxPlan, row: Tuple<'_>) -> Option<usize> {
     let bytes = match row.get(plan.payload)? {
         // Two digits a byte.
         Value::Text(text) if matches!(plan.payload_kind, Kind::Bytea) => text.len().saturating_sub(2) / 2,
-        Value::Text(_) | Value::Binary(_) | Value::Null | Value::Unchanged => 0,
+        Value::Text(bytes) | Value::Binary(bytes) => bytes.len(),
+        Value::Null | Value::Unchanged => 0,
     };
     (bytes > limit).then_some(bytes)
 }

@@ -130,25 +130,23 @@ pub fn json_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
-/// The bytes that the application wrote: a `bytea` unescaped, anything else as its text.
-///
-/// `scratch` is overwritten, and holds the result for `bytea`; keep it, so that it need not grow again.
-/// None for NULL and for unchanged TOAST values.
-pub fn raw_bytes<'a>(kind: &Kind, value: Value<'a>, scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+/// Appends the bytes that the application wrote: a `bytea` unescaped, anything else as its text; nothing for NULL and for
+/// unchanged TOAST values.
+pub fn raw_bytes(out: &mut Vec<u8>, kind: &Kind, value: Value<'_>) {
     match value {
-        Value::Null | Value::Unchanged => None,
+        Value::Null | Value::Unchanged => {}
         Value::Text(text) => {
+            let start = out.len();
             let hex = if matches!(kind, Kind::Bytea) { hex_digits(text) } else { None };
-            let Some(pairs) = hex else { return Some(text) };
-            scratch.clear();
-            for pair in pairs {
+            let is_whole =
+                hex.is_some_and(|pairs| pairs.iter().all(|pair| unhex(*pair).map(|byte| out.push(byte)).is_some()));
+            if !is_whole {
                 // Text that is not hex after all is what was written, as far as anybody can tell.
-                let Some(byte) = unhex(*pair) else { return Some(text) };
-                scratch.push(byte);
+                out.truncate(start);
+                out.extend_from_slice(text);
             }
-            Some(scratch)
         }
-        Value::Binary(bytes) => Some(bytes),
+        Value::Binary(bytes) => out.extend_from_slice(bytes),
     }
 }
 

@@ -17,8 +17,14 @@ fn push(lane: &mut Lane, seq: Seq) -> usize {
 }
 
 fn push_named(lane: &mut Lane, seq: Seq, message_id: &str, exchange: &str, routing_key: &str) -> usize {
-    let properties =
-        Properties { message_id, event_type: "t", app_id: "a", content_type: "c", timestamp_s: Some(0), headers: &[] };
+    let properties = Properties {
+        message_id,
+        event_type: "t",
+        app_id: "a",
+        content_type: "c",
+        timestamp_s: Some(0),
+        ..Default::default()
+    };
     let message = Message { exchange, routing_key, properties, body: b"body" };
     lane.push(seq, &message, FRAME_MAX).expect("a small message fits")
 }
@@ -237,7 +243,7 @@ fn the_memory_of_a_giant_is_given_back() {
         app_id: "a",
         content_type: "c",
         timestamp_s: Some(0),
-        headers: &[],
+        ..Default::default()
     };
     let body = vec![0; 3 * KEEP_BYTES];
     let message = Message { exchange: "e", routing_key: "k", properties, body: &body };

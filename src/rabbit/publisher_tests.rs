@@ -141,7 +141,7 @@ fn publish(publisher: &mut Publisher<Scripted>, seq: Seq, body: &[u8]) -> Result
         app_id: "a",
         content_type: "c",
         timestamp_s: Some(0),
-        headers: &[],
+        ..Default::default()
     };
     publisher.publish(seq, &Message { exchange: "e", routing_key: "k", properties, body })
 }

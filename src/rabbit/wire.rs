@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::encode::message::{Header, Message, Properties};
+use crate::encode::message::{Message, Properties};
 
 /// The only channel that is opened.
 pub const CHANNEL: u16 = 1;
@@ -20,9 +20,15 @@ pub(super) const FRAME_END: u8 = 0xCE;
 const BASIC: u16 = 60;
 const PUBLISH: u16 = 40;
 const MANDATORY: u8 = 1;
-/// Property flags (§4.2.6.1), highest bit first: content-type 15, headers 13, delivery-mode 12, message-id 7,
-/// type 5, app-id 3; timestamp 6 if there is one.
+/// Flags of the properties that every event has (§4.2.6.1), highest bit first: content-type 15, headers 13, delivery-mode
+/// 12, message-id 7, type 5, app-id 3.
 const FLAGS: u16 = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 7 | 1 << 5 | 1 << 3;
+/// And of those that it may have.
+const CONTENT_ENCODING: u16 = 1 << 14;
+const PRIORITY: u16 = 1 << 11;
+const CORRELATION_ID: u16 = 1 << 10;
+const REPLY_TO: u16 = 1 << 9;
+const EXPIRATION: u16 = 1 << 8;
 const TIMESTAMP: u16 = 1 << 6;
 const PERSISTENT: u8 = 2;
 /// Where the exchange's length octet stands in the frames: after the frame header (7), class and method (4),
@@ -64,7 +70,7 @@ pub(super) fn publish(out: &mut VecDeque<u8>, message: &Message<'_>, frame_max: 
     let Message { exchange, routing_key, properties, body } = message;
     check("exchange name", exchange)?;
     check("routing key", routing_key)?;
-    let (table, payload) = measure(properties)?;
+    let payload = measure(properties)?;
     if payload + FRAME_OVERHEAD > frame_max {
         return Err(FrameError::HeaderTooLarge { bytes: payload + FRAME_OVERHEAD, limit: frame_max });
     }
@@ -82,17 +88,20 @@ pub(super) fn publish(out: &mut VecDeque<u8>, message: &Message<'_>, frame_max: 
     out.extend(&BASIC.to_be_bytes());
     out.extend(&[0, 0]);
     out.extend(&(body.len() as u64).to_be_bytes());
-    let timestamp = properties.timestamp_s;
-    out.extend(&(FLAGS | timestamp.map_or(0, |_| TIMESTAMP)).to_be_bytes());
+    let table = properties.headers.bytes();
+    out.extend(&flags(properties).to_be_bytes());
     short_string(out, properties.content_type);
-    out.extend(&size(table).to_be_bytes());
-    for (name, value) in properties.headers {
-        header(out, name, *value);
-    }
+    optional(out, properties.content_encoding);
+    out.extend(&size(table.len()).to_be_bytes());
+    out.extend(table);
     out.extend(&[PERSISTENT]);
+    out.extend(properties.priority.as_slice());
+    optional(out, properties.correlation_id);
+    optional(out, properties.reply_to);
+    optional(out, properties.expiration);
     let message_id_at = out.len() - start;
     short_string(out, properties.message_id);
-    if let Some(timestamp_s) = timestamp {
+    if let Some(timestamp_s) = properties.timestamp_s {
         out.extend(&timestamp_s.to_be_bytes());
     }
     short_string(out, properties.event_type);
@@ -107,26 +116,49 @@ pub(super) fn publish(out: &mut VecDeque<u8>, message: &Message<'_>, frame_max: 
     Ok(Framed { bytes: out.len() - start, message_id_at })
 }
 
-/// Checks every length; returns the header table's size and the content header's payload size.
-fn measure(properties: &Properties<'_>) -> Result<(usize, usize), FrameError> {
-    let Properties { message_id, event_type, app_id, content_type, timestamp_s, headers } = properties;
-    let texts = [("content_type", content_type), ("message_id", message_id), ("type", event_type), ("app_id", app_id)];
-    // Class, weight, body size, flags; table size, delivery mode, timestamp.
-    let mut payload = 2 + 2 + 8 + 2 + 4 + 1 + timestamp_s.map_or(0, |_| 8);
-    for (field, text) in texts {
+fn flags(properties: &Properties<'_>) -> u16 {
+    let optional = [
+        (CONTENT_ENCODING, !properties.content_encoding.is_empty()),
+        (PRIORITY, properties.priority.is_some()),
+        (CORRELATION_ID, !properties.correlation_id.is_empty()),
+        (REPLY_TO, !properties.reply_to.is_empty()),
+        (EXPIRATION, !properties.expiration.is_empty()),
+        (TIMESTAMP, properties.timestamp_s.is_some()),
+    ];
+    optional.into_iter().filter(|(_, is_there)| *is_there).fold(FLAGS, |flags, (flag, _)| flags | flag)
+}
+
+/// Checks every length; returns the size of the content header's payload.
+fn measure(properties: &Properties<'_>) -> Result<usize, FrameError> {
+    let Properties {
+        content_type,
+        content_encoding,
+        headers,
+        priority,
+        correlation_id,
+        reply_to,
+        expiration,
+        message_id,
+        timestamp_s,
+        event_type,
+        app_id,
+    } = properties;
+    let required =
+        [("content_type", content_type), ("message_id", message_id), ("type", event_type), ("app_id", app_id)];
+    let optional = [
+        ("content_encoding", content_encoding),
+        ("correlation_id", correlation_id),
+        ("reply_to", reply_to),
+        ("expiration", expiration),
+    ];
+    // Class, weight, body size, flags; table size, delivery mode, priority, timestamp.
+    let fixed = 2 + 2 + 8 + 2 + 4 + 1 + priority.map_or(0, |_| 1) + timestamp_s.map_or(0, |_| 8);
+    let mut payload = fixed + headers.bytes().len();
+    for (field, text) in required.into_iter().chain(optional.into_iter().filter(|(_, text)| !text.is_empty())) {
         check(field, text)?;
         payload += 1 + text.len();
     }
-    let mut table = 0;
-    for (name, value) in *headers {
-        check("name of a header", name)?;
-        let value = match value {
-            Header::Text(text) => 4 + text.len(),
-            Header::Int(_) => 8,
-        };
-        table += 1 + name.len() + 1 + value;
-    }
-    Ok((table, payload + table))
+    Ok(payload)
 }
 
 fn check(field: &'static str, text: &str) -> Result<(), FrameError> {
@@ -149,19 +181,10 @@ fn short_string(out: &mut VecDeque<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
-/// One field of a table: name, type, value (§4.2.5.5; `S` and `l` as RabbitMQ reads them).
-fn header(out: &mut VecDeque<u8>, name: &str, value: Header<'_>) {
-    short_string(out, name);
-    match value {
-        Header::Text(text) => {
-            out.extend(b"S");
-            out.extend(&size(text.len()).to_be_bytes());
-            out.extend(text.as_bytes());
-        }
-        Header::Int(number) => {
-            out.extend(b"l");
-            out.extend(&number.to_be_bytes());
-        }
+/// One that is left out when it is empty.
+fn optional(out: &mut VecDeque<u8>, text: &str) {
+    if !text.is_empty() {
+        short_string(out, text);
     }
 }
 
@@ -172,18 +195,28 @@ mod tests {
     use amq_protocol::types::AMQPValue;
 
     use super::*;
+    use crate::encode::message::{Header, HeaderTable};
 
-    const PROPERTIES: Properties<'_> = Properties {
-        message_id: "shop:16/B374D848:3",
-        event_type: "OrderPaid",
-        app_id: "shop",
-        content_type: "application/json",
-        timestamp_s: Some(1_700_000_000),
-        headers: &[("lsn", Header::Text("16/B374D848")), ("ordinal", Header::Int(-3)), ("", Header::Text(""))],
-    };
+    fn headers() -> HeaderTable {
+        [("lsn", Header::Text("16/B374D848")), ("ordinal", Header::Int(-3)), ("last", Header::Bool(true))]
+            .into_iter()
+            .collect()
+    }
 
-    fn message(body: &[u8]) -> Message<'_> {
-        Message { exchange: "domain.events", routing_key: "order.paid", properties: PROPERTIES, body }
+    fn properties(headers: &HeaderTable) -> Properties<'_> {
+        Properties {
+            message_id: "shop:16/B374D848:3",
+            event_type: "OrderPaid",
+            app_id: "shop",
+            content_type: "application/json",
+            timestamp_s: Some(1_700_000_000),
+            headers: headers.all(),
+            ..Default::default()
+        }
+    }
+
+    fn message<'a>(properties: Properties<'a>, body: &'a [u8]) -> Message<'a> {
+        Message { exchange: "domain.events", routing_key: "order.paid", properties, body }
     }
 
     fn read_back(out: &mut VecDeque<u8>) -> Vec<AMQPFrame> {
@@ -199,11 +232,11 @@ mod tests {
 
     #[test]
     fn amq_protocol_reads_back_what_was_written() {
-        let mut out = VecDeque::new();
-        let written = publish(&mut out, &message(b"hello"), 4096).expect("frames");
+        let (mut out, table) = (VecDeque::new(), headers());
+        let written = publish(&mut out, &message(properties(&table), b"hello"), 4096).expect("frames");
         assert_eq!(written.bytes, out.len());
         assert_eq!(out[EXCHANGE_AT] as usize, "domain.events".len());
-        assert_eq!(out[written.message_id_at] as usize, PROPERTIES.message_id.len());
+        assert_eq!(out[written.message_id_at] as usize, "shop:16/B374D848:3".len());
         let frames = read_back(&mut out);
         let [AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(method))), header, body] =
             frames.as_slice()
@@ -224,19 +257,41 @@ mod tests {
         let headers = properties.headers().as_ref().expect("headers").inner();
         assert_eq!(headers["lsn"], AMQPValue::LongString("16/B374D848".into()));
         assert_eq!(headers["ordinal"], AMQPValue::LongLongInt(-3));
+        assert_eq!(headers["last"], AMQPValue::Boolean(true));
         assert_eq!(headers.len(), 3);
         assert_eq!(body, &AMQPFrame::Body(1, b"hello".to_vec()));
     }
 
+    /// Each is there or not, and none moves another.
     #[test]
-    fn without_a_timestamp_the_properties_around_it_are_the_same() {
-        let properties = Properties { timestamp_s: None, ..PROPERTIES };
-        let mut out = VecDeque::new();
-        publish(&mut out, &Message { properties, ..message(b"") }, 4096).expect("frames");
-        let frames = read_back(&mut out);
-        let [_, AMQPFrame::Header(1, header)] = frames.as_slice() else { panic!("{frames:?}") };
-        assert_eq!(header.properties.timestamp(), &None);
-        assert_eq!(header.properties.kind().as_ref().map(ToString::to_string), Some("OrderPaid".into()));
+    fn what_is_empty_is_left_out() {
+        let table = headers();
+        for there in 0..64_u8 {
+            let is = |bit: u8| there & 1 << bit != 0;
+            let text = |bit: u8, text: &'static str| if is(bit) { text } else { "" };
+            let written = Properties {
+                content_encoding: text(0, "gzip"),
+                priority: is(1).then_some(7),
+                correlation_id: text(2, "cause"),
+                reply_to: text(3, "answers"),
+                expiration: text(4, "60000"),
+                timestamp_s: is(5).then_some(1_700_000_000),
+                ..properties(&table)
+            };
+            let mut out = VecDeque::new();
+            let framed = publish(&mut out, &message(written, b""), 4096).expect("frames");
+            assert_eq!(out[framed.message_id_at] as usize, written.message_id.len());
+            let frames = read_back(&mut out);
+            let [_, AMQPFrame::Header(1, header)] = frames.as_slice() else { panic!("{frames:?}") };
+            let read = &header.properties;
+            let texts = [read.content_encoding(), read.correlation_id(), read.reply_to(), read.expiration()];
+            let texts = texts.map(|text| text.as_ref().map_or("", |text| text.as_str()));
+            let expected = [written.content_encoding, written.correlation_id, written.reply_to, written.expiration];
+            assert_eq!(texts, expected);
+            assert_eq!((read.priority(), read.timestamp()), (&written.priority, &written.timestamp_s));
+            assert_eq!(read.kind().as_ref().map(ToString::to_string), Some("OrderPaid".into()));
+            assert_eq!(read.app_id().as_ref().map(ToString::to_string), Some("shop".into()));
+        }
     }
 
     #[test]
@@ -245,7 +300,7 @@ mod tests {
         for length in [0_usize, 1, 504, 505, 1008, 5000] {
             let body: Vec<u8> = (0..length).map(|index| u8::try_from(index % 251).expect("small")).collect();
             let mut out = VecDeque::new();
-            publish(&mut out, &message(&body), frame_max).expect("frames");
+            publish(&mut out, &message(Properties::default(), &body), frame_max).expect("frames");
             let frames = read_back(&mut out);
             let mut gathered = Vec::new();
             for frame in &frames[2..] {
@@ -261,30 +316,35 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_and_leaves_nothing_behind() {
         let long = "x".repeat(256);
-        let good = message(b"");
+        let properties = Properties::default();
+        let good = message(properties, b"");
         let too_long = |field| Err(FrameError::TooLong { field, bytes: 256 });
         let mut out = VecDeque::from(vec![7]);
         let mut refused = |message: &Message<'_>| publish(&mut out, message, 4096);
         assert_eq!(refused(&Message { exchange: &long, ..good }), too_long("exchange name"));
         assert_eq!(refused(&Message { routing_key: &long, ..good }), too_long("routing key"));
         let with = |properties| Message { properties, ..good };
-        assert_eq!(refused(&with(Properties { message_id: &long, ..PROPERTIES })), too_long("message_id"));
-        assert_eq!(refused(&with(Properties { event_type: &long, ..PROPERTIES })), too_long("type"));
-        assert_eq!(refused(&with(Properties { app_id: &long, ..PROPERTIES })), too_long("app_id"));
-        assert_eq!(refused(&with(Properties { content_type: &long, ..PROPERTIES })), too_long("content_type"));
-        let headers = [(long.as_str(), Header::Int(1))];
-        assert_eq!(refused(&with(Properties { headers: &headers, ..PROPERTIES })), too_long("name of a header"));
+        assert_eq!(refused(&with(Properties { message_id: &long, ..properties })), too_long("message_id"));
+        assert_eq!(refused(&with(Properties { event_type: &long, ..properties })), too_long("type"));
+        assert_eq!(refused(&with(Properties { app_id: &long, ..properties })), too_long("app_id"));
+        assert_eq!(refused(&with(Properties { content_type: &long, ..properties })), too_long("content_type"));
+        assert_eq!(refused(&with(Properties { content_encoding: &long, ..properties })), too_long("content_encoding"));
+        assert_eq!(refused(&with(Properties { correlation_id: &long, ..properties })), too_long("correlation_id"));
+        assert_eq!(refused(&with(Properties { reply_to: &long, ..properties })), too_long("reply_to"));
+        assert_eq!(refused(&with(Properties { expiration: &long, ..properties })), too_long("expiration"));
         let large = "x".repeat(5000);
-        let headers = [("k", Header::Text(&large))];
-        let error = refused(&with(Properties { headers: &headers, ..PROPERTIES })).expect_err("too large");
+        let table: HeaderTable = [("k", Header::Text(&large))].into_iter().collect();
+        let error = refused(&with(Properties { headers: table.all(), ..properties })).expect_err("too large");
         assert!(matches!(error, FrameError::HeaderTooLarge { limit: 4096, .. }), "{error}");
         assert_eq!(out, [7]);
     }
 
     #[test]
     fn a_header_frame_fits_exactly_or_not_at_all() {
-        let (_, payload) = measure(&PROPERTIES).expect("fits");
-        assert!(publish(&mut VecDeque::new(), &message(b"x"), payload + FRAME_OVERHEAD).is_ok());
-        assert!(publish(&mut VecDeque::new(), &message(b"x"), payload + FRAME_OVERHEAD - 1).is_err());
+        let table = headers();
+        let properties = properties(&table);
+        let payload = measure(&properties).expect("fits");
+        assert!(publish(&mut VecDeque::new(), &message(properties, b"x"), payload + FRAME_OVERHEAD).is_ok());
+        assert!(publish(&mut VecDeque::new(), &message(properties, b"x"), payload + FRAME_OVERHEAD - 1).is_err());
     }
 }

@@ -12,6 +12,8 @@ pub(crate) struct Published {
     pub(crate) message_id: String,
     pub(crate) position: String,
     pub(crate) committed_at_us: i64,
+    /// Its number in its transaction, and whether it is the last.
+    pub(crate) numbered: Option<(i64, bool)>,
     pub(crate) body: Vec<u8>,
     /// Of its frames.
     pub(crate) wire_bytes: usize,
@@ -94,6 +96,11 @@ impl Reader {
                 }
                 if let Some(AMQPValue::LongLongInt(committed_at_us)) = headers.get("committed_at_us") {
                     message.committed_at_us = *committed_at_us;
+                }
+                if let (Some(AMQPValue::LongLongInt(number)), Some(AMQPValue::Boolean(is_last))) =
+                    (headers.get("transaction_number"), headers.get("transaction_last"))
+                {
+                    message.numbered = Some((*number, *is_last));
                 }
                 message.message_id = properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
                 message.body_bytes = Some(usize::try_from(header.body_size).expect("small"));

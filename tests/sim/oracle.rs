@@ -4,6 +4,7 @@
 //! can be several histories: what a server no longer has need not arrive, and must not be mixed with what it has.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use pgsluice::checkpoint::Checkpoint;
 use pgsluice::lsn::Position;
@@ -22,6 +23,8 @@ struct Event {
     token: String,
     /// The one before it.
     previous: Option<EventId>,
+    /// Its number in its transaction, from 1, and whether it is the last.
+    numbered: Option<(i64, bool)>,
     /// As it was seen first.
     body: Option<Vec<u8>>,
     /// A process was told that all queues have it, or the policy gave it up.
@@ -83,9 +86,17 @@ impl Oracle {
         let id = self.events.len();
         self.by_place.insert((position, committed_at_us), id);
         self.by_name.entry(message_id.clone()).or_default().push(id);
-        let (body, settled, given_up, refused) = (None, false, false, false);
-        self.events.push(Event { position, message_id, token, previous, body, settled, given_up, refused });
+        let (numbered, body, settled, given_up, refused) = (None, None, false, false, false);
+        self.events.push(Event { position, message_id, token, previous, numbered, body, settled, given_up, refused });
         id
+    }
+
+    /// These are all events of one transaction.
+    pub(crate) fn number(&mut self, events: Range<EventId>) {
+        let last = events.end;
+        for (event, number) in events.zip(1..) {
+            self.events[event].numbered = Some((number, event + 1 == last));
+        }
     }
 
     /// A message reached the broker: it must be one that was committed, under its one name, with its one body.
@@ -104,6 +115,8 @@ impl Oracle {
         let event = &mut self.events[id];
         let wrong = if event.message_id != *message_id {
             format!("the event at {position} is called {message_id} and not {}", event.message_id)
+        } else if event.numbered != message.numbered {
+            format!("{message_id} says of its transaction {:?} and not {:?}", message.numbered, event.numbered)
         } else if event.body.is_none() && !contains(body, &event.token) {
             format!("{message_id} has the body of another event")
         } else if event.body.get_or_insert_with(|| body.clone()) != body {

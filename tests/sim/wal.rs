@@ -97,6 +97,9 @@ impl Server {
         }
         let (end_lsn, events) = (commit_lsn + RECORD, first..oracle.next_event());
         let is_bare = matches!(commit.changes[..], [Change::Bare { .. }]);
+        if !is_bare {
+            oracle.number(events.clone());
+        }
         self.wal.push(Arc::new(Transaction { serial, is_bare, commit_lsn, end_lsn, messages, events }));
         self.end = end_lsn;
     }

@@ -1,0 +1,171 @@
+//! The last step of the way in: events in their transaction's order, each numbered, and the last one marked.
+//!
+//! That an event is the last of its transaction shows only at what comes after it. So the newest is held back until the
+//! next event or the commit, which come with it or right behind. Invariants: what is held is not in the window, and the
+//! position does not pass it: a stream that breaks, or a stop, forgets it, and it comes again. No IO.
+
+use anyhow::anyhow;
+
+use super::intake::Announce;
+use super::scope::Scope;
+use crate::broker::Broker;
+use crate::change::Transaction;
+use crate::encode::message::{Event, Header};
+use crate::failure::{Definite, Kind};
+use crate::lsn::{Lsn, Position};
+use crate::progress::Window;
+use crate::rabbit::publisher::{PublishError, Publisher};
+
+/// Where events go, and who counts them.
+pub(super) struct Way<'w, B: Broker> {
+    pub(super) window: &'w mut Window,
+    pub(super) publisher: &'w mut Publisher<B>,
+    /// None: no replay.
+    pub(super) scope: Option<&'w mut Scope>,
+}
+
+/// The events of the transaction that is being read.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    announce: Option<Announce>,
+    held: Option<Held>,
+    /// Of `held`, if there is one.
+    newest: Event,
+    /// For the next one.
+    spare: Event,
+    /// Events of this transaction so far.
+    number: i64,
+}
+
+#[derive(Debug)]
+struct Held {
+    transaction: Transaction,
+    /// Where its change is, to name it in errors.
+    at: Position,
+    /// None: its change has more events.
+    through: Option<Position>,
+    is_numbered: bool,
+}
+
+impl Outgoing {
+    pub(super) fn new(announce: Option<Announce>) -> Self {
+        Self { announce, ..Self::default() }
+    }
+
+    /// A transaction starts, or starts anew.
+    pub(super) fn begin(&mut self) {
+        self.held = None;
+        self.number = 0;
+    }
+
+    /// So many events of it were taken in before a restart.
+    pub(super) fn count(&mut self, events: usize) {
+        self.number += i64::try_from(events).unwrap_or(i64::MAX);
+    }
+
+    /// For the next event; [`Self::hold`] takes it.
+    pub(super) fn next(&mut self) -> &mut Event {
+        &mut self.spare
+    }
+
+    /// The event is whole; the one before it goes out.
+    pub(super) fn hold<B: Broker>(
+        &mut self,
+        at: Position,
+        transaction: Transaction,
+        way: &mut Way<'_, B>,
+    ) -> Result<(), Definite> {
+        self.release(false, way)?;
+        self.number += 1;
+        let event = &mut self.spare;
+        // Without a commit time nothing is known of the transaction.
+        let is_numbered = event.committed_at.is_some();
+        if is_numbered {
+            // `0/16B3748` and its like: a transaction has no other name that lasts.
+            event.headers.push_display("transaction_id", transaction.commit_lsn);
+            event.headers.push("transaction_number", Header::Int(self.number));
+            event.headers.push("transaction_last", Header::Bool(false));
+        }
+        std::mem::swap(&mut self.newest, &mut self.spare);
+        self.held = Some(Held { transaction, at, through: None, is_numbered });
+        Ok(())
+    }
+
+    /// All events of the change are there, if it has any.
+    pub(super) fn reached(&mut self, position: Position, window: &mut Window) {
+        match &mut self.held {
+            Some(held) => held.through = Some(position),
+            None => window.skip(position),
+        }
+    }
+
+    /// The transaction is complete.
+    pub(super) fn commit<B: Broker>(&mut self, end_lsn: Lsn, way: &mut Way<'_, B>) -> Result<(), Definite> {
+        self.release(true, way)?;
+        way.window.commit(end_lsn);
+        Ok(())
+    }
+
+    /// An event outside of transactions goes out at once. `end_lsn`: where it ends in the WAL.
+    pub(super) fn message<B: Broker>(&mut self, end_lsn: Lsn, way: &mut Way<'_, B>) -> Result<(), Definite> {
+        let bytes = publish(self.announce, &self.spare, end_lsn, way)?;
+        way.window.publish_message(end_lsn, bytes);
+        if let Some(scope) = &mut way.scope {
+            scope.published(None);
+        }
+        Ok(())
+    }
+
+    /// What is held goes out.
+    pub(super) fn release<B: Broker>(&mut self, is_last: bool, way: &mut Way<'_, B>) -> Result<(), Definite> {
+        let Some(Held { transaction, at, through, is_numbered }) = self.held.take() else { return Ok(()) };
+        if is_numbered {
+            self.newest.headers.set_last(is_last);
+        }
+        let bytes = publish(self.announce, &self.newest, at, way)?;
+        way.window.publish(through, bytes);
+        if let Some(scope) = &mut way.scope {
+            scope.published(Some(&transaction));
+        }
+        Ok(())
+    }
+}
+
+fn publish<B: Broker>(
+    announce: Option<Announce>,
+    event: &Event,
+    at: impl std::fmt::Display,
+    way: &mut Way<'_, B>,
+) -> Result<usize, Definite> {
+    announce.map_or(Ok(()), |announce| announce(event)).map_err(unwritable)?;
+    let publishing = way.publisher.publish(way.window.next_seq(), &event.message());
+    publishing.map_err(|error| unpublishable(error, &event.origin, at))
+}
+
+/// Nobody reads what is announced.
+fn unwritable(error: std::io::Error) -> Definite {
+    Definite::new(Kind::Process, anyhow!(error).context("can't write to standard output"), "nothing was published")
+}
+
+/// An event that the broker would not take. Everything before it goes its way; nothing after it is published.
+pub(super) fn unpublishable(
+    error: PublishError,
+    origin: impl std::fmt::Display,
+    at: impl std::fmt::Display,
+) -> Definite {
+    let hint = match &error {
+        PublishError::TooLarge { .. } | PublishError::Oversize { .. } => {
+            "raise max_message_size in the broker's configuration (and rabbitmq.max_message_bytes, if it is set), or leave \
+             the table or the large column out"
+        }
+        PublishError::Frame(_) => {
+            "a routing key or a name is made of values that are too long: change the template, or the source of the row or \
+             the message"
+        }
+        PublishError::NoExchange => {
+            "the template of the exchange is made of values that are null or empty here: change the template"
+        }
+        PublishError::NotReady => "this is a bug in pgsluice; please report it",
+    };
+    Definite::new(Kind::Event, anyhow!(error).context(format!("can't publish the {origin} at {at}")), hint)
+}
