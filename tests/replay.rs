@@ -235,10 +235,10 @@ async fn a_dry_run_publishes_nothing_and_prints_every_event() {
         let at_us = ::pgsluice::encode::time::parse_rfc3339(at).expect("a time") + 946_684_800_000_000;
         assert_eq!(delivery.headers["committed_at_us"], at_us);
         let table = if exchange == "shop.events" {
-            "insert public.outbox".to_owned()
+            "insert of public.outbox".to_owned()
         } else {
             let event = delivery.json();
-            format!("{} public.{}", event["op"].as_str().expect("op"), event["table"].as_str().expect("table"))
+            format!("{} of public.{}", event["op"].as_str().expect("op"), event["table"].as_str().expect("table"))
         };
         assert_eq!(change, table);
         assert_eq!((id, exchange, key), (&*delivery.message_id, &*delivery.exchange, &*delivery.routing_key));

@@ -71,7 +71,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Makes it anew. What a large event took is given back.
+    /// Forgets the event. What a large one took is given back.
     pub fn clear(&mut self) {
         let Self {
             exchange,

@@ -108,8 +108,9 @@ impl Outgoing {
 
     /// An event outside of transactions goes out at once. `end_lsn`: where it ends in the WAL.
     pub(super) fn message<B: Broker>(&mut self, end_lsn: Lsn, way: &mut Way<'_, B>) -> Result<(), Definite> {
-        let bytes = publish(self.announce, &self.spare, end_lsn, way)?;
-        way.window.publish_message(end_lsn, bytes);
+        let published = publish(self.announce, &self.spare, end_lsn, way);
+        self.spare.clear();
+        way.window.publish_message(end_lsn, published?);
         if let Some(scope) = &mut way.scope {
             scope.published(None);
         }
@@ -122,8 +123,10 @@ impl Outgoing {
         if is_numbered {
             self.newest.headers.set_last(is_last);
         }
-        let bytes = publish(self.announce, &self.newest, at, way)?;
-        way.window.publish(through, bytes);
+        let published = publish(self.announce, &self.newest, at, way);
+        // At once: after a large event there may be no other for long.
+        self.newest.clear();
+        way.window.publish(through, published?);
         if let Some(scope) = &mut way.scope {
             scope.published(Some(&transaction));
         }

@@ -56,7 +56,11 @@ async fn an_event_that_is_larger_than_the_configuration_allows() {
     let message = stopped_by(&scene, &[("rabbitmq.max_message_bytes", "2000")], "'Large'", large).await;
     says(
         &message,
-        &["cause: the body is 5002 bytes long; the broker takes at most 2000", "hint: ", "rabbitmq.max_message_bytes"],
+        &[
+            "cause: the body would be at least 5002 bytes long; the broker takes at most 2000",
+            "hint: ",
+            "rabbitmq.max_message_bytes",
+        ],
     );
     let _mended = streaming(&scene, &[]).await;
     let rest = scene.vhost.consume("all", 2, SOON).await;
