@@ -51,7 +51,7 @@ pub async fn run(
     health: Health,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Definite> {
-    let source = PostgresSource::new(settings.source.clone(), settings.outbox.clone()).with_health(health.clone());
+    let source = PostgresSource::new(settings.source.clone(), settings.outboxes.clone()).with_health(health.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, exchanges(&settings));
     Box::pin(Pipeline::new(settings, source, broker, store, health).run(shutdown)).await
 }

@@ -79,7 +79,7 @@ impl Overrides {
         settings.source.retain = Retain::default();
         if let Some(tables) = &self.tables {
             known(&settings, tables)?;
-            settings.outbox = settings.outbox.filter(|outbox| tables.selects(&outbox.schema, &outbox.table));
+            settings.outboxes.retain(|outbox| tables.selects(&outbox.schema, &outbox.table));
             settings.source.tables = settings.source.tables.and(tables.clone());
             // They are of no table.
             settings.messages.prefixes = Prefixes::default();
@@ -95,12 +95,12 @@ impl Overrides {
             }
             settings.changes.exchange = Template::fixed(exchange);
             settings.messages.exchange = Template::fixed(exchange);
-            settings.outbox.iter_mut().for_each(|outbox| outbox.exchange = Template::fixed(exchange));
+            settings.outboxes.iter_mut().for_each(|outbox| outbox.exchange = Template::fixed(exchange));
         }
         if let Some(key) = &self.routing_key {
             settings.changes.routing_key = Template::fixed(key);
             settings.messages.routing_key = Template::fixed(key);
-            settings.outbox.iter_mut().for_each(|outbox| outbox.routing_key = Template::fixed(key));
+            settings.outboxes.iter_mut().for_each(|outbox| outbox.routing_key = Template::fixed(key));
         }
         Ok(settings)
     }
@@ -108,9 +108,7 @@ impl Overrides {
 
 /// A table that is named, and that the configuration does not select, would be looked for in vain.
 fn known(settings: &Settings, tables: &Selection) -> Result<(), Definite> {
-    let is_outbox = |schema: &str, table: &str| {
-        settings.outbox.as_ref().is_some_and(|outbox| outbox.schema == schema && outbox.table == table)
-    };
+    let is_outbox = |schema: &str, table: &str| settings.outboxes.iter().any(|outbox| outbox.is(schema, table));
     for pattern in tables.patterns().filter(|pattern| !pattern.starts_with('!')) {
         // One with a wildcard may match nothing.
         if let Ok((schema, table)) = parse_qualified(pattern)
@@ -204,11 +202,19 @@ impl Plan {
     /// Of the rows that are still in the outbox table.
     ///
     /// # Errors
-    /// There is no outbox.
+    /// There is no outbox, or more than one.
     pub fn of_table(settings: Settings, overrides: &Overrides, rows: Rows) -> Result<Self, Definite> {
         let settings = overrides.apply(settings)?;
-        let Some(outbox) = settings.outbox.clone() else {
-            return Err(usage(anyhow!("--from-table: no [outbox] is configured"), "it sends the rows of outbox.table"));
+        let outbox = match settings.outboxes.as_slice() {
+            [outbox] => outbox.clone(),
+            [] => {
+                let error = anyhow!("--from-table: no [outbox] is configured, or chosen");
+                return Err(usage(error, "it sends the rows of outbox.table"));
+            }
+            [_, _, ..] => {
+                let error = anyhow!("--from-table: several outboxes are configured");
+                return Err(usage(error, "choose one with --table"));
+            }
         };
         Ok(Self {
             what: format!("{}.{}", outbox.schema, outbox.table),

@@ -36,7 +36,7 @@ fn settings(database: &Database) -> SourceSettings {
 }
 
 async fn open(settings: &SourceSettings, checkpoint: Option<&Checkpoint>) -> Result<Opened<WatchedStream>, Failure> {
-    let source = PostgresSource::new(settings.clone(), None);
+    let source = PostgresSource::new(settings.clone(), Vec::new());
     tokio::time::timeout(SOON, source.open(from(checkpoint))).await.expect("opens or refuses in time")
 }
 
@@ -115,7 +115,7 @@ async fn a_restart_goes_on_from_the_checkpoint_or_without_one_from_the_slot() {
 #[tokio::test]
 async fn the_same_source_opens_again_without_touching_the_publication() {
     let (database, settings) = fresh(support::postgres()).await;
-    let source = PostgresSource::new(settings.clone(), None);
+    let source = PostgresSource::new(settings.clone(), Vec::new());
     let start = source.open(from(None)).await.expect("opens").start;
     free(&database, &settings).await;
     database.execute("CREATE TABLE later (id int PRIMARY KEY)").await;

@@ -129,7 +129,7 @@ async fn set(settings: &Settings, store: &Configured, position: &str, skip: bool
 
 async fn reset(settings: &Settings, store: &Configured) -> Result<(), Failure> {
     store.possess()?;
-    PostgresSource::new(settings.source.clone(), settings.outbox.clone()).accept().await?;
+    PostgresSource::new(settings.source.clone(), settings.outboxes.clone()).accept().await?;
     println!("{}", if store.forget().await? { "the checkpoint is forgotten" } else { "there was no checkpoint" });
     Ok(())
 }
@@ -145,7 +145,7 @@ async fn target(
     before: Option<&Checkpoint>,
     skip: bool,
 ) -> Result<Checkpoint, Failure> {
-    let source = PostgresSource::new(settings.source.clone(), settings.outbox.clone());
+    let source = PostgresSource::new(settings.source.clone(), settings.outboxes.clone());
     let wanted = match position.parse::<Lsn>() {
         Ok(lsn) => StartAt::Lsn(lsn),
         Err(_) => StartAt::Checkpoint(named(store, position).await?),

@@ -52,8 +52,8 @@ pub struct ReplayArguments {
     #[arg(long)]
     dry_run: bool,
 
-    /// Send the rows that are still in the outbox table, from further back than the WAL goes
-    #[arg(long, conflicts_with = "table")]
+    /// Send the rows that are still in the outbox table, from further back than the WAL goes. Of several, --table names one
+    #[arg(long)]
     from_table: bool,
 
     /// With --from-table: the column that orders the rows, and that --from and --to are values of; the id unless set

@@ -124,7 +124,10 @@ impl Origins {
                 DeValue::Array(items) => {
                     for (index, item) in items.iter().enumerate() {
                         let key = format!("{key}[{index}]");
-                        self.lines.insert(key, line_and_column(text, item.span().start).0);
+                        self.lines.insert(key.clone(), line_and_column(text, item.span().start).0);
+                        if let DeValue::Table(section) = item.get_ref() {
+                            self.note_lines(&key, section, text);
+                        }
                     }
                 }
                 _ => {}

@@ -6,6 +6,7 @@
 //! `docs/configuration.md` describes every key.
 
 mod layers;
+mod outbox;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::route::select::Selection;
 use crate::route::template::Template;
 
 pub use layers::VARIABLE_PREFIX;
+pub use outbox::{OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
 
 /// Reads the file, lays the process's environment over it, and validates the whole.
 ///
@@ -44,8 +46,8 @@ pub struct Settings {
     pub source: SourceSettings,
     /// Where the changes of plain tables go.
     pub changes: ChangesSettings,
-    /// The outbox table, if there is one.
-    pub outbox: Option<OutboxSettings>,
+    /// The outbox tables.
+    pub outboxes: Vec<OutboxSettings>,
     /// Which logical messages are events, and where they go.
     pub messages: MessagesSettings,
     /// RabbitMQ.
@@ -146,37 +148,6 @@ pub struct MessagesSettings {
     pub exchange: Template,
     /// `{prefix}` unless set; same variable.
     pub routing_key: Template,
-}
-
-/// `[outbox]`: rows inserted into this table are events that the application wrote.
-#[derive(Debug, Clone)]
-pub struct OutboxSettings {
-    /// The table's schema, unquoted.
-    pub schema: String,
-    /// The table's name, unquoted.
-    pub table: String,
-    /// `{name}.events` unless set. Variables: `{schema}`, `{table}` and every column of the outbox table;
-    /// `{name}` is already filled in.
-    pub exchange: Template,
-    /// `{aggregatetype}.{type}` unless set; same variables.
-    pub routing_key: Template,
-    /// Which column holds what.
-    pub columns: OutboxColumns,
-}
-
-/// The outbox table's column names; Debezium's unless set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutboxColumns {
-    /// `id`: becomes `message_id`.
-    pub id: String,
-    /// `aggregatetype`: becomes the header `aggregate_type`.
-    pub aggregate_type: String,
-    /// `aggregateid`: becomes the header `aggregate_id`.
-    pub aggregate_id: String,
-    /// `type`: becomes the property `type`.
-    pub event_type: String,
-    /// `payload`: becomes the body, as it was written.
-    pub payload: String,
 }
 
 /// `[rabbitmq]`

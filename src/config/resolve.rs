@@ -3,6 +3,8 @@
 //! Every default and every range is here, and in `docs/configuration.md`. Nothing is asked of a server;
 //! the only files read are those of the passwords.
 
+mod outbox;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -11,8 +13,8 @@ use std::time::Duration;
 use super::layers::{Layers, Origins};
 use super::written::{self, Written};
 use super::{
-    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessagesSettings, Origin, OutboxColumns,
-    OutboxSettings, RabbitSettings, Retain, Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
+    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessagesSettings, Origin, RabbitSettings, Retain,
+    Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
 };
 use crate::encode::values::Numeric;
 use crate::failure::Definite;
@@ -63,9 +65,9 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         standby_timeout_ms.map(|ms| millis(at, "standby_timeout_ms", Some(ms), ms, 1..=MAX_WAIT_MS)).transpose()?;
     let retain = self::retain(at, &replay)?;
     let mut source = SourceSettings { standby_timeout, retain, ..self::source(at, source, &name)? };
-    let outbox = outbox.map(|outbox| self::outbox(at, outbox, &name)).transpose()?;
+    let outboxes = outbox::outboxes(at, outbox, &name)?;
     let messages = self::messages(at, messages, &name)?;
-    if source.tables.is_empty() && outbox.is_none() && messages.prefixes.is_empty() {
+    if source.tables.is_empty() && outboxes.is_empty() && messages.prefixes.is_empty() {
         let hint = "write source.tables = [\"public.*\"] for the changes of tables, an [outbox] section, or both";
         return Err(at.wrong("source.tables", "is missing, and there is no [outbox]: nothing is selected", hint));
     }
@@ -83,7 +85,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         http_listen: listen(at, http)?,
         log: self::log(at, log)?,
         source,
-        outbox,
+        outboxes,
         messages,
         name,
     })
@@ -152,31 +154,6 @@ fn changes(at: &Origins, written: written::Changes, name: &str) -> Result<Change
         exchange: not_default_exchange(at, "changes.exchange", exchange)?,
         routing_key: template("changes.routing_key", written.routing_key, "{schema}.{table}.{op}")?,
         numeric: one_of(at, "changes.numeric", written.numeric, &NUMERIC)?.unwrap_or_default(),
-    })
-}
-
-fn outbox(at: &Origins, written: written::Outbox, name: &str) -> Result<OutboxSettings, Definite> {
-    let table = required(at, "outbox.table", written.table, "the outbox table, as in table = \"public.outbox\"")?;
-    let (schema, table) = qualified(at, "outbox.table", &table)?;
-    let column = |key, written: Option<String>, default: &str| {
-        let column = written.unwrap_or_else(|| default.to_owned());
-        identifier(at, key, &column).map(|()| column)
-    };
-    let columns = written.columns;
-    let exchange = template(at, "outbox.exchange", written.exchange.as_deref().unwrap_or("{name}.events"), name)?;
-    let routing_key = written.routing_key.as_deref().unwrap_or("{aggregatetype}.{type}");
-    Ok(OutboxSettings {
-        schema,
-        table,
-        exchange: not_default_exchange(at, "outbox.exchange", exchange)?,
-        routing_key: template(at, "outbox.routing_key", routing_key, name)?,
-        columns: OutboxColumns {
-            id: column("outbox.columns.id", columns.id, "id")?,
-            aggregate_type: column("outbox.columns.aggregate_type", columns.aggregate_type, "aggregatetype")?,
-            aggregate_id: column("outbox.columns.aggregate_id", columns.aggregate_id, "aggregateid")?,
-            event_type: column("outbox.columns.type", columns.event_type, "type")?,
-            payload: column("outbox.columns.payload", columns.payload, "payload")?,
-        },
     })
 }
 

@@ -50,7 +50,7 @@ fn the_smallest_configuration_gets_the_defaults() {
     assert_eq!((&settings.source.streaming, settings.source.origin), (&None, Origin::Any));
     assert_eq!(settings.changes.exchange.literal(), Some("shop.changes"));
     assert_eq!(settings.changes.routing_key.variables().collect::<Vec<_>>(), ["schema", "table", "op"]);
-    assert!(settings.outbox.is_none());
+    assert!(settings.outboxes.is_empty());
     assert!(settings.rabbitmq.declare);
     assert_eq!(settings.rabbitmq.exchange_type, "topic");
     assert_eq!((settings.rabbitmq.in_flight.events, settings.rabbitmq.in_flight.bytes), (1000, 8 * 1024 * 1024));
@@ -82,7 +82,7 @@ fn streaming_has_its_bound_and_its_folder_only_where_it_is_on() {
 
 #[test]
 fn the_outbox_has_debeziums_columns_unless_set() {
-    let outbox = loaded(&with("outbox", "table = 'app.\"Out Box\"'"), &[]).outbox.expect("an outbox");
+    let outbox = loaded(&with("outbox", "table = 'app.\"Out Box\"'"), &[]).outboxes.remove(0);
     assert_eq!((outbox.schema.as_str(), outbox.table.as_str()), ("app", "Out Box"));
     assert_eq!(outbox.exchange.literal(), Some("shop.events"));
     assert_eq!(outbox.routing_key.written(), "{aggregatetype}.{type}");
@@ -91,7 +91,48 @@ fn the_outbox_has_debeziums_columns_unless_set() {
     assert_eq!((columns.aggregate_id.as_str(), columns.event_type.as_str()), ("aggregateid", "type"));
     assert_eq!(columns.payload, "payload");
     let text = with("outbox", "table = \"public.outbox\"\ncolumns.type = \"event\"");
-    assert_eq!(loaded(&text, &[]).outbox.expect("an outbox").columns.event_type, "event");
+    assert_eq!(loaded(&text, &[]).outboxes[0].columns.event_type, "event");
+}
+
+#[test]
+fn several_outboxes_are_several_sections() {
+    let text = format!("{SMALLEST}[[outbox]]\ntable = \"a.x\"\n[[outbox]]\ntable = \"b.x\"\ncolumns.id = \"key\"\n");
+    let outboxes = loaded(&text, &[]).outboxes;
+    assert!(outboxes[0].is("a", "x") && outboxes[1].is("b", "x"), "{outboxes:?}");
+    assert_eq!((outboxes[0].key.as_str(), outboxes[1].columns.id.as_str()), ("outbox[0]", "key"));
+    assert_eq!(
+        error(&text.replace("b.x", "a.x"), &[]),
+        "conf/shop.toml:11: outbox[1].table is given twice: a.x\nkeep one of the two sections"
+    );
+    assert_eq!(
+        error(&text.replace("columns.id", "columns.idd"), &[]).lines().next(),
+        Some("conf/shop.toml:12: outbox[1].columns.idd is unknown")
+    );
+    assert_eq!(
+        error("outbox = 1", &[]),
+        "conf/shop.toml:1: outbox is not a section, but an integer\nwrite it as a section: [outbox]"
+    );
+}
+
+#[test]
+fn what_an_outbox_can_not_be_is_said() {
+    let wrong = |lines: &str, says: &str| {
+        let text = error(&with("outbox", &format!("table = \"public.outbox\"\n{lines}")), &[]);
+        assert!(text.starts_with("conf/shop.toml:10: ") && text.contains(says), "{text}");
+    };
+    wrong("on_update = \"crash\"", "outbox.on_update can't be \"crash\"\nallowed: warn, ignore, fail");
+    wrong("headers.position = \"x\"", "outbox.headers.position is a header that pgsluice writes itself");
+    wrong("headers.parked_x = \"x\"", "outbox.headers.parked_x is a header that pgsluice writes itself");
+    wrong(&format!("headers.{} = \"x\"", "h".repeat(256)), "is no name of a header");
+    wrong("headers.x = \"{\"", "outbox.headers.x can't be used");
+    wrong("headers.x = 1", "outbox.headers.x is not a string, but an integer");
+    wrong("envelope.payload = \"x\"", "outbox.envelope.payload is where the payload is");
+    wrong("envelope.x = \"\"", "outbox.envelope.x is no name in PostgreSQL");
+    wrong("properties.priority = \"{\"", "outbox.properties.priority can't be used");
+    wrong("route.pattern = \"(\"\nroute.replacement = \"x\"", "outbox.route.pattern can't be used: ");
+    wrong("columns.timestamp = \"\"", "outbox.columns.timestamp is no name in PostgreSQL");
+    let text = error(&with("outbox", "table = \"public.outbox\"\nroute.pattern = \"x\""), &[]);
+    assert!(text.contains("outbox.route.replacement is missing"), "{text}");
 }
 
 #[test]
@@ -372,6 +413,8 @@ fn keys(section: &str) -> Vec<String> {
         | "changes"
         | "outbox"
         | "outbox.columns"
+        | "outbox.properties"
+        | "outbox.route"
         | "messages"
         | "rabbitmq"
         | "rabbitmq.unroutable"
@@ -435,6 +478,21 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "listen",
         "retain_",
         "prefixes",
+        "timestamp = \"created_at\"",
+        "schema_version",
+        "trace_context",
+        "headers = {",
+        "envelope = {",
+        "correlation_id",
+        "reply_to",
+        "priority",
+        "expiration",
+        "content_type",
+        "content_encoding",
+        "app_id",
+        "column =",
+        "pattern",
+        "replacement",
         "url = \"postgres://ops",
         "table = \"public.pgsluice",
     ];
@@ -448,5 +506,5 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
 fn the_minimal_configuration_loads() {
     let text = include_str!("../../config/minimal.toml");
     assert!(text.lines().count() <= 12);
-    assert!(loaded(text, &[]).outbox.is_some());
+    assert!(loaded(text, &[]).outboxes.len() == 1);
 }

@@ -4,10 +4,13 @@
 //! Text stays what it is: a password `01234` is never a number. `layers` fills this, `resolve` gives it
 //! meaning; `docs/configuration.md` describes each key (a test compares the two).
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, SeqAccess, Unexpected, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
 /// The whole file.
 #[derive(Deserialize, Default)]
@@ -22,7 +25,8 @@ pub(super) struct Written {
     pub(super) fail_fast: Option<bool>,
     pub(super) source: Source,
     pub(super) changes: Changes,
-    pub(super) outbox: Option<Outbox>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) outbox: Vec<Outbox>,
     pub(super) messages: Messages,
     pub(super) rabbitmq: Rabbit,
     pub(super) checkpoint: Checkpoint,
@@ -68,7 +72,14 @@ pub(super) struct Outbox {
     pub(super) table: Option<String>,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) on_update: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    pub(super) tombstone_on_empty_payload: Option<bool>,
+    pub(super) headers: Option<BTreeMap<String, String>>,
+    pub(super) envelope: Option<BTreeMap<String, String>>,
     pub(super) columns: Columns,
+    pub(super) properties: Properties,
+    pub(super) route: Route,
 }
 
 #[derive(Deserialize, Default)]
@@ -80,6 +91,29 @@ pub(super) struct Columns {
     #[serde(rename = "type")]
     pub(super) event_type: Option<String>,
     pub(super) payload: Option<String>,
+    pub(super) timestamp: Option<String>,
+    pub(super) schema_version: Option<String>,
+    pub(super) trace_context: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Properties {
+    pub(super) app_id: Option<String>,
+    pub(super) content_encoding: Option<String>,
+    pub(super) content_type: Option<String>,
+    pub(super) correlation_id: Option<String>,
+    pub(super) expiration: Option<String>,
+    pub(super) priority: Option<String>,
+    pub(super) reply_to: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Route {
+    pub(super) column: Option<String>,
+    pub(super) pattern: Option<String>,
+    pub(super) replacement: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -217,6 +251,31 @@ fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>
         }
     }
     deserializer.deserialize_any(List).map(Some)
+}
+
+/// A section `[x]`, or several `[[x]]`.
+fn one_or_more<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Sections<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Sections<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("struct of sections")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, section: A) -> Result<Vec<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(section)).map(|section| vec![section])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut sections = Vec::new();
+            while let Some(section) = items.next_element()? {
+                sections.push(section);
+            }
+            Ok(sections)
+        }
+    }
+    deserializer.deserialize_any(Sections(PhantomData))
 }
 
 /// Splits at commas outside double quotes, because a quoted table name may hold one.

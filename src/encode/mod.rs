@@ -6,6 +6,7 @@ pub mod headers;
 pub mod json;
 pub mod logical;
 pub mod message;
+pub mod outbox;
 pub mod size;
 pub mod text;
 pub mod time;
@@ -15,10 +16,7 @@ use std::fmt::{self, Write as _};
 
 use crate::change::{Change, Transaction};
 use crate::encode::message::{Event, Header};
-use crate::encode::values::raw_bytes;
-use crate::postgres::pgoutput::{Tuple, Value};
 use crate::route::messages::MessagesPlan;
-use crate::route::outbox::{OutboxPlan, Part};
 use crate::route::{ChangesPlan, Destination};
 use crate::transaction::LogicalMessage;
 
@@ -88,34 +86,6 @@ impl Encoder {
         logical::message_event(&mut event.body, &event.message_id, logical);
     }
 
-    /// An outbox row as the event that the application wrote.
-    ///
-    /// Nulls: without an id the position names the event; a null in a template, the type or the payload
-    /// is empty; a null aggregate type or id leaves its header out.
-    pub fn outbox(&self, event: &mut Event, plan: &OutboxPlan, change: &Change<'_>, row: Tuple<'_>) {
-        self.start_change(event, change);
-        if let Some(id) = text(row, plan.id) {
-            event.message_id.clear();
-            event.message_id.push_str(id);
-        }
-        let part = |part: &Part, out: &mut String| match part {
-            Part::Fixed(fixed) => out.push_str(fixed),
-            Part::Column(column) => out.push_str(text(row, *column).unwrap_or_default()),
-        };
-        plan.exchange.render(&mut event.exchange, part);
-        plan.routing_key.render(&mut event.routing_key, part);
-        for (header, column) in [("aggregate_type", plan.aggregate_type), ("aggregate_id", plan.aggregate_id)] {
-            if let Some(value) = text(row, column) {
-                event.headers.push(header, Header::Text(value));
-            }
-        }
-        event.event_type.push_str(text(row, plan.event_type).unwrap_or_default());
-        event.content_type.push_str(plan.content_type);
-        if let Some(payload) = row.get(plan.payload) {
-            raw_bytes(&mut event.body, &plan.payload_kind, payload);
-        }
-    }
-
     /// A new event of this change.
     fn start_change(&self, event: &mut Event, change: &Change<'_>) {
         let committed_at = self.delivery.committed_at(&change.transaction);
@@ -143,12 +113,5 @@ impl Encoder {
                 event.headers.push("replayed_at_us", Header::Int(at_us));
             }
         }
-    }
-}
-
-fn text(row: Tuple<'_>, column: usize) -> Option<&str> {
-    match row.get(column)? {
-        Value::Text(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::Null | Value::Unchanged | Value::Binary(_) => None,
     }
 }

@@ -4,14 +4,16 @@
 //! Invariant: every change either enters the window, in stream order, or is settled in it by its position; what was
 //! taken in before a reconnect is known by its position and only counted. No IO: the loop reads and writes.
 
+use std::fmt;
 use std::sync::Arc;
 
 use anyhow::anyhow;
 
 use crate::broker::Broker;
 use crate::change::Change;
-use crate::config::Settings;
+use crate::config::{OnUpdate, Settings};
 use crate::encode::message::Event;
+use crate::encode::outbox::Unfit;
 use crate::encode::{Delivery, Encoder, size};
 use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
@@ -264,11 +266,14 @@ impl Encode {
                 outgoing.hold(position, change.transaction, way)?;
             }
             Verdict::Outbox(plan, row) => {
-                self.encoder.outbox(outgoing.next(), plan, change, row);
+                self.encoder
+                    .outbox(outgoing.next(), plan, change, row)
+                    .map_err(|error| unfit(error, change.relation, position))?;
                 outgoing.hold(position, change.transaction, way)?;
             }
-            Verdict::Skip(why) => {
-                if why == Skip::OutboxUpdate && !std::mem::replace(&mut self.outbox_update_seen, true) {
+            Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Fail)) => return Err(updated(change)),
+            Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) => {
+                if !std::mem::replace(&mut self.outbox_update_seen, true) {
                     tracing::warn!(
                         %position,
                         table = %change.relation,
@@ -276,6 +281,7 @@ impl Encode {
                     );
                 }
             }
+            Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Ignore) | Skip::Unselected | Skip::OutboxCleanup) => {}
         }
         outgoing.reached(position, way.window);
         Ok(())
@@ -300,6 +306,19 @@ fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
         error.into().context(format!("can't decode what PostgreSQL sent at {lsn}")),
         "nothing at or after this LSN was acknowledged; please report it with the server's version",
     )
+}
+
+/// As `outbox.on_update = "fail"` asks.
+fn updated(change: &Change<'_>) -> Definite {
+    let error = anyhow!("a row of the outbox {} was updated at {}", change.relation, change.position);
+    let hint = "outbox.on_update = \"warn\" goes on: its event is out already, as the row was inserted. Then find who updates it";
+    Definite::new(Kind::Event, error, hint)
+}
+
+/// What a column says can't be said to the broker.
+fn unfit(error: Unfit, relation: &Relation, at: impl fmt::Display) -> Definite {
+    let what = format!("can't publish the insert of {relation} at {at}");
+    Definite::new(Kind::Event, anyhow!(error).context(what), "change the template, or what the application writes")
 }
 
 /// The stream makes no sense by binary transfer.

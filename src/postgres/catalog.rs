@@ -54,11 +54,11 @@ pub struct Wanted {
     pub partitions: Vec<Table>,
     /// Those of the partitions that are selected by their own name too.
     pub selected_partitions: Vec<u32>,
-    /// The outbox, if there is one.
-    pub outbox: Option<Outbox>,
+    /// The outboxes.
+    pub outboxes: Vec<Outbox>,
 }
 
-/// The outbox, and what is read of it.
+/// An outbox, and what is read of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbox {
     /// Its `pg_class.oid`; the table is among [`Wanted::tables`].
@@ -90,16 +90,12 @@ impl Wanted {
     }
 }
 
-/// Which tables `selection` and `outbox` ask for, as the catalog is now.
+/// Which tables `selection` and `outboxes` ask for, as the catalog is now.
 ///
 /// # Errors
-/// Definite when a table that is named isn't there (or can't be published), or when the outbox lacks a
+/// Definite when a table that is named isn't there (or can't be published), or when an outbox lacks a
 /// column that the configuration needs; transient when the server can't answer.
-pub async fn resolve(
-    client: &Client,
-    selection: &Selection,
-    outbox: Option<&OutboxSettings>,
-) -> Result<Wanted, Failure> {
+pub async fn resolve(client: &Client, selection: &Selection, outboxes: &[OutboxSettings]) -> Result<Wanted, Failure> {
     let tables = publishable(client).await?;
     let missing = selection.unmatched(tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())));
     if let Some(written) = missing.first() {
@@ -107,29 +103,28 @@ pub async fn resolve(
         let (schema, name) = parse_qualified(written).unwrap_or_else(|_| (String::new(), (*written).to_owned()));
         return Err(not_there(client, &tables, &schema, &name, "source.tables").await);
     }
-    let outbox = match outbox {
-        None => None,
-        Some(settings) => match tables.iter().find(|table| table.is(&settings.schema, &settings.table)) {
-            None => return Err(not_there(client, &tables, &settings.schema, &settings.table, "outbox.table").await),
-            Some(table) => Some(Outbox { oid: table.oid, columns: outbox_columns(client, table.oid, settings).await? }),
-        },
-    };
-    Ok(choose(&tables, selection, outbox))
+    let mut found = Vec::new();
+    for settings in outboxes {
+        let (schema, table) = (&settings.schema, &settings.table);
+        let Some(table) = tables.iter().find(|it| it.is(schema, table)) else {
+            return Err(not_there(client, &tables, schema, table, &format!("{}.table", settings.key)).await);
+        };
+        found.push(Outbox { oid: table.oid, columns: outbox_columns(client, table.oid, settings).await? });
+    }
+    Ok(choose(&tables, selection, found))
 }
 
 /// The selected tables without the partitions of other selected tables.
-fn choose(tables: &[Table], selection: &Selection, outbox: Option<Outbox>) -> Wanted {
-    let outbox_oid = outbox.as_ref().map(|outbox| outbox.oid);
-    let selected: Vec<&Table> = tables
-        .iter()
-        .filter(|table| selection.selects(&table.schema, &table.name) || Some(table.oid) == outbox_oid)
-        .collect();
+fn choose(tables: &[Table], selection: &Selection, outboxes: Vec<Outbox>) -> Wanted {
+    let is_outbox = |table: &Table| outboxes.iter().any(|outbox| outbox.oid == table.oid);
+    let selected: Vec<&Table> =
+        tables.iter().filter(|table| selection.selects(&table.schema, &table.name) || is_outbox(table)).collect();
     let below = |table: &Table| selected.iter().any(|other| table.ancestors.contains(&other.oid));
     Wanted {
         tables: selected.iter().copied().filter(|table| !below(table)).cloned().collect(),
         partitions: tables.iter().filter(|table| !table.partitioned && below(table)).cloned().collect(),
         selected_partitions: selected.iter().filter(|table| below(table)).map(|table| table.oid).collect(),
-        outbox,
+        outboxes,
     }
 }
 
@@ -248,27 +243,16 @@ async fn outbox_columns(client: &Client, oid: u32, settings: &OutboxSettings) ->
 }
 
 /// Every column that the configuration uses, with the key that uses it.
-fn needed_columns(settings: &OutboxSettings) -> Vec<(&str, &'static str)> {
-    /// Variables that are no columns.
-    const BUILT_IN: [&str; 3] = ["name", "schema", "table"];
-    let columns = &settings.columns;
-    let mut needed = vec![
-        (columns.id.as_str(), "outbox.columns.id"),
-        (columns.aggregate_type.as_str(), "outbox.columns.aggregate_type"),
-        (columns.aggregate_id.as_str(), "outbox.columns.aggregate_id"),
-        (columns.event_type.as_str(), "outbox.columns.type"),
-        (columns.payload.as_str(), "outbox.columns.payload"),
-    ];
-    let templates = [(&settings.exchange, "outbox.exchange"), (&settings.routing_key, "outbox.routing_key")];
-    for (template, key) in templates {
-        let variables = template.variables().filter(|variable| !BUILT_IN.contains(variable));
-        needed.extend(variables.map(|variable| (variable, key)));
-    }
-    needed
+fn needed_columns(settings: &OutboxSettings) -> Vec<(&str, String)> {
+    let of_templates = settings.templates().flat_map(|(key, template)| {
+        let is_column = |variable: &&str| !settings.built_in().contains(variable);
+        template.variables().filter(is_column).map(move |variable| (variable, key.clone())).collect::<Vec<_>>()
+    });
+    settings.named_columns().map(|(key, column)| (column, key)).chain(of_templates).collect()
 }
 
 /// Columns as (name, generated): a generated column is not in the stream.
-fn check_columns(table: &str, needed: &[(&str, &str)], existing: &[(String, bool)]) -> Result<(), Definite> {
+fn check_columns(table: &str, needed: &[(&str, String)], existing: &[(String, bool)]) -> Result<(), Definite> {
     let in_stream = |column: &str| existing.iter().any(|(name, generated)| name == column && !generated);
     let missing: Vec<String> = needed
         .iter()
@@ -287,7 +271,7 @@ fn check_columns(table: &str, needed: &[(&str, &str)], existing: &[(String, bool
         missing.join(", "),
         existing.join(", ")
     );
-    let hint = "Add them to the table, or name the table's own columns under [outbox.columns] and in the templates.";
+    let hint = "Add them to the table, or name the table's own columns in the configuration.";
     Err(Definite::new(Kind::Source, error, hint))
 }
 
@@ -328,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_partition_is_not_listed_beside_its_root() {
-        let wanted = choose(&catalog(), &selection(&["public.*", "!public.outbox"]), None);
+        let wanted = choose(&catalog(), &selection(&["public.*", "!public.outbox"]), Vec::new());
         assert_eq!(names(&wanted.tables), ["events", "orders"]);
         assert_eq!(names(&wanted.partitions), ["events_eu_2024", "events_us"]);
         assert_eq!(wanted.selected_partitions, [2, 3, 4]);
@@ -336,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_partition_that_is_named_alone_is_published_alone() {
-        let wanted = choose(&catalog(), &selection(&["public.events_eu"]), None);
+        let wanted = choose(&catalog(), &selection(&["public.events_eu"]), Vec::new());
         assert_eq!(names(&wanted.tables), ["events_eu"]);
         assert_eq!(names(&wanted.partitions), ["events_eu_2024"]);
         assert!(wanted.selected_partitions.is_empty());
@@ -346,7 +330,7 @@ mod tests {
     fn the_outbox_comes_along_once_selected_or_not() {
         for patterns in [&["public.orders"][..], &["public.orders", "public.outbox"]] {
             let outbox = Outbox { oid: 6, columns: Vec::new() };
-            let wanted = choose(&catalog(), &selection(patterns), Some(outbox));
+            let wanted = choose(&catalog(), &selection(patterns), vec![outbox]);
             assert_eq!(names(&wanted.tables), ["orders", "outbox"]);
         }
     }
@@ -357,7 +341,7 @@ mod tests {
         for oid in [0, 2, 4] {
             tables[oid].has_identity = false;
         }
-        let wanted = choose(&tables, &selection(&["public.*"]), None);
+        let wanted = choose(&tables, &selection(&["public.*"]), Vec::new());
         let found: Vec<&str> = wanted.without_identity().map(|table| table.name.as_str()).collect();
         assert_eq!(found, ["orders", "events_eu_2024"]);
     }
@@ -374,9 +358,12 @@ mod tests {
     #[test]
     fn missing_and_generated_columns_are_named_with_their_keys() {
         let existing = [("id".to_owned(), false), ("body".to_owned(), false), ("kind".to_owned(), true)];
-        assert!(check_columns("public.outbox", &[("id", "outbox.columns.id")], &existing).is_ok());
-        let needed =
-            [("id", "outbox.columns.id"), ("payload", "outbox.columns.payload"), ("kind", "outbox.routing_key")];
+        assert!(check_columns("public.outbox", &[("id", "outbox.columns.id".to_owned())], &existing).is_ok());
+        let needed = [
+            ("id", "outbox.columns.id".to_owned()),
+            ("payload", "outbox.columns.payload".to_owned()),
+            ("kind", "outbox.routing_key".to_owned()),
+        ];
         let error = check_columns("public.outbox", &needed, &existing).expect_err("two are missing").to_string();
         for part in
             ["\"payload\" (outbox.columns.payload)", "\"kind\" (outbox.routing_key; it is generated", "id, body, kind"]

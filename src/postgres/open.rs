@@ -54,7 +54,7 @@ pub struct PostgresSource(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: SourceSettings,
-    outbox: Option<OutboxSettings>,
+    outboxes: Vec<OutboxSettings>,
     health: Health,
     /// A stream was opened by this process: the configuration fits, and is not checked again.
     opened: AtomicBool,
@@ -65,20 +65,20 @@ struct Inner {
 impl PostgresSource {
     /// The source that `settings` describe. Connects to nothing yet.
     #[must_use]
-    pub fn new(settings: SourceSettings, outbox: Option<OutboxSettings>) -> Self {
-        Self::of(settings, outbox, Health::default())
+    pub fn new(settings: SourceSettings, outboxes: Vec<OutboxSettings>) -> Self {
+        Self::of(settings, outboxes, Health::default())
     }
 
     /// Lets `health` know when it stands by.
     #[must_use]
     pub fn with_health(self, health: Health) -> Self {
-        let Inner { settings, outbox, .. } = self.0.as_ref();
-        Self::of(settings.clone(), outbox.clone(), health)
+        let Inner { settings, outboxes, .. } = self.0.as_ref();
+        Self::of(settings.clone(), outboxes.clone(), health)
     }
 
-    fn of(settings: SourceSettings, outbox: Option<OutboxSettings>, health: Health) -> Self {
+    fn of(settings: SourceSettings, outboxes: Vec<OutboxSettings>, health: Health) -> Self {
         let (opened, logins, mode) = (AtomicBool::new(false), Logins::default(), Mode::new(&settings));
-        Self(Arc::new(Inner { settings, outbox, health, opened, logins, mode }))
+        Self(Arc::new(Inner { settings, outboxes, health, opened, logins, mode }))
     }
 }
 
@@ -268,7 +268,7 @@ impl Inner {
             Look::First => {
                 streamed::check(&self.settings, &server).await?;
                 held::check(sql, &self.settings.slot, self.settings.retain).await?;
-                let wanted = catalog::resolve(sql, &self.settings.tables, self.outbox.as_ref()).await?;
+                let wanted = catalog::resolve(sql, &self.settings.tables, &self.outboxes).await?;
                 Some(publication::plan(name, publication.as_ref(), &wanted, &server)?)
             }
             Look::Again => None,
@@ -354,9 +354,7 @@ impl Inner {
         let name = &self.settings.publication;
         let Some(publication) = publication::read(sql, name).await? else { return Ok(Vec::new()) };
         not_altered(sql, name, &publication).await?;
-        let is_outbox = |schema: &str, table: &str| {
-            self.outbox.as_ref().is_some_and(|outbox| outbox.schema == schema && outbox.table == table)
-        };
+        let is_outbox = |schema: &str, table: &str| self.outboxes.iter().any(|outbox| outbox.is(schema, table));
         let sent = publication.sent.iter().filter(|sent| {
             self.settings.tables.selects(&sent.schema, &sent.table) || is_outbox(&sent.schema, &sent.table)
         });

@@ -353,7 +353,7 @@ fn use_as_it_is(name: &str, publication: &Publication, wanted: &Wanted) -> Resul
     if !lacking.is_empty() {
         return Err(lacks_tables(name, publication, &lacking));
     }
-    if let Some(outbox) = &wanted.outbox {
+    for outbox in &wanted.outboxes {
         check_outbox(name, publication, outbox.oid, &outbox.columns)?;
     }
     let mut plan = Plan::default();

@@ -12,7 +12,7 @@ pub mod template;
 use std::sync::Arc;
 
 use crate::change::{Change, Row};
-use crate::config::{ChangesSettings, OutboxSettings, Settings};
+use crate::config::{ChangesSettings, OnUpdate, OutboxSettings, Settings};
 use crate::encode::json::RowPlan;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
@@ -30,7 +30,7 @@ pub struct Router {
     name: String,
     tables: Selection,
     changes: ChangesSettings,
-    outbox: Option<OutboxSettings>,
+    outboxes: Vec<OutboxSettings>,
     types: Arc<Types>,
     messages: MessagesPlan,
     plans: OidMap<Plan>,
@@ -66,7 +66,7 @@ pub enum Skip {
     /// Rows leave an outbox when they are no longer needed; that is no event.
     OutboxCleanup,
     /// An outbox row was changed after it was written. Its event is out already.
-    OutboxUpdate,
+    OutboxUpdate(OnUpdate),
 }
 
 /// How the changes of one plain table become events.
@@ -99,7 +99,7 @@ impl Router {
             name: settings.name.clone(),
             tables: settings.source.tables.clone(),
             changes: settings.changes.clone(),
-            outbox: settings.outbox.clone(),
+            outboxes: settings.outboxes.clone(),
             types: Arc::default(),
             messages: MessagesPlan::new(&settings.messages),
             plans: OidMap::default(),
@@ -117,14 +117,12 @@ impl Router {
     /// When an outbox table lacks a column that is needed.
     pub fn learn(&mut self, relation: &Relation) -> Result<(), Definite> {
         let kinds = Kinds { types: &self.types, numeric: self.changes.numeric };
-        let plan = match &self.outbox {
-            Some(outbox) if outbox.schema == relation.schema && outbox.table == relation.name => {
-                Plan::Outbox(Box::new(OutboxPlan::new(&self.name, outbox, relation, kinds)?))
-            }
-            _ if self.tables.selects(&relation.schema, &relation.name) => {
+        let plan = match self.outboxes.iter().find(|outbox| outbox.is(&relation.schema, &relation.name)) {
+            Some(outbox) => Plan::Outbox(Box::new(OutboxPlan::new(&self.name, outbox, relation, kinds)?)),
+            None if self.tables.selects(&relation.schema, &relation.name) => {
                 Plan::Changes(Box::new(ChangesPlan::new(&self.name, &self.changes, relation, kinds)?))
             }
-            _ => Plan::Unselected,
+            None => Plan::Unselected,
         };
         self.plans.insert(relation.oid, plan);
         Ok(())
@@ -146,7 +144,7 @@ impl Router {
             Plan::Changes(plan) => Verdict::Change(plan, plan.destination(&change.row)),
             Plan::Outbox(plan) => match change.row {
                 Row::Insert { new } => Verdict::Outbox(plan, new),
-                Row::Update { .. } => Verdict::Skip(Skip::OutboxUpdate),
+                Row::Update { .. } => Verdict::Skip(Skip::OutboxUpdate(plan.on_update)),
                 Row::Delete { .. } | Row::Truncate { .. } => Verdict::Skip(Skip::OutboxCleanup),
             },
             Plan::Unselected => Verdict::Skip(Skip::Unselected),
@@ -158,9 +156,9 @@ impl Router {
 #[must_use]
 pub fn exchanges(settings: &Settings) -> Vec<String> {
     let changes = (!settings.source.tables.is_empty()).then_some(&settings.changes.exchange);
-    let outbox = settings.outbox.as_ref().map(|outbox| &outbox.exchange);
+    let outboxes = settings.outboxes.iter().map(|outbox| &outbox.exchange);
     let messages = (!settings.messages.prefixes.is_empty()).then_some(&settings.messages.exchange);
-    let known = changes.into_iter().chain(outbox).chain(messages).filter_map(Template::literal);
+    let known = changes.into_iter().chain(outboxes).chain(messages).filter_map(Template::literal);
     let mut names: Vec<String> = known.map(str::to_owned).collect();
     names.sort();
     names.dedup();

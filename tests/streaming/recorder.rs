@@ -58,7 +58,7 @@ pub(super) struct Recorder {
 impl Recorder {
     /// Opens a stream from a slot's beginning; makes the slot if there is none.
     pub(super) async fn open(settings: &SourceSettings) -> Self {
-        let source = PostgresSource::new(settings.clone(), None);
+        let source = PostgresSource::new(settings.clone(), Vec::new());
         let stream = Self::try_open(&source).await.expect("opens");
         Self { source, stream, pending: Batch::default(), assembler: Assembler::default(), changes: Vec::new() }
     }
