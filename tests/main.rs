@@ -17,6 +17,7 @@ mod main_job;
 mod messages;
 mod never_lose;
 mod open;
+mod outbox;
 mod peers_losses;
 mod preflight;
 mod process_faults;

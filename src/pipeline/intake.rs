@@ -25,6 +25,7 @@ use crate::postgres::relation::Relation;
 use crate::postgres::replication::Frame;
 use crate::progress::Window;
 use crate::rabbit::publisher::{PublishError, Publisher};
+use crate::route::outbox::Misfit;
 use crate::route::{Router, Skip, Verdict};
 use crate::source::Batch;
 use crate::transaction::{Assembler, LogicalMessage, Step, TakeError};
@@ -254,7 +255,7 @@ impl Encode {
         let oversize = match verdict {
             Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.row, change),
             Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, row),
-            Verdict::Skip(_) => None,
+            Verdict::Misfit(_) | Verdict::Skip(_) => None,
         };
         if let Some(bytes) = oversize {
             let origin = format_args!("{} of {}", change.row.op(), change.relation);
@@ -271,6 +272,7 @@ impl Encode {
                     .map_err(|error| unfit(error, change.relation, position))?;
                 outgoing.hold(position, change.transaction, way)?;
             }
+            Verdict::Misfit(why) => return Err(misfit(why, change)),
             Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Fail)) => return Err(updated(change)),
             Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) => {
                 if !std::mem::replace(&mut self.outbox_update_seen, true) {
@@ -313,6 +315,17 @@ fn updated(change: &Change<'_>) -> Definite {
     let error = anyhow!("a row of the outbox {} was updated at {}", change.relation, change.position);
     let hint = "outbox.on_update = \"warn\" goes on: its event is out already, as the row was inserted. Then find who updates it";
     Definite::new(Kind::Event, error, hint)
+}
+
+/// The outbox was altered since the start.
+fn misfit(misfit: &Misfit, change: &Change<'_>) -> Definite {
+    let what = format!("can't publish the insert of {} at {}", change.relation, change.position);
+    let hint = format!(
+        "when this row was written, its columns were {}: name those in [outbox.columns] and in the templates. Changing the \
+         table has no effect on rows that were written before",
+        misfit.columns.join(", ")
+    );
+    Definite::new(Kind::Event, anyhow!(misfit.clone()).context(what), hint)
 }
 
 /// What a column says can't be said to the broker.

@@ -20,7 +20,7 @@ use crate::postgres::pgoutput::Tuple;
 use crate::postgres::relation::{OidMap, Relation};
 use crate::postgres::types::Types;
 use crate::route::messages::MessagesPlan;
-use crate::route::outbox::OutboxPlan;
+use crate::route::outbox::{Misfit, OutboxPlan};
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
@@ -43,6 +43,8 @@ pub enum Plan {
     Changes(Box<ChangesPlan>),
     /// Every inserted row is an event that the application wrote.
     Outbox(Box<OutboxPlan>),
+    /// Every inserted row should be one.
+    Misfit(Box<Misfit>),
     /// Published by PostgreSQL, but not selected.
     Unselected,
 }
@@ -54,6 +56,8 @@ pub enum Verdict<'r, 'c> {
     Change(&'r ChangesPlan, &'r Destination),
     /// Publish this row as the application's own event.
     Outbox(&'r OutboxPlan, Tuple<'c>),
+    /// It can't be published: the table is not what the configuration says.
+    Misfit(&'r Misfit),
     /// Settle it at once.
     Skip(Skip),
 }
@@ -114,11 +118,14 @@ impl Router {
     /// Makes the plan for a relation that the stream has just described.
     ///
     /// # Errors
-    /// When an outbox table lacks a column that is needed.
+    /// A template of `[changes]` can't be filled in.
     pub fn learn(&mut self, relation: &Relation) -> Result<(), Definite> {
         let kinds = Kinds { types: &self.types, numeric: self.changes.numeric };
         let plan = match self.outboxes.iter().find(|outbox| outbox.is(&relation.schema, &relation.name)) {
-            Some(outbox) => Plan::Outbox(Box::new(OutboxPlan::new(&self.name, outbox, relation, kinds)?)),
+            Some(outbox) => match OutboxPlan::new(&self.name, outbox, relation, kinds) {
+                Ok(plan) => Plan::Outbox(Box::new(plan)),
+                Err(misfit) => Plan::Misfit(Box::new(misfit)),
+            },
             None if self.tables.selects(&relation.schema, &relation.name) => {
                 Plan::Changes(Box::new(ChangesPlan::new(&self.name, &self.changes, relation, kinds)?))
             }
@@ -142,13 +149,23 @@ impl Router {
     pub fn verdict<'c>(&self, change: &Change<'c>) -> Verdict<'_, 'c> {
         match self.plans.get(&change.relation.oid).expect("the assembler hands out described relations only") {
             Plan::Changes(plan) => Verdict::Change(plan, plan.destination(&change.row)),
-            Plan::Outbox(plan) => match change.row {
-                Row::Insert { new } => Verdict::Outbox(plan, new),
-                Row::Update { .. } => Verdict::Skip(Skip::OutboxUpdate(plan.on_update)),
-                Row::Delete { .. } | Row::Truncate { .. } => Verdict::Skip(Skip::OutboxCleanup),
-            },
+            Plan::Outbox(plan) => outbox(change, plan.on_update, |row| Verdict::Outbox(plan, row)),
+            Plan::Misfit(misfit) => outbox(change, misfit.on_update, |_| Verdict::Misfit(misfit)),
             Plan::Unselected => Verdict::Skip(Skip::Unselected),
         }
+    }
+}
+
+/// What becomes of a change of an outbox, by what becomes of a row that is inserted.
+fn outbox<'r, 'c>(
+    change: &Change<'c>,
+    on_update: OnUpdate,
+    insert: impl FnOnce(Tuple<'c>) -> Verdict<'r, 'c>,
+) -> Verdict<'r, 'c> {
+    match change.row {
+        Row::Insert { new } => insert(new),
+        Row::Update { .. } => Verdict::Skip(Skip::OutboxUpdate(on_update)),
+        Row::Delete { .. } | Row::Truncate { .. } => Verdict::Skip(Skip::OutboxCleanup),
     }
 }
 

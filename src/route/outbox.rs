@@ -3,11 +3,8 @@
 //! The application wrote the event; its payload goes out as it was written. Column names are
 //! configurable, Debezium's are the defaults. `encode::outbox` makes the message.
 
-use anyhow::anyhow;
-
 use crate::config::{OnUpdate, OutboxSettings, Property, RouteSettings};
 use crate::encode::values::{Kind as ValueKind, Kinds};
-use crate::failure::{Definite, Kind};
 use crate::postgres::relation::Relation;
 use crate::route::template::{Bound, Template};
 
@@ -52,6 +49,18 @@ pub struct OutboxPlan {
     pub tombstone_on_empty_payload: bool,
 }
 
+/// The table had all columns at the start, and was changed since: its rows can't be events as they are. Those that are
+/// out already are none of its concern, so a configuration that fits what comes next is enough to go on.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the outbox table has no column for {what}")]
+pub struct Misfit {
+    what: String,
+    /// Those that there are.
+    pub columns: Vec<String>,
+    /// What to do when a row is updated.
+    pub on_update: OnUpdate,
+}
+
 /// What a template's variable stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
@@ -92,19 +101,11 @@ impl OutboxPlan {
         settings: &OutboxSettings,
         relation: &Relation,
         kinds: Kinds<'_>,
-    ) -> Result<Self, Definite> {
-        let missing = |what: String| {
-            let columns: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
-            Definite::new(
-                // Not PostgreSQL's refusal: the table had all of them at the start, and was changed since.
-                Kind::Event,
-                anyhow!("the outbox table {}.{} has no column for {what}", relation.schema, relation.name),
-                format!(
-                    "when this row was written, its columns were {}: name those in [outbox.columns] and in the templates. \
-                     Changing the table has no effect on rows that were written before",
-                    columns.join(", ")
-                ),
-            )
+    ) -> Result<Self, Misfit> {
+        let missing = |what: String| Misfit {
+            what,
+            columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
+            on_update: settings.on_update,
         };
         let column = |column: &str| relation.column(column).ok_or_else(|| missing(format!("`{column}`")));
         let optional = |name: &Option<String>| name.as_deref().map(column).transpose();
@@ -126,7 +127,7 @@ impl OutboxPlan {
         let route = settings
             .route
             .as_ref()
-            .map(|route| Ok::<_, Definite>(Route { column: column(&route.column)?, settings: route.clone() }));
+            .map(|route| Ok::<_, Misfit>(Route { column: column(&route.column)?, settings: route.clone() }));
         Ok(Self {
             id: column(&names.id)?,
             aggregate_type: column(&names.aggregate_type)?,
@@ -148,7 +149,7 @@ impl OutboxPlan {
                 .iter()
                 .map(|(it, text)| Ok((it.clone(), bind(text)?)))
                 .collect::<Result<_, _>>()?,
-            envelope: envelope.collect::<Result<_, Definite>>()?,
+            envelope: envelope.collect::<Result<_, Misfit>>()?,
             route: route.transpose()?,
             content_type: match payload_kind {
                 ValueKind::Json => "application/json",

@@ -90,7 +90,7 @@ async fn an_outbox_column_that_is_renamed() {
     scene.database.execute("ALTER TABLE outbox RENAME payload TO body").await;
     scene.database.execute(&insert.replace('$', "body")).await;
     let message = ended(&mut process, 8).await;
-    says(&message, &["error: can't publish the changes of public.outbox after ", "has no column for `payload`"]);
+    says(&message, &["error: can't publish the insert of public.outbox at ", "has no column for `payload`"]);
     says(&message, &["hint: when this row was written, its columns were id, aggregatetype, aggregateid, type, body"]);
     assert!(!message.contains(" 0/0\n"), "{message}");
     let _process = streaming(&scene, &[("outbox.columns.payload", "body")]).await;
