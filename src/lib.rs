@@ -10,13 +10,14 @@
 //! 6. [`progress`]: the in-flight window → the watermark
 //! 7. [`checkpoint`]: the watermark, stored durably, then reported to PostgreSQL
 //!
-//! [`pipeline`] is the loop that joins them; [`replay`] runs it over the past that [`retention`] has kept. [`source`] and
+//! [`cleanup`] says which rows of an outbox are no longer needed. [`pipeline`] is the loop that joins them; [`replay`] runs it over the past that [`retention`] has kept. [`source`] and
 //! [`broker`] are the two traits that stand between it and the real peers; the simulation implements them too.
 
 pub mod backoff;
 pub mod broker;
 pub mod change;
 pub mod checkpoint;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod encode;

@@ -28,6 +28,7 @@ use crate::config::Settings;
 use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
 use crate::postgres::open::PostgresSource;
+use crate::postgres::outbox_cleanup::Cleaner;
 use crate::progress::{Progress, Window};
 use crate::rabbit::channel::RabbitBroker;
 use crate::rabbit::publisher::{Publisher, PublisherSettings};
@@ -53,7 +54,14 @@ pub async fn run(
 ) -> Result<(), Definite> {
     let source = PostgresSource::new(settings.source.clone(), settings.outboxes.clone()).with_health(health.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, exchanges(&settings));
-    Box::pin(Pipeline::new(settings, source, broker, store, health).run(shutdown)).await
+    let (cleanup, cleaner) = Cleaner::start(&settings).unzip();
+    let mut pipeline = Pipeline::new(settings, source, broker, store, health);
+    pipeline.intake.cleanup = cleanup;
+    let result = Box::pin(pipeline.run(shutdown)).await;
+    if let Some(cleaner) = cleaner {
+        cleaner.finish().await;
+    }
+    result
 }
 
 /// Both ends, and everything between them. [`run`] gives it the real ones, the simulation of the tests its own.
@@ -199,7 +207,8 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         tokio::select! { biased;
             _ = self.report_tick.tick() => self.report().await,
             durable = stored(&mut self.checkpointer, &self.window) => {
-                durable?;
+                let flushed = durable?.lsn();
+                self.intake.cleanup.iter_mut().for_each(|cleanup| cleanup.passed(flushed));
                 self.report().await;
             }
             settled = self.publisher.drive() => settled
@@ -218,6 +227,9 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         self.report_tick = report_timer(report_every);
         self.publisher.hold(false);
         self.intake.forget_transaction();
+        if let Some(cleanup) = &mut self.intake.cleanup {
+            cleanup.restart(start.flushed);
+        }
         self.reported = None;
         if let Some(checkpointer) = &mut self.checkpointer {
             checkpointer.rebind(&start);
@@ -342,11 +354,11 @@ fn publisher_settings(settings: &Settings) -> PublisherSettings {
 }
 
 /// Offers the watermark to the checkpointer and waits until one is durable.
-async fn stored(checkpointer: &mut Option<Checkpointer>, window: &Window) -> Result<(), Definite> {
+async fn stored(checkpointer: &mut Option<Checkpointer>, window: &Window) -> Result<DurableLsn, Definite> {
     match checkpointer {
         Some(checkpointer) => {
             checkpointer.offer(window.watermark(), window.settled());
-            checkpointer.stored().await.map(|_| ())
+            checkpointer.stored().await
         }
         None => std::future::pending().await,
     }

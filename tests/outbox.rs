@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bad_input::{says, streaming};
-use crate::support::{Delivery, Process, SOON, Scene, folder, pgsluice, pgsluice_command};
+use crate::support::{Delivery, Process, SOON, Scene, eventually, folder, pgsluice, pgsluice_command};
 
 /// An outbox with more columns, that nobody else's sections mention.
 const TABLE: &str =
@@ -327,4 +327,74 @@ async fn a_variable_reaches_the_one_section() {
         .execute("INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('Order', '1', 'Placed')")
         .await;
     assert_eq!(scene.vhost.consume("all", 1, SOON).await[0].routing_key, "Placed");
+}
+
+const CLEANUP: &str = "cleanup = { enabled = true, batch_rows = 7, every_ms = 20 }";
+
+async fn rows(scene: &Scene, table: &str) -> String {
+    scene.database.query_one(&format!("SELECT count(*) FROM {table}")).await
+}
+
+#[tokio::test]
+async fn published_rows_are_deleted_and_no_others() {
+    let scene = self::scene().await;
+    scene.database.execute("INSERT INTO inbox (id) VALUES ('from before the slot')").await;
+    let running = run(&scene, &section(CLEANUP)).await;
+    let insert = "INSERT INTO inbox (id) SELECT 'it''s \"' || n FROM generate_series(1, 50) n";
+    scene.database.execute(insert).await;
+    let events = scene.vhost.consume("all", 50, SOON).await;
+    let left = eventually("only one is left", SOON, async || (rows(&scene, "inbox").await == "1").then_some(()));
+    left.await;
+    assert_eq!(scene.database.query_one("SELECT id FROM inbox").await, "from before the slot");
+    assert_eq!(events[49].message_id, "it's \"50");
+    assert!(!running.stderr().contains("WARN"), "{}", running.stderr());
+}
+
+/// The row whose event no queue takes is not published, and those after it are not passed.
+#[tokio::test]
+async fn a_row_stays_until_the_checkpoint_has_passed_its_event() {
+    let scene = self::scene().await;
+    let section = section(CLEANUP).replace("routing_key = \"k\"", "exchange = \"shop.{kind}\"\nrouting_key = \"k\"");
+    scene.vhost.declare_exchange("shop.nowhere", "topic").await;
+    let _running = run(&scene, &section).await;
+    for (id, kind) in [("1", "events"), ("2", "nowhere"), ("3", "events")] {
+        scene.database.execute(&format!("INSERT INTO inbox (id, kind) VALUES ('{id}', '{kind}')")).await;
+    }
+    scene.vhost.consume("all", 2, SOON).await;
+    eventually("the first is deleted", SOON, async || (rows(&scene, "inbox").await == "2").then_some(())).await;
+    scene.vhost.bind("all", "shop.nowhere", "#").await;
+    eventually("all are deleted", SOON, async || (rows(&scene, "inbox").await == "0").then_some(())).await;
+}
+
+/// The application holds a lock: the events go on, and the rows go once it lets go of it.
+#[tokio::test]
+async fn a_row_that_is_locked_delays_no_event() {
+    let scene = self::scene().await;
+    let running = run(&scene, &section(CLEANUP)).await;
+    let mut application = scene.database.client().await;
+    let transaction = application.transaction().await.expect("begins");
+    transaction.batch_execute("LOCK TABLE inbox IN SHARE ROW EXCLUSIVE MODE").await.expect("locks");
+    transaction.batch_execute("INSERT INTO inbox (id) VALUES ('1')").await.expect("inserts");
+    transaction.commit().await.expect("commits");
+    let transaction = application.transaction().await.expect("begins");
+    transaction.batch_execute("SELECT FROM inbox WHERE id = '1' FOR UPDATE").await.expect("locks");
+    for id in 2..5 {
+        scene.database.execute(&format!("INSERT INTO inbox (id) VALUES ('{id}')")).await;
+    }
+    scene.vhost.consume("all", 4, SOON).await;
+    running.wait_for_log("can't delete published rows of the outbox", SOON).await;
+    transaction.rollback().await.expect("ends");
+    eventually("all are deleted", SOON, async || (rows(&scene, "inbox").await == "0").then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_stop_deletes_what_it_has_published() {
+    let scene = self::scene().await;
+    let slow = CLEANUP.replace("every_ms = 20", "every_ms = 600000");
+    let mut running = run(&scene, &section(&slow)).await;
+    scene.database.execute("INSERT INTO inbox (id) VALUES ('1')").await;
+    scene.vhost.consume("all", 1, SOON).await;
+    running.terminate();
+    assert_eq!(running.wait(SOON).await.0, Some(0));
+    assert_eq!(rows(&scene, "inbox").await, "0");
 }

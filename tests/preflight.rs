@@ -41,6 +41,7 @@ fn outbox(routing_key: &str) -> OutboxSettings {
         route: None,
         on_update: OnUpdate::Warn,
         tombstone_on_empty_payload: false,
+        cleanup: None,
     }
 }
 

@@ -26,7 +26,7 @@ use crate::route::select::Selection;
 use crate::route::template::Template;
 
 pub use layers::VARIABLE_PREFIX;
-pub use outbox::{OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
+pub use outbox::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
 
 /// Reads the file, lays the process's environment over it, and validates the whole.
 ///

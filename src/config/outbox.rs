@@ -1,5 +1,7 @@
 //! What `[outbox]` says, validated.
 
+use std::time::Duration;
+
 use regex::Regex;
 
 use crate::route::template::Template;
@@ -32,6 +34,17 @@ pub struct OutboxSettings {
     pub on_update: OnUpdate,
     /// An event without a payload gets the header `tombstone`.
     pub tombstone_on_empty_payload: bool,
+    /// Whether rows are deleted once the checkpoint has passed their events.
+    pub cleanup: Option<CleanupSettings>,
+}
+
+/// `[outbox.cleanup]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanupSettings {
+    /// So many rows are deleted in one transaction, at the most.
+    pub batch_rows: usize,
+    /// How long rows are gathered for one.
+    pub every: Duration,
 }
 
 /// The outbox table's column names; Debezium's unless set.

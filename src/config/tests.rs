@@ -413,6 +413,7 @@ fn keys(section: &str) -> Vec<String> {
         | "changes"
         | "outbox"
         | "outbox.columns"
+        | "outbox.cleanup"
         | "outbox.properties"
         | "outbox.route"
         | "messages"
@@ -441,7 +442,8 @@ fn the_reference_describes_every_key_and_no_other() {
         let allowed = cells.split('|').nth(1).expect("what is allowed").trim();
         if let Some((unit, range)) = allowed.split_once(", ").filter(|(_, range)| range.contains(" to ")) {
             let variable = format!("PGSLUICE__{}", key.replace('.', "__").to_uppercase());
-            let definite = load(SMALLEST, &[(&variable, "-1")]).expect_err("out of range");
+            let table = ("PGSLUICE__OUTBOX__TABLE", "public.outbox");
+            let definite = load(SMALLEST, &[(&variable, "-1"), table]).expect_err("out of range");
             assert_eq!(definite.hint, format!("allowed: {range} {unit}"), "{key}");
         }
     }

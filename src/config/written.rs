@@ -80,6 +80,18 @@ pub(super) struct Outbox {
     pub(super) columns: Columns,
     pub(super) properties: Properties,
     pub(super) route: Route,
+    pub(super) cleanup: OutboxCleanup,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct OutboxCleanup {
+    #[serde(deserialize_with = "flag")]
+    pub(super) enabled: Option<bool>,
+    #[serde(deserialize_with = "number")]
+    pub(super) batch_rows: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) every_ms: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]

@@ -61,6 +61,9 @@ impl HeaderTable {
     }
 
     /// Adds a header whose text is what `value` displays.
+    ///
+    /// # Panics
+    /// When that is longer than 4 GiB.
     pub fn push_display(&mut self, name: &str, value: impl fmt::Display) {
         self.push(name, Header::Text(""));
         let start = self.bytes.len();

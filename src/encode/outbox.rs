@@ -41,11 +41,11 @@ impl Encoder {
         row: Tuple<'_>,
     ) -> Result<(), Unfit> {
         self.start_change(event, change);
-        if let Some(id) = text(row, plan.id) {
+        if let Some(id) = row.text(plan.id) {
             event.message_id.clear();
             event.message_id.push_str(id);
         }
-        event.event_type.push_str(text(row, plan.event_type).unwrap_or_default());
+        event.event_type.push_str(row.text(plan.event_type).unwrap_or_default());
         event.content_type.push_str(plan.content_type);
         let render =
             |bound: &Bound<Part>, out: &mut String| bound.render(out, |part, out| part_of(plan, row, part, out));
@@ -54,11 +54,11 @@ impl Encoder {
         let columns = [("aggregate_type", plan.aggregate_type), ("aggregate_id", plan.aggregate_id)];
         let version = plan.schema_version.map(|column| ("schema_version", column));
         for (header, column) in columns.into_iter().chain(version) {
-            if let Some(value) = text(row, column) {
+            if let Some(value) = row.text(column) {
                 event.headers.push(header, Header::Text(value));
             }
         }
-        if let Some(context) = plan.trace_context.and_then(|column| text(row, column)) {
+        if let Some(context) = plan.trace_context.and_then(|column| row.text(column)) {
             trace(event, context);
         }
         let mut scratch = String::new();
@@ -98,10 +98,10 @@ impl Encoder {
 fn part_of(plan: &OutboxPlan, row: Tuple<'_>, part: &Part, out: &mut String) {
     match part {
         Part::Fixed(fixed) => out.push_str(fixed),
-        Part::Column(column) => out.push_str(text(row, *column).unwrap_or_default()),
+        Part::Column(column) => out.push_str(row.text(*column).unwrap_or_default()),
         Part::Route => {
             if let Some(route) = &plan.route {
-                route.render(text(row, route.column()).unwrap_or_default(), out);
+                route.render(row.text(route.column()).unwrap_or_default(), out);
             }
         }
     }
@@ -177,12 +177,5 @@ fn value(out: &mut Vec<u8>, kind: &Kind, value: Value<'_>) {
         Value::Null | Value::Unchanged => out.extend_from_slice(b"null"),
         Value::Text(text) => json_value(out, kind, text),
         Value::Binary(bytes) => json_base64(out, bytes),
-    }
-}
-
-fn text(row: Tuple<'_>, column: usize) -> Option<&str> {
-    match row.get(column)? {
-        Value::Text(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::Null | Value::Unchanged | Value::Binary(_) => None,
     }
 }

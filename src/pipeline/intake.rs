@@ -11,6 +11,7 @@ use anyhow::anyhow;
 
 use crate::broker::Broker;
 use crate::change::Change;
+use crate::cleanup::Cleanup;
 use crate::config::{OnUpdate, Settings};
 use crate::encode::message::Event;
 use crate::encode::outbox::Unfit;
@@ -57,6 +58,8 @@ pub(super) struct Intake {
     scope: Option<Scope>,
     encode: Encode,
     outgoing: Outgoing,
+    /// None: no outbox is cleaned.
+    pub(super) cleanup: Option<Cleanup>,
 }
 
 /// From a change to its events.
@@ -87,6 +90,7 @@ impl Intake {
                 outbox_update_seen: false,
             },
             outgoing: Outgoing::new(announce),
+            cleanup: None,
         }
     }
 
@@ -167,7 +171,7 @@ impl Intake {
         publisher: &mut Publisher<B>,
     ) -> Result<(), Definite> {
         let message = pgoutput::decode(data).map_err(|error| undecodable(error, lsn))?;
-        let Self { assembler, scope, encode, outgoing, received, .. } = self;
+        let Self { assembler, scope, encode, outgoing, received, cleanup, .. } = self;
         let mut way = Way { window, publisher, scope: scope.as_mut() };
         let taken = assembler.take(message, &mut |step| match step {
             Step::Begin(transaction) => {
@@ -176,7 +180,7 @@ impl Intake {
             }
             // A relation's own frame has no LSN.
             Step::Relation(relation) => encode.learn(relation, *received),
-            Step::Change(change) => encode.change(&change, outgoing, &mut way),
+            Step::Change(change) => encode.change(&change, outgoing, cleanup.as_mut(), &mut way),
             Step::Message(message) => encode.message(&message, outgoing, &mut way),
             Step::Commit { end_lsn, .. } => {
                 outgoing.commit(end_lsn, &mut way)?;
@@ -233,6 +237,7 @@ impl Encode {
         &mut self,
         change: &Change<'_>,
         outgoing: &mut Outgoing,
+        cleanup: Option<&mut Cleanup>,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
         let position = change.position;
@@ -247,6 +252,11 @@ impl Encode {
             None => *change,
         };
         let verdict = self.router.verdict(change);
+        if let (Some(cleanup), Verdict::Outbox(plan, row)) = (cleanup, verdict)
+            && let (Some(outbox), Some(id)) = (plan.cleanup, row.text(plan.id))
+        {
+            cleanup.note(position.commit_lsn, outbox, id);
+        }
         if way.window.has_reached(position) {
             outgoing.count(usize::from(!matches!(verdict, Verdict::Skip(_))));
             return Ok(());

@@ -10,6 +10,7 @@ pub mod ident;
 mod login;
 mod mode;
 pub mod open;
+pub mod outbox_cleanup;
 pub mod outbox_table;
 pub mod passfile;
 pub mod pgoutput;

@@ -279,8 +279,8 @@ mod tests {
                 ..properties(&table)
             };
             let mut out = VecDeque::new();
-            let framed = publish(&mut out, &message(written, b""), 4096).expect("frames");
-            assert_eq!(out[framed.message_id_at] as usize, written.message_id.len());
+            let place = publish(&mut out, &message(written, b""), 4096).expect("frames");
+            assert_eq!(out[place.message_id_at] as usize, written.message_id.len());
             let frames = read_back(&mut out);
             let [_, AMQPFrame::Header(1, header)] = frames.as_slice() else { panic!("{frames:?}") };
             let read = &header.properties;

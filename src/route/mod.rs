@@ -121,16 +121,17 @@ impl Router {
     /// A template of `[changes]` can't be filled in.
     pub fn learn(&mut self, relation: &Relation) -> Result<(), Definite> {
         let kinds = Kinds { types: &self.types, numeric: self.changes.numeric };
-        let plan = match self.outboxes.iter().find(|outbox| outbox.is(&relation.schema, &relation.name)) {
-            Some(outbox) => match OutboxPlan::new(&self.name, outbox, relation, kinds) {
-                Ok(plan) => Plan::Outbox(Box::new(plan)),
-                Err(misfit) => Plan::Misfit(Box::new(misfit)),
-            },
-            None if self.tables.selects(&relation.schema, &relation.name) => {
-                Plan::Changes(Box::new(ChangesPlan::new(&self.name, &self.changes, relation, kinds)?))
-            }
-            None => Plan::Unselected,
-        };
+        let plan =
+            match self.outboxes.iter().enumerate().find(|(_, outbox)| outbox.is(&relation.schema, &relation.name)) {
+                Some(outbox) => match OutboxPlan::new(&self.name, outbox, relation, kinds) {
+                    Ok(plan) => Plan::Outbox(Box::new(plan)),
+                    Err(misfit) => Plan::Misfit(Box::new(misfit)),
+                },
+                None if self.tables.selects(&relation.schema, &relation.name) => {
+                    Plan::Changes(Box::new(ChangesPlan::new(&self.name, &self.changes, relation, kinds)?))
+                }
+                None => Plan::Unselected,
+            };
         self.plans.insert(relation.oid, plan);
         Ok(())
     }

@@ -47,6 +47,8 @@ pub struct OutboxPlan {
     pub on_update: OnUpdate,
     /// An event without a payload gets the header `tombstone`.
     pub tombstone_on_empty_payload: bool,
+    /// Its place in the configuration, if its rows are to be deleted once they are published.
+    pub cleanup: Option<usize>,
 }
 
 /// The table had all columns at the start, and was changed since: its rows can't be events as they are. Those that are
@@ -98,7 +100,7 @@ impl Route {
 impl OutboxPlan {
     pub(super) fn new(
         name: &str,
-        settings: &OutboxSettings,
+        (index, settings): (usize, &OutboxSettings),
         relation: &Relation,
         kinds: Kinds<'_>,
     ) -> Result<Self, Misfit> {
@@ -159,6 +161,7 @@ impl OutboxPlan {
             payload_kind,
             on_update: settings.on_update,
             tombstone_on_empty_payload: settings.tombstone_on_empty_payload,
+            cleanup: settings.cleanup.map(|_| index),
         })
     }
 }

@@ -6,8 +6,8 @@ use regex::Regex;
 
 use super::super::layers::Origins;
 use super::super::written;
-use super::super::{OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
-use super::{identifier, not_default_exchange, one_of, qualified, required, template};
+use super::super::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
+use super::{MAX_WAIT_MS, identifier, millis, not_default_exchange, one_of, qualified, required, size, template};
 use crate::encode::headers::NAME_BYTES_MAX;
 use crate::failure::Definite;
 use crate::route::template::Template;
@@ -79,12 +79,19 @@ fn outbox(at: &Origins, key: String, written: written::Outbox, name: &str) -> Re
         envelope: envelope(at, &sub("envelope"), written.envelope.unwrap_or_default())?,
         route: route(at, &sub("route"), written.route)?,
         on_update: one_of(at, &sub("on_update"), written.on_update, &updates)?.unwrap_or_default(),
+        cleanup: cleanup(at, &sub("cleanup"), &written.cleanup)?,
         tombstone_on_empty_payload: written.tombstone_on_empty_payload.unwrap_or(false),
         schema,
         table,
         key,
     };
     Ok(settings)
+}
+
+fn cleanup(at: &Origins, key: &str, written: &written::OutboxCleanup) -> Result<Option<CleanupSettings>, Definite> {
+    let batch_rows = size(at, &format!("{key}.batch_rows"), written.batch_rows, 1_000, 1..=100_000, "rows")?;
+    let every = millis(at, &format!("{key}.every_ms"), written.every_ms, 1_000, 10..=MAX_WAIT_MS)?;
+    Ok(written.enabled.unwrap_or(false).then_some(CleanupSettings { batch_rows, every }))
 }
 
 fn properties(

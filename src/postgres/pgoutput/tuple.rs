@@ -48,6 +48,15 @@ impl<'a> Tuple<'a> {
         Ok(Self { count, bytes: &all[..all.len() - reader.remaining()] })
     }
 
+    /// The text of a value; none for what is null, was not sent, or is no text.
+    #[must_use]
+    pub fn text(&self, column: usize) -> Option<&'a str> {
+        match self.get(column)? {
+            Value::Text(bytes) => std::str::from_utf8(bytes).ok(),
+            Value::Null | Value::Unchanged | Value::Binary(_) => None,
+        }
+    }
+
     /// How many values it has.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,0 +1,137 @@
+//! Deletes the rows of an outbox that were published, in small transactions beside the stream.
+//!
+//! Invariants: only rows that `cleanup` handed out, by their ids; no lock is waited for or held for long; and trouble here is
+//! logged and waited out, never the pipeline's: the rows stay, which is all that it costs.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_postgres::Client;
+
+use super::conninfo::Conninfo;
+use super::ident::{quote_ident, quote_qualified};
+use super::preflight::sql_failure;
+use super::sql;
+use crate::backoff::Backoff;
+use crate::cleanup::{Cleanup, Published};
+use crate::config::{OutboxSettings, Settings};
+use crate::failure::{Failure, Kind};
+
+/// So many rows are on their way here.
+const CHANNEL_ROWS: usize = 10_000;
+/// A deletion that has to wait for a lock is tried again later; one that takes so long, too. It costs the database no
+/// flush of the WAL: a row that comes back with a crash is only left in the table.
+const SESSION: &str = "SET lock_timeout = '500ms'; SET statement_timeout = '10s'; SET synchronous_commit = off";
+/// Between two attempts.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// How long the end waits for what is passed by then.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// Deletes, until the [`Cleanup`] that it came with is dropped.
+pub struct Cleaner(JoinHandle<()>);
+
+impl Cleaner {
+    /// Starts it, if one of the outboxes is to be cleaned. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn start(settings: &Settings) -> Option<(Cleanup, Self)> {
+        let outboxes = &settings.outboxes;
+        let every = outboxes.iter().filter_map(|outbox| outbox.cleanup).map(|cleanup| cleanup.every).min()?;
+        let (sender, receiver) = mpsc::channel(CHANNEL_ROWS);
+        let work = Work { conninfo: settings.source.conninfo.clone(), outboxes: outboxes.clone(), every, receiver };
+        Some((Cleanup::new(sender), Self(tokio::spawn(work.run()))))
+    }
+
+    /// Waits for the last rows, for a while.
+    pub async fn finish(mut self) {
+        if timeout(END_LIMIT, &mut self.0).await.is_err() {
+            self.0.abort();
+            tracing::warn!("stopped before all published rows of the outbox were deleted; they are left in the table");
+        }
+    }
+}
+
+struct Work {
+    conninfo: Conninfo,
+    outboxes: Vec<OutboxSettings>,
+    every: Duration,
+    receiver: mpsc::Receiver<Published>,
+}
+
+impl Work {
+    async fn run(mut self) {
+        let (mut backoff, mut client) = (Backoff::new(RETRY.0, RETRY.1), None);
+        while let Some(batches) = self.batches().await {
+            for (outbox, ids) in batches {
+                while let Err(failure) = self.delete(&mut client, &self.outboxes[outbox], &ids).await {
+                    client = None;
+                    let wait = backoff.next_wait();
+                    if backoff.attempts() == 1 {
+                        let hint = "the role needs SELECT and DELETE on it; it is tried again";
+                        tracing::warn!(
+                            error = format!("{failure:#}"),
+                            hint,
+                            "can't delete published rows of the outbox"
+                        );
+                    }
+                    sleep(wait).await;
+                }
+                backoff.reset();
+            }
+        }
+    }
+
+    /// What comes within the interval, in batches of one table each. None at the end.
+    async fn batches(&mut self) -> Option<Vec<(usize, Vec<String>)>> {
+        let mut batches: Vec<(usize, Vec<String>)> = Vec::new();
+        let mut next = self.receiver.recv().await;
+        next.as_ref()?;
+        let until = Instant::now() + self.every;
+        let rows_max = |outbox: usize| self.outboxes[outbox].cleanup.map_or(usize::MAX, |cleanup| cleanup.batch_rows);
+        while let Some(Published { outbox, id }) = next {
+            let batch = batches.iter_mut().rfind(|(of, ids)| *of == outbox && ids.len() < rows_max(outbox));
+            match batch {
+                Some((_, ids)) => ids.push(id),
+                None => batches.push((outbox, vec![id])),
+            }
+            if batches.iter().any(|(outbox, ids)| ids.len() >= rows_max(*outbox)) {
+                break;
+            }
+            next = timeout_at(until, self.receiver.recv()).await.unwrap_or_default();
+        }
+        Some(batches)
+    }
+
+    async fn delete(
+        &self,
+        client: &mut Option<Client>,
+        outbox: &OutboxSettings,
+        ids: &[String],
+    ) -> Result<(), Failure> {
+        let failed = |error: tokio_postgres::Error| sql_failure("deleting published rows of the outbox", &error);
+        let client = match client {
+            Some(client) => client,
+            none => {
+                let connected = sql::connect(&self.conninfo).await?;
+                connected.batch_execute(SESSION).await.map_err(failed)?;
+                none.insert(connected)
+            }
+        };
+        let (schema, table, id) = (&outbox.schema, &outbox.table, &outbox.columns.id);
+        let sql = "SELECT format_type(atttypid, NULL) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+                   JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE nspname = $1 AND relname = $2 AND attname = $3 AND NOT attisdropped";
+        let row = client.query_opt(sql, &[schema, table, id]).await.map_err(failed)?;
+        let Some(row) = row else {
+            let error = anyhow::anyhow!("the table {schema}.{table} has no column \"{id}\"");
+            return Err(Failure::definite(Kind::Source, error, "see outbox.columns.id"));
+        };
+        let id_type: String = row.try_get(0).map_err(failed)?;
+        let (table, id) = (quote_qualified(schema, table), quote_ident(id));
+        // As the type itself, so that its index is used.
+        let sql = format!("DELETE FROM {table} WHERE {id} = ANY ($1::text[]::{id_type}[])");
+        client.execute(&sql, &[&ids]).await.map_err(failed)?;
+        Ok(())
+    }
+}
