@@ -1,5 +1,6 @@
 //! The outbox event router: every option, against real servers.
 
+use lapin::types::ShortString;
 use serde_json::{Value, json};
 
 use crate::bad_input::{says, streaming};
@@ -46,8 +47,9 @@ async fn events(scene: &Scene, more: &str, values: &[&str]) -> Vec<Delivery> {
     scene.vhost.consume("all", values.len(), SOON).await
 }
 
-fn text(property: &Option<lapin::types::ShortString>) -> Option<&str> {
-    property.as_ref().map(|text| text.as_str())
+#[allow(clippy::ref_option, reason = "as lapin hands them out")]
+fn text(property: &Option<ShortString>) -> Option<&str> {
+    property.as_ref().map(ShortString::as_str)
 }
 
 #[tokio::test]
