@@ -362,7 +362,7 @@ async fn a_row_stays_until_the_checkpoint_has_passed_its_event() {
     for (id, kind) in [("1", "events"), ("2", "nowhere"), ("3", "events")] {
         scene.database.execute(&format!("INSERT INTO inbox (id, kind) VALUES ('{id}', '{kind}')")).await;
     }
-    scene.vhost.consume("all", 2, SOON).await;
+    scene.vhost.consume("all", 1, SOON).await;
     eventually("the first is deleted", SOON, async || (rows(&scene, "inbox").await == "2").then_some(())).await;
     scene.vhost.bind("all", "shop.nowhere", "#").await;
     eventually("all are deleted", SOON, async || (rows(&scene, "inbox").await == "0").then_some(())).await;
@@ -399,4 +399,34 @@ async fn a_stop_deletes_what_it_has_published() {
     running.terminate();
     assert_eq!(running.wait(SOON).await.0, Some(0));
     assert_eq!(rows(&scene, "inbox").await, "0");
+}
+
+/// It holds nothing but what was published; and one that is not empty, or not yet over, stays.
+#[tokio::test]
+async fn a_partition_that_is_over_and_empty_is_dropped() {
+    let scene = Scene::new().await;
+    scene
+        .database
+        .execute(
+            "CREATE TABLE parts (id uuid DEFAULT gen_random_uuid(), aggregatetype text, aggregateid text, type text,
+                payload text, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+             CREATE TABLE \"old \"\"part\"\"\" PARTITION OF parts FOR VALUES FROM ('2020-01-01') TO ('2020-02-01');
+             CREATE TABLE held PARTITION OF parts FOR VALUES FROM ('2020-02-01') TO ('2020-03-01');
+             CREATE TABLE today PARTITION OF parts FOR VALUES FROM ('2020-03-01') TO (MAXVALUE);
+             CREATE TABLE rest PARTITION OF parts DEFAULT;
+             INSERT INTO parts (at) VALUES ('2020-02-02')",
+        )
+        .await;
+    let cleanup = CLEANUP.replace(" }", ", drop_partitions_after_ms = 0 }");
+    let outbox = format!("[[outbox]]\ntable = \"public.parts\"\nrouting_key = \"k\"\n{cleanup}\n");
+    let running = run(&scene, &outbox).await;
+    let insert = "INSERT INTO parts (at) SELECT at::timestamptz
+                  FROM unnest(ARRAY['2020-01-05', '2020-02-05', '2021-01-01', '2019-01-01']) at";
+    scene.database.execute(insert).await;
+    scene.vhost.consume("all", 4, SOON).await;
+    running.wait_for_log("dropped an empty partition of the outbox", SOON).await;
+    assert_eq!(rows(&scene, "parts").await, "1", "from before the slot");
+    let left = "SELECT string_agg(inhrelid::regclass::text, ' ' ORDER BY inhrelid) FROM pg_inherits WHERE inhparent = 'parts'::regclass";
+    assert_eq!(scene.database.query_one(left).await, "held today rest");
+    assert!(!running.stderr().contains("WARN"), "{}", running.stderr());
 }

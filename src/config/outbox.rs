@@ -45,6 +45,8 @@ pub struct CleanupSettings {
     pub batch_rows: usize,
     /// How long rows are gathered for one.
     pub every: Duration,
+    /// An empty partition whose range of times ended so long ago is dropped; none: none is.
+    pub drop_partitions_after: Option<Duration>,
 }
 
 /// The outbox table's column names; Debezium's unless set.

@@ -483,6 +483,7 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "timestamp = \"created_at\"",
         "schema_version",
         "trace_context",
+        "drop_partitions_after_ms",
         "headers = {",
         "envelope = {",
         "correlation_id",

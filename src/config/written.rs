@@ -92,6 +92,8 @@ pub(super) struct OutboxCleanup {
     pub(super) batch_rows: Option<i64>,
     #[serde(deserialize_with = "number")]
     pub(super) every_ms: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) drop_partitions_after_ms: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]

@@ -91,7 +91,11 @@ fn outbox(at: &Origins, key: String, written: written::Outbox, name: &str) -> Re
 fn cleanup(at: &Origins, key: &str, written: &written::OutboxCleanup) -> Result<Option<CleanupSettings>, Definite> {
     let batch_rows = size(at, &format!("{key}.batch_rows"), written.batch_rows, 1_000, 1..=100_000, "rows")?;
     let every = millis(at, &format!("{key}.every_ms"), written.every_ms, 1_000, 10..=MAX_WAIT_MS)?;
-    Ok(written.enabled.unwrap_or(false).then_some(CleanupSettings { batch_rows, every }))
+    let after = written
+        .drop_partitions_after_ms
+        .map(|ms| millis(at, &format!("{key}.drop_partitions_after_ms"), Some(ms), ms, 0..=366 * MAX_WAIT_MS));
+    let settings = CleanupSettings { batch_rows, every, drop_partitions_after: after.transpose()? };
+    Ok(written.enabled.unwrap_or(false).then_some(settings))
 }
 
 fn properties(
