@@ -210,7 +210,7 @@ impl Plan {
         let (outbox, table) = match tables.collect::<Vec<_>>().as_slice() {
             [(outbox, table)] => ((*outbox).clone(), (*table).clone()),
             [] => {
-                let error = anyhow!("--from-table: no [outbox] is configured, or chosen");
+                let error = anyhow!("--from-table: no [outbox] is configured, or none that --table selects");
                 return Err(usage(error, "it sends the rows of outbox.table"));
             }
             [_, _, ..] => {
