@@ -170,7 +170,7 @@ fn headers(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) {
         scratch.clear();
         let value = match of {
             HeaderPlan::Column(column, kind) => {
-                row.text(*column).map(|text| typed(row.kind(*column, kind), text)).unwrap_or(Header::Text(""))
+                row.text(*column).map_or(Header::Text(""), |text| typed(row.kind(*column, kind), text))
             }
             HeaderPlan::Text(bound) => {
                 render(plan, row, bound, &mut scratch);

@@ -170,11 +170,11 @@ impl OutboxPlan {
         let bind = |template: &Template| template.bind(&known).map_err(|unknown| missing(unknown.to_string()));
         let header = |(name, template): &(String, Template)| {
             let bound = bind(template)?;
-            let plan = match bound.alone() {
+            let header = match bound.alone() {
                 Some(Part::Column(column)) => HeaderPlan::Column(*column, kind(*column)),
                 Some(Part::Fixed(_) | Part::Prefix | Part::Route) | None => HeaderPlan::Text(bound),
             };
-            Ok((name.clone(), plan))
+            Ok((name.clone(), header))
         };
         let names = &settings.columns;
         let payload = column(&names.payload)?;

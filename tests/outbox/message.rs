@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{config, run, text};
 use crate::bad_input::says;
-use crate::support::{SOON, Scene, pgsluice};
+use crate::support::{SOON, Scene, folder, pgsluice, pgsluice_command};
 
 const OUTBOX: &str = "[[outbox]]\nprefix = \"outbox*\"\n";
 
@@ -253,4 +253,35 @@ async fn a_pipeline_may_have_it_alone() {
     process.wait_for_log("streaming from PostgreSQL", SOON).await;
     emit(&scene, true, r#"{"id":"alone","aggregatetype":"A","type":"b"}"#).await;
     assert_eq!(scene.vhost.consume("all", 1, SOON).await[0].message_id, "alone");
+}
+
+/// From the WAL that is retained; and of one table, nothing of it.
+#[tokio::test]
+async fn its_past_can_be_replayed() {
+    let scene = Scene::new().await;
+    let more = format!("{OUTBOX}routing_key = \"k\"\n[replay]\nretain_ms = 86400000\n");
+    let _running = run(&scene, &more).await;
+    let from = scene.database.query_one("SELECT pg_current_wal_flush_lsn()").await;
+    emit(&scene, true, r#"{"payload":[1]}"#).await;
+    emit(&scene, false, r#"{"id":"own","payload":[2]}"#).await;
+    scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
+    let first = scene.vhost.consume("all", 3, SOON).await;
+    let file = folder("outbox").join("pgsluice.toml");
+    std::fs::write(&file, config(&scene, &more)).expect("write the configuration");
+    let replay = |arguments: &[&str]| {
+        let command = ["replay", "--config", file.to_str().expect("text")];
+        pgsluice_command(&[&command, arguments].concat(), &[])
+    };
+    let (code, said) = replay(&["--from", &from]).wait(SOON).await;
+    assert_eq!(code, Some(0), "{said}");
+    for (first, again) in first.iter().zip(scene.vhost.consume("all", 3, SOON).await) {
+        assert_eq!((&first.message_id, &first.body), (&again.message_id, &again.body));
+    }
+    let (code, said) = replay(&["--from", &from, "--table", "public.ledger"]).wait(SOON).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(scene.vhost.consume("all", 1, SOON).await[0].message_id, first[2].message_id);
+    assert_eq!(scene.vhost.depth("all").await, 0);
+    let (code, said) = replay(&["--from-table"]).wait(SOON).await;
+    assert_eq!(code, Some(2), "{said}");
+    says(&said, &["--from-table: no [outbox] is configured"]);
 }

@@ -13,7 +13,7 @@ const BYTES: &str = "application/octet-stream";
 #[tokio::test]
 async fn a_payload_of_every_type_comes_as_it_was_written() {
     let large = "ü".repeat(200_000);
-    let hex: String = (0..=255_u8).map(|byte| format!("{byte:02x}")).collect();
+    let hex = (0..=255_u8).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     let bytes: Vec<u8> = (0..=255).collect();
     let json_large = format!("{{\"a\": \"{large}\"}}");
     let cases: [(&str, &str, &[u8], &str); 11] = [
@@ -31,7 +31,7 @@ async fn a_payload_of_every_type_comes_as_it_was_written() {
     ];
     let scene = Scene::new().await;
     let kinds = ["json", "jsonb", "text", "varchar(9)", "xml", "bytea"];
-    let mut sections = String::new();
+    let mut sections = Vec::new();
     for (index, kind) in kinds.iter().enumerate() {
         // Stored out of line where it is large, and not compressed.
         let table = format!(
@@ -39,9 +39,9 @@ async fn a_payload_of_every_type_comes_as_it_was_written() {
              ALTER TABLE of_{index} ALTER payload SET STORAGE EXTERNAL"
         );
         scene.database.execute(&table).await;
-        sections += &format!("[[outbox]]\ntable = \"public.of_{index}\"\nrouting_key = \"k\"\n");
+        sections.push(format!("[[outbox]]\ntable = \"public.of_{index}\"\nrouting_key = \"k\"\n"));
     }
-    let _running = run(&scene, &sections).await;
+    let _running = run(&scene, &sections.concat()).await;
     let client = scene.database.client().await;
     for (kind, value, ..) in &cases {
         let index = kinds.iter().position(|it| it == kind).expect("one of them");
