@@ -169,7 +169,7 @@ async fn ids_that_nothing_makes_unique_delete_nothing() {
     let warning = ["no unique index of public.inbox is on", "make it the primary key"];
     let prepare =
         "ALTER TABLE inbox DROP CONSTRAINT inbox_pkey, ADD PRIMARY KEY (id, kind), ALTER kind SET DEFAULT 'x';
-                   CREATE UNIQUE INDEX partial ON inbox (id) WHERE kind = 'y'";
+                   CREATE UNIQUE INDEX partial ON inbox (id) WHERE kind = 'y'; CREATE UNIQUE INDEX other ON inbox (saga)";
     waits(
         &prepare
             .replace("ADD PRIMARY KEY (id, kind)", "ALTER id SET NOT NULL")
