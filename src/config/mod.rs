@@ -5,6 +5,7 @@
 //! `resolve` turns it into [`Settings`], the contract that everything else is built on.
 //! `docs/configuration.md` describes every key.
 
+mod filters;
 mod layers;
 mod outbox;
 mod resolve;
@@ -25,6 +26,7 @@ use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
+pub use filters::FilterSettings;
 pub use layers::VARIABLE_PREFIX;
 pub use outbox::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
 
@@ -71,6 +73,8 @@ pub struct SourceSettings {
     pub conninfo: Conninfo,
     /// Which tables' changes become events, apart from the outbox.
     pub tables: Selection,
+    /// What of them PostgreSQL is to leave out, so that it never leaves the database.
+    pub filters: Vec<FilterSettings>,
     /// The replication slot; `name` unless set.
     pub slot: String,
     /// The publication; `name` unless set.

@@ -43,6 +43,8 @@ pub(super) struct Source {
     pub(super) password_file: Option<String>,
     #[serde(deserialize_with = "list")]
     pub(super) tables: Option<Vec<String>>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) filters: Vec<Filter>,
     pub(super) slot: Option<String>,
     pub(super) publication: Option<String>,
     pub(super) binary: Option<bool>,
@@ -56,6 +58,16 @@ pub(super) struct Source {
     pub(super) streaming_memory_bytes: Option<i64>,
     pub(super) streaming_folder: Option<String>,
     pub(super) origin: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Filter {
+    pub(super) table: Option<String>,
+    #[serde(rename = "where")]
+    pub(super) rows: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub(super) columns: Option<Vec<String>>,
 }
 
 #[derive(Deserialize, Default)]
