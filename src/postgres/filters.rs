@@ -83,7 +83,11 @@ fn published<'a>(settings: &FilterSettings, wanted: &'a Wanted) -> Result<&'a Ta
     }
     let (error, hint) = match wanted.root_of(schema, table) {
         Some(root) => (
-            anyhow!("`{key}.table` names {schema}.{table}, a partition, whose rows come as those of {}.{}", root.schema, root.name),
+            anyhow!(
+                "`{key}.table` names {schema}.{table}, a partition, whose rows come as those of {}.{}",
+                root.schema,
+                root.name
+            ),
             "Filter the partitioned table.",
         ),
         None => (
@@ -114,13 +118,17 @@ async fn check_columns(
         match existing.iter().find(|(name, _)| name == column) {
             Some((_, false)) => {}
             Some((_, true)) => {
-                let error = anyhow!("`{key}.columns` names \"{column}\" of {schema}.{table}, a generated column that can't be sent");
-                let hint = "PostgreSQL sends generated columns from 18 on, and only stored ones. Take it out of the list.";
+                let error = anyhow!(
+                    "`{key}.columns` names \"{column}\" of {schema}.{table}, a generated column that can't be sent"
+                );
+                let hint =
+                    "PostgreSQL sends generated columns from 18 on, and only stored ones. Take it out of the list.";
                 return Err(Failure::definite(Kind::Source, error, hint));
             }
             None => {
                 let names: Vec<&str> = existing.iter().map(|(name, _)| name.as_str()).collect();
-                let error = anyhow!("`{key}.columns` names \"{column}\", and {schema}.{table} has {}", names.join(", "));
+                let error =
+                    anyhow!("`{key}.columns` names \"{column}\", and {schema}.{table} has {}", names.join(", "));
                 let hint = "Correct the name: it is compared exactly, with its case, and without quotes.";
                 return Err(Failure::definite(Kind::Source, error, hint));
             }
@@ -136,7 +144,10 @@ fn check_outbox(settings: &FilterSettings, columns: &[String], table: &Table, wa
         return Ok(());
     }
     let FilterSettings { key, schema, table, .. } = settings;
-    let error = anyhow!("`{key}.columns` leaves out columns of the outbox table {schema}.{table} that its events need: {}", missing.join(", "));
+    let error = anyhow!(
+        "`{key}.columns` leaves out columns of the outbox table {schema}.{table} that its events need: {}",
+        missing.join(", ")
+    );
     Err(Definite::new(Kind::Source, error, "Add them to the list, or leave `columns` out."))
 }
 

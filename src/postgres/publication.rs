@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 use tracing::{info, warn};
 
 use super::catalog::Wanted;
-use super::filters;
+use super::filters::{self, Filter};
 use super::preflight::sql_failure;
 use crate::failure::{Definite, Failure};
 
@@ -223,10 +223,14 @@ async fn change(client: &Client, name: &str, plan: &Plan, wanted: &Wanted) -> Re
         let done = client.execute(&statement.sql, &[]).await;
         done.map_err(|error| refused(name, plan, statement, &error))?;
     }
-    let altered = |filter: &&filters::Filter| plan.statements.iter().any(|it| it.filter.as_ref() == Some(&filter.settings.key));
-    for unfit in filters::unfit(client, name).await? {
-        if let Some(filter) = wanted.filters.iter().filter(altered).find(|filter| filter.table == unfit.table) {
-            return Err(unfit.refuse(&filter.settings.key).into());
+    let is_altered =
+        |filter: &&Filter| plan.statements.iter().any(|it| it.filter.as_ref() == Some(&filter.settings.key));
+    let altered: Vec<&Filter> = wanted.filters.iter().filter(is_altered).collect();
+    if !altered.is_empty() {
+        for unfit in filters::unfit(client, name).await? {
+            if let Some(filter) = altered.iter().find(|filter| filter.table == unfit.table) {
+                return Err(unfit.refuse(&filter.settings.key).into());
+            }
         }
     }
     record::write_altered(client, name, &wanted.filters).await

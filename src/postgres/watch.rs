@@ -52,7 +52,8 @@ impl WatchedStream {
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
         let types = TypeFinder::new(settings.conninfo.clone(), stream.mode());
-        let watch = Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends), unfit: Vec::new() };
+        let watch =
+            Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends), unfit: Vec::new() };
         let task = tokio::spawn(async move {
             // The stream may be gone.
             let _ = tell.send(watch.until_found().await);

@@ -183,7 +183,8 @@ fn use_as_it_is(name: &str, publication: &Publication, wanted: &Wanted) -> Resul
 
 fn not_ours(name: &str, key: &str) -> Definite {
     let quoted = quote_ident(name);
-    let error = anyhow!("`{key}` can't be applied: pgsluice did not create the publication {quoted}, so it does not alter it");
+    let error =
+        anyhow!("`{key}` can't be applied: pgsluice did not create the publication {quoted}, so it does not alter it");
     let hint = format!(
         "Filter in the publication (ALTER PUBLICATION {quoted} SET TABLE …), which pgsluice uses as it is, and remove \
          `source.filters`; or set `source.publication` to a name that pgsluice creates."
