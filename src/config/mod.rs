@@ -73,8 +73,6 @@ pub struct SourceSettings {
     pub conninfo: Conninfo,
     /// Which tables' changes become events, apart from the outbox.
     pub tables: Selection,
-    /// What of them PostgreSQL is to leave out, so that it never leaves the database.
-    pub filters: Vec<FilterSettings>,
     /// The replication slot; `name` unless set.
     pub slot: String,
     /// The publication; `name` unless set.
@@ -93,6 +91,8 @@ pub struct SourceSettings {
     pub streaming: Option<Streaming>,
     /// Which changes the server sends, by where they come from.
     pub origin: Origin,
+    /// What of the tables PostgreSQL is to leave out, so that it never leaves the database.
+    pub filters: Vec<FilterSettings>,
 }
 
 /// `[source] streaming_*`: where transactions that are read while they are in progress are kept until they are committed.

@@ -43,8 +43,6 @@ pub(super) struct Source {
     pub(super) password_file: Option<String>,
     #[serde(deserialize_with = "list")]
     pub(super) tables: Option<Vec<String>>,
-    #[serde(deserialize_with = "one_or_more")]
-    pub(super) filters: Vec<Filter>,
     pub(super) slot: Option<String>,
     pub(super) publication: Option<String>,
     pub(super) binary: Option<bool>,
@@ -58,6 +56,8 @@ pub(super) struct Source {
     pub(super) streaming_memory_bytes: Option<i64>,
     pub(super) streaming_folder: Option<String>,
     pub(super) origin: Option<String>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) filters: Vec<Filter>,
 }
 
 #[derive(Deserialize, Default)]

@@ -88,6 +88,7 @@ impl Wanted {
     }
 
     /// The table under whose name the rows of this partition come; none for what is no partition.
+    #[must_use]
     pub fn root_of(&self, schema: &str, name: &str) -> Option<&Table> {
         let partition = self.partitions.iter().find(|table| table.is(schema, name))?;
         self.tables.iter().find(|table| partition.ancestors.contains(&table.oid))

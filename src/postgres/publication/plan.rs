@@ -70,16 +70,16 @@ fn create(name: &str, wanted: &Wanted, server: &Server) -> Plan {
 fn alter(name: &str, publication: &Publication, wanted: &Wanted) -> Plan {
     let quoted = quote_ident(name);
     let member = |table: &Table| publication.members.iter().find(|member| member.membership.table == table.oid);
-    let is_altered = |member: &Member, table: &Table| !is_as_wanted(publication, member, filter_of(wanted, table));
-    let joining: Vec<&Table> = wanted.tables.iter().filter(|table| member(table).is_none()).collect();
-    let altered: Vec<&Table> =
-        wanted.tables.iter().filter(|table| member(table).is_some_and(|member| is_altered(member, table))).collect();
-    let stays = |member: &&Member| {
-        let is = |table: &&Table| table.oid == member.membership.table;
-        wanted.tables.iter().any(|table| is(&table)) && !altered.iter().any(|table| is(table))
-    };
-    let dropped: Vec<String> =
-        publication.members.iter().filter(|it| !stays(it)).map(|member| format!("ONLY {}", member.quoted)).collect();
+    let (mut joining, mut altered, mut staying) = (Vec::new(), Vec::new(), Vec::new());
+    for table in &wanted.tables {
+        match member(table) {
+            None => joining.push(table),
+            Some(member) if is_as_wanted(publication, member, filter_of(wanted, table)) => staying.push(table.oid),
+            Some(_) => altered.push(table),
+        }
+    }
+    let dropped = publication.members.iter().filter(|member| !staying.contains(&member.membership.table));
+    let dropped: Vec<String> = dropped.map(|member| format!("ONLY {}", member.quoted)).collect();
     let mut plan = Plan::default();
     if !publication.schemas.is_empty() {
         // Of a schema that is in it as a whole no filter holds.
