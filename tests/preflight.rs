@@ -72,7 +72,7 @@ async fn database(sql: &str) -> (Database, Client) {
     (database, client)
 }
 
-async fn client_as(database: &Database, user: &str) -> Client {
+pub(crate) async fn client_as(database: &Database, user: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(&database.url_as(user), NoTls).await.expect("connects");
     tokio::spawn(connection);
     client

@@ -39,6 +39,11 @@ impl Filter {
     }
 }
 
+/// A row filter as one term of a query's condition. Between the words of a `CASE` nothing of it binds to what is around.
+pub(super) fn condition(rows: &str) -> String {
+    format!("CASE WHEN {} THEN true END", in_parentheses(rows))
+}
+
 /// A comment at its end must not take the parenthesis with it.
 fn in_parentheses(rows: &str) -> String {
     if rows.contains("--") { format!("({rows}\n)") } else { format!("({rows})") }

@@ -129,8 +129,11 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>, Fa
     };
     let mut publication = head().map_err(failed)?;
     publication.sent = sent(client, name).await.map_err(failed)?;
-    publication.members = members(client, name).await.map_err(failed)?;
-    publication.schemas = schemas(client, name).await.map_err(failed)?;
+    let has_filters = has_filters(client).await.map_err(failed)?;
+    publication.members = members(client, name, has_filters).await.map_err(failed)?;
+    if has_filters {
+        publication.schemas = schemas(client, name).await.map_err(failed)?;
+    }
     Ok(Some(publication))
 }
 
@@ -158,8 +161,8 @@ async fn sent(client: &Client, name: &str) -> Result<Vec<Sent>, tokio_postgres::
 }
 
 /// Its members, by oid.
-async fn members(client: &Client, name: &str) -> Result<Vec<Member>, tokio_postgres::Error> {
-    let filters = if has_filters(client).await? {
+async fn members(client: &Client, name: &str, has_filters: bool) -> Result<Vec<Member>, tokio_postgres::Error> {
+    let filters = if has_filters {
         "CASE WHEN r.prattrs IS NOT NULL THEN ARRAY(SELECT a.attname::text FROM pg_attribute a \
          WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs) ORDER BY a.attname::text COLLATE \"C\") END, \
          pg_get_expr(r.prqual, r.prrelid)"
@@ -179,9 +182,6 @@ async fn members(client: &Client, name: &str) -> Result<Vec<Member>, tokio_postg
 }
 
 async fn schemas(client: &Client, name: &str) -> Result<Vec<String>, tokio_postgres::Error> {
-    if !has_filters(client).await? {
-        return Ok(Vec::new());
-    }
     let sql = "SELECT n.nspname::text FROM pg_publication_namespace s JOIN pg_publication p ON p.oid = s.pnpubid \
                JOIN pg_namespace n ON n.oid = s.pnnspid WHERE p.pubname = $1 ORDER BY 1";
     client.query(sql, &[&name]).await?.iter().map(|row| row.try_get(0)).collect()

@@ -69,12 +69,12 @@ async fn a_column_that_is_renamed_or_dropped_beneath_a_filter_is_noticed() {
         return;
     }
     let rows = filter("a", &[], "id > 1");
-    publish(&client, &[rows.clone()]).await.expect("creates");
+    publish(&client, std::slice::from_ref(&rows)).await.expect("creates");
     let dropped = database.client().await.batch_execute("ALTER TABLE a DROP id").await;
     assert!(dropped.is_err(), "PostgreSQL keeps a column that a filter uses");
     database.execute("ALTER TABLE a RENAME id TO old").await;
     refused(
-        publish(&client, &[rows.clone()]).await,
+        publish(&client, std::slice::from_ref(&rows)).await,
         Kind::Source,
         &["source.filters[0].where", "\"id\" does not exist"],
     );

@@ -1,6 +1,7 @@
 //! A filter that can't be, or that would make the application's own statements fail, ends the start before it is there.
 
 use pgsluice::failure::Kind;
+use pgsluice::postgres::publication::Plan;
 
 use super::{database, filter, has_filters, publish};
 use crate::preflight::refused;
@@ -198,7 +199,7 @@ async fn a_virtual_column_can_not_be_listed_and_a_stored_one_can_on_postgresql_1
     database.execute("INSERT INTO t VALUES (1); UPDATE t SET id = 2").await;
     publish(&client, &[filter("t", &["id", "s"], "")]).await.expect("a stored one");
     assert_eq!(database.query_one("SELECT attnames FROM pg_publication_tables").await, "{id,s}");
-    assert_eq!(publish(&client, &[filter("t", &["s", "id"], "")]).await.expect("is fine"), Default::default());
+    assert_eq!(publish(&client, &[filter("t", &["s", "id"], "")]).await.expect("is fine"), Plan::default());
 }
 
 #[tokio::test]
@@ -222,4 +223,23 @@ async fn a_publication_of_the_users_own_is_not_filtered_for_them() {
     let parts =
         ["source.filters[0]", "did not create the publication \"p\"", "ALTER PUBLICATION \"p\"", "source.publication"];
     refused(publish(&client, &[filter("t", &[], "id > 1")]).await, Kind::Source, &parts);
+}
+
+#[tokio::test]
+async fn without_the_privilege_the_statements_are_in_the_hint_and_make_a_publication_of_the_users_own() {
+    let (database, _) = database(support::postgres(), "CREATE TABLE t (id int PRIMARY KEY)").await;
+    if !has_filters(&database).await {
+        return;
+    }
+    let role = format!("{}_poor", database.name());
+    database.execute(&format!("CREATE ROLE {role} LOGIN REPLICATION")).await;
+    let client = crate::preflight::client_as(&database, &role).await;
+    let filters = [filter("t", &["id"], "id > 1")];
+    let parts = ["ownership of its tables", "ADD TABLE ONLY \"public\".\"t\" (\"id\") WHERE (id > 1)"];
+    let error = refused(publish(&client, &filters).await, Kind::Source, &parts);
+    let (_, statements) = error.hint.split_once("run: ").expect("statements");
+    let (statements, then) = statements.split_once(" The publication is yours then").expect("what to do then");
+    assert!(then.contains("remove `source.filters`"), "{then}");
+    database.execute(statements).await;
+    assert!(publish(&client, &[]).await.expect("is used").statements.is_empty());
 }

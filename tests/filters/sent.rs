@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::has_filters;
-use crate::support::{Account, Process, SOON, Scene, Traffic};
+use crate::support::{Account, Process, SOON, Scene, Traffic, pgsluice_command};
 
 const FILTERS: &str = r#"
 [[source.filters]]
@@ -105,4 +105,61 @@ async fn filters_that_are_altered_under_load_lose_nothing_and_a_transaction_that
         traffic.more(100, SOON).await;
     }
     traffic.settle(SOON).await;
+}
+
+/// A slot reads what was written as it was published then.
+#[tokio::test]
+async fn what_was_written_before_a_filter_was_altered_comes_as_it_was_filtered_then() {
+    let scene = Scene::new().await;
+    if !has_filters(&scene.database).await {
+        return;
+    }
+    let filter = "[[source.filters]]\ntable = \"public.ledger\"\nwhere = \"id % 2 = 0\"\n";
+    let insert = "INSERT INTO ledger DEFAULT VALUES; INSERT INTO ledger DEFAULT VALUES";
+    let mut process = scene.run().await;
+    let mut consumer = scene.vhost.consumer("all").await;
+    // One that is stopped is behind.
+    for (now, expected) in [(filter, vec![1, 2]), ("", vec![4]), (filter, vec![5, 6])] {
+        process.terminate();
+        assert_eq!(process.wait(SOON).await.0, Some(0));
+        scene.database.execute(insert).await;
+        restarted(&scene, &mut process, now).await;
+        for id in expected {
+            assert_eq!(next(&mut consumer).await["after"]["id"], id);
+        }
+        scene.acknowledged().await;
+        assert_eq!(scene.vhost.depth("all").await, 0);
+    }
+}
+
+/// What was no event does not become one.
+#[tokio::test]
+async fn a_replay_from_the_outbox_table_leaves_out_what_the_filter_does() {
+    let scene = Scene::new().await;
+    if !has_filters(&scene.database).await {
+        return;
+    }
+    let filter = "[[source.filters]]\ntable = \"public.outbox\"\nwhere = \"id < '20000000-0000-0000-0000-000000000000' -- others are internal\"\n";
+    let process = scene.run_with(filter).await;
+    let mut consumer = scene.vhost.consumer("all").await;
+    let ids = [
+        "10000000-0000-0000-0000-000000000000",
+        "20000000-0000-0000-0000-000000000000",
+        "11000000-0000-0000-0000-000000000000",
+    ];
+    for id in ids {
+        scene.database.execute(&format!("INSERT INTO outbox VALUES ('{id}', 'x', '1', 'Sent', '{{}}')")).await;
+    }
+    for id in [ids[0], ids[2]] {
+        assert_eq!(consumer.next(SOON).await.message_id, id);
+    }
+    scene.acknowledged().await;
+    let config = process.config_path().display().to_string();
+    let arguments = ["replay", "--config", &config, "--from-table", "--order-by", "id"];
+    let (code, output) = pgsluice_command(&arguments, &[]).wait(SOON).await;
+    assert_eq!(code, Some(0), "{output}");
+    for id in [ids[0], ids[2]] {
+        assert_eq!(consumer.next(SOON).await.message_id, id);
+    }
+    assert_eq!(scene.vhost.depth("all").await, 0);
 }

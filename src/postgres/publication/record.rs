@@ -6,7 +6,7 @@
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::Client;
 
-use super::{LOCK_TIMEOUT, Member, Membership, Publication, members};
+use super::{LOCK_TIMEOUT, Member, Membership, Publication, has_filters, members};
 use crate::failure::Failure;
 use crate::lsn::Lsn;
 use crate::postgres::filters::Filter;
@@ -131,7 +131,8 @@ pub(super) async fn write_altered(client: &Client, name: &str, filters: &[Filter
 async fn write(client: &Client, name: &str, rows: impl Fn(&Member) -> Option<String>) -> Result<(), Failure> {
     let failed = |error: tokio_postgres::Error| sql_failure("keeping the record of the publication's tables", &error);
     let as_of = end_of_wal(client).await?;
-    let members = members(client, name).await.map_err(failed)?;
+    let has_filters = has_filters(client).await.map_err(failed)?;
+    let members = members(client, name, has_filters).await.map_err(failed)?;
     let recorded = members.iter().map(|member| {
         let Membership { table, entry } = member.membership;
         let rows = rows(member).map(|digest| format!(":{digest}")).unwrap_or_default();
