@@ -218,6 +218,8 @@ impl Plan {
                 return Err(usage(error, "choose one with --table"));
             }
         };
+        let filter = settings.source.filters.iter().find(|filter| filter.is(&table.schema, &table.table));
+        let rows = Rows { filter: filter.and_then(|filter| filter.rows.clone()), ..rows };
         Ok(Self {
             what: format!("{}.{}", table.schema, table.table),
             events: Events::Table(OutboxTable::new(settings.source.conninfo.clone(), table, outbox.columns.id, rows)),
