@@ -275,7 +275,7 @@ async fn a_partition_that_can_not_be_dropped_keeps_no_rows() {
     let cleanup = CLEANUP.replace(" }", ", drop_partitions_after_ms = 0 }");
     let outbox = format!("[[outbox]]\ntable = \"public.parts\"\nrouting_key = \"k\"\n{cleanup}\n");
     let running = run(&scene, &outbox).await;
-    for at in ["2020-01-05", "2021-01-01", "2020-01-06"] {
+    for at in ["2020-01-05", "2021-01-01", "2021-01-02"] {
         scene.database.execute(&format!("INSERT INTO parts (at) VALUES ('{at}')")).await;
         is_left(&scene, "parts", "0").await;
     }
