@@ -22,6 +22,7 @@ use super::uri::{BrokerUri, Mechanism};
 use super::wire::CHANNEL;
 use super::{tls, topology};
 use crate::broker::Reply;
+use crate::config::topology::Topology;
 use crate::failure::{Failure, Kind, within};
 
 /// The largest frame that we agree to, in bytes: RabbitMQ's default. Larger ones buy nothing.
@@ -37,8 +38,7 @@ pub(super) struct Plan {
     pub(super) uri: BrokerUri,
     /// Shown by the broker as the connection's name.
     pub(super) name: String,
-    pub(super) exchanges: Vec<String>,
-    pub(super) exchange_type: String,
+    pub(super) topology: Topology,
     pub(super) declare: bool,
     pub(super) max_message_bytes: Option<usize>,
 }
@@ -64,8 +64,18 @@ pub(super) struct Link {
     pub(super) early: Vec<Reply>,
 }
 
-/// Opens a connection and a channel on this host.
-pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, Failure> {
+/// A connection to one host, which has let us into the virtual host.
+pub(super) struct Reached {
+    link: Link,
+    pub(super) secure: Option<Arc<ClientConfig>>,
+    /// The broker's.
+    pub(super) version: String,
+    frame_max: usize,
+    heartbeat: Duration,
+}
+
+/// Opens a connection to this host.
+pub(super) async fn reach(plan: &Plan, host: &str, port: u16) -> Result<Reached, Failure> {
     let uri = &plan.uri;
     let limit = uri.connection_timeout;
     let secure = match &uri.tls {
@@ -81,6 +91,14 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
     let (frame_max, heartbeat) = within(limit, "logging in", log_in(&mut link, uri)).await?;
     link.inbox.set_frame_max(frame_max);
     within(limit, "opening the virtual host", open_vhost(&mut link, uri)).await?;
+    Ok(Reached { link, secure, version, frame_max, heartbeat })
+}
+
+/// Opens a connection and a channel on this host.
+pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, Failure> {
+    let uri = &plan.uri;
+    let limit = uri.connection_timeout;
+    let Reached { mut link, secure, version, frame_max, heartbeat } = reach(plan, host, port).await?;
     topology::declare(plan, host, port, secure.as_ref()).await?;
     within(limit, "opening a channel", async {
         link.send(AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;

@@ -12,6 +12,7 @@ pub mod template;
 use std::sync::Arc;
 
 use crate::change::{Change, Row};
+use crate::config::topology::Topology;
 use crate::config::{ChangesSettings, OnUpdate, OutboxSettings, Settings};
 use crate::encode::json::RowPlan;
 use crate::encode::values::Kinds;
@@ -181,6 +182,13 @@ pub fn exchanges(settings: &Settings) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+/// What is declared: the configuration's, and the exchanges that events go to unless they are described there.
+#[must_use]
+pub fn topology(settings: &Settings) -> Topology {
+    let rabbitmq = &settings.rabbitmq;
+    rabbitmq.topology.clone().with_destinations(exchanges(settings), &rabbitmq.exchange_type)
 }
 
 impl ChangesPlan {
