@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -52,6 +52,7 @@ impl RabbitBroker {
             topology,
             declare: settings.declare,
             max_message_bytes: settings.max_message_bytes,
+            opened: AtomicBool::new(false),
         };
         Self { plan: Arc::new(plan), next: Arc::default() }
     }

@@ -5,6 +5,7 @@
 
 use std::io::Cursor;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use amq_protocol::frame::{AMQPFrame, WriteContext, gen_frame};
@@ -41,6 +42,8 @@ pub(super) struct Plan {
     pub(super) topology: Topology,
     pub(super) declare: bool,
     pub(super) max_message_bytes: Option<usize>,
+    /// A channel was opened by this process: what is configured, some broker has taken.
+    pub(super) opened: AtomicBool,
 }
 
 /// A byte stream to the broker, encrypted or not.
@@ -116,6 +119,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         }
     })
     .await?;
+    plan.opened.store(true, Ordering::Relaxed);
     let max_message_bytes = plan.max_message_bytes.unwrap_or_else(|| default_message_max(&version));
     Ok(Opened { link, frame_max, max_message_bytes, heartbeat })
 }

@@ -458,13 +458,14 @@ impl<B: Broker> Publisher<B> {
 
     /// All that was sent is answered, and the oldest event was not taken: tries it again after a backoff.
     ///
-    /// Refused for the 2nd, 4th, 8th, … time in a row, it is tried on a new connection, to the next host. A channel of
+    /// Not taken for the 2nd, 4th, 8th, … time in a row, it is tried on a new connection, to the next host. A channel of
     /// RabbitMQ's that first published to a quorum queue just after its leader's node had gone refuses everything until
-    /// that node is back, although the queue has long had another leader.
+    /// that node is back, although the queue has long had another leader. And a queue or a binding of the configuration
+    /// that somebody has deleted is declared again with that.
     fn put_off(&mut self, now: Instant) {
         let at = now + self.republish.next_wait();
         let attempts = self.republish.attempts();
-        if self.is_refused() && attempts > 1 && attempts.is_power_of_two() {
+        if attempts > 1 && attempts.is_power_of_two() {
             self.link = Link::Down(at);
         } else {
             self.probe_at = Some(at);

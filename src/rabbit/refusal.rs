@@ -20,14 +20,15 @@ const PRECONDITION_FAILED: u16 = 406;
 const COMMAND_INVALID: u16 = 503;
 const NOT_ALLOWED: u16 = 530;
 const NOT_IMPLEMENTED: u16 = 540;
+const INTERNAL_ERROR: u16 = 541;
 
 /// What was being done when the broker closed.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stage<'a> {
     /// Up to the end of the handshake.
     Login,
-    /// Declaring, or looking for, something.
-    Topology(Step<'a>),
+    /// Declaring, or looking for, something; for the first time in this process, or again.
+    Topology { step: Step<'a>, is_first: bool },
     /// Everything later.
     Publishing,
 }
@@ -73,7 +74,7 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             format!("create it, rabbitmqctl add_vhost '{vhost}', or correct the path of rabbitmq.url"),
         ),
         (NOT_ALLOWED, Stage::Login) => broker(&format!("virtual host '{vhost}' to user '{user}'"), permissions),
-        (ACCESS_REFUSED, Stage::Topology(_) | Stage::Publishing) if text.contains("access to topic '") => broker(
+        (ACCESS_REFUSED, Stage::Topology { .. } | Stage::Publishing) if text.contains("access to topic '") => broker(
             "the routing key",
             format!("rabbitmqctl set_topic_permissions -p '{vhost}' '{user}' '<exchange>' '<write>' '<read>'"),
         ),
@@ -81,7 +82,12 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             broker("to take events", "give the events another exchange, to which the internal one is bound".into())
         }
         (ACCESS_REFUSED, Stage::Publishing) => broker("to take events", permissions),
-        (_, Stage::Topology(step)) => match of_topology(code, text, step, &permissions) {
+        // A node that is down comes with more words. These may pass too, but not when they come at the first try.
+        (INTERNAL_ERROR, Stage::Topology { step, is_first: true }) if text == "INTERNAL_ERROR" => {
+            let hint = "the broker fails at it, and its log says how: a value in its arguments may be none that it can read";
+            broker(&format!("to declare {step}"), hint.into())
+        }
+        (_, Stage::Topology { step, .. }) => match of_topology(code, text, step, &permissions) {
             Some((what, hint)) => broker(&what, hint),
             None => transient(code, text),
         },
@@ -197,7 +203,9 @@ mod tests {
     #[test]
     fn what_a_human_must_mend_is_definite_and_the_rest_is_tried_again() {
         let exchange = Exchange::durable("e".to_owned(), "topic");
-        let topology = Stage::Topology(Step::Exchange(&exchange));
+        let step = Step::Exchange(&exchange);
+        let topology = Stage::Topology { step, is_first: true };
+        let again = Stage::Topology { step, is_first: false };
         for (code, text, stage, kind) in [
             (403, "ACCESS_REFUSED - Login was refused using PLAIN", Stage::Login, Some(Kind::Broker)),
             (530, "NOT_ALLOWED - vhost shop not found", Stage::Login, Some(Kind::Broker)),
@@ -210,6 +218,8 @@ mod tests {
             (405, "RESOURCE_LOCKED - cannot obtain exclusive access", topology, Some(Kind::Broker)),
             (540, "NOT_IMPLEMENTED - …", topology, Some(Kind::Broker)),
             (541, "INTERNAL_ERROR - Cannot declare a queue on node 'rabbit@mq1': nodedown", topology, None),
+            (541, "INTERNAL_ERROR", topology, Some(Kind::Broker)),
+            (541, "INTERNAL_ERROR", again, None),
             (404, "NOT_FOUND - no exchange 'e'", Stage::Publishing, None),
             (403, "ACCESS_REFUSED - access to exchange 'e'", Stage::Publishing, Some(Kind::Broker)),
             (406, "PRECONDITION_FAILED - message size 9 is larger than 8", Stage::Publishing, Some(Kind::Event)),
@@ -257,7 +267,7 @@ mod tests {
             ),
             ("invalid arg 'x-max-length' for queue 'q'", queue, "correct arguments.x-max-length of queue 'q' in "),
         ] {
-            let Failure::Definite(definite) = sort(406, text, Stage::Topology(step)) else {
+            let Failure::Definite(definite) = sort(406, text, Stage::Topology { step, is_first: true }) else {
                 panic!("definite: {text}")
             };
             assert!(definite.hint.starts_with(hint), "{text}: {}", definite.hint);

@@ -3,6 +3,8 @@
 //! AMQP looks for an exchange or a queue by its name alone: with which type and arguments it was declared it does not say, nor
 //! what is bound. Each is asked for on a channel of its own, since the answer "no" closes it.
 
+use std::sync::atomic::AtomicBool;
+
 use anyhow::anyhow;
 
 use super::handshake::{self, Plan};
@@ -47,6 +49,7 @@ pub async fn survey<'t>(settings: &RabbitSettings, name: &str, topology: &'t Top
         topology: Topology::default(),
         declare: false,
         max_message_bytes: None,
+        opened: AtomicBool::new(false),
     };
     let mut failures = Vec::new();
     for (host, port) in &plan.uri.hosts {

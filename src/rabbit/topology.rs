@@ -6,6 +6,7 @@
 //! takes tables of any depth, meets only hosts that speak AMQP; a login or a certificate that is refused was found there.
 
 use std::net::Shutdown;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
@@ -57,7 +58,7 @@ async fn declare_all(lapin: &Lapin<'_>, steps: &[Step<'_>]) -> Result<(), Failur
 /// A short-lived connection of lapin's.
 pub(super) struct Lapin<'p> {
     connection: Connection,
-    uri: &'p BrokerUri,
+    plan: &'p Plan,
     _hang_up: HangUp,
 }
 
@@ -69,18 +70,18 @@ impl<'p> Lapin<'p> {
         secure: Option<&Arc<ClientConfig>>,
     ) -> Result<Self, Failure> {
         let (connection, hang_up) = connect(plan, host, port, secure).await?;
-        Ok(Self { connection, uri: &plan.uri, _hang_up: hang_up })
+        Ok(Self { connection, plan, _hang_up: hang_up })
     }
 
     pub(super) async fn channel(&self) -> Result<Channel, Failure> {
-        let refused = |error| sort(error, Stage::Publishing, self.uri);
+        let refused = |error| sort(error, Stage::Publishing, &self.plan.uri);
         let opening = async { self.connection.create_channel().await.map_err(refused) };
-        within(self.uri.connection_timeout, "opening a channel for the topology", opening).await
+        within(self.plan.uri.connection_timeout, "opening a channel for the topology", opening).await
     }
 
     /// A refusal closes the channel.
     pub(super) async fn carry_out(&self, channel: &Channel, step: Step<'_>) -> Result<(), Failure> {
-        self.ask(channel, step).await?.map_err(|error| sort(error, Stage::Topology(step), self.uri))
+        self.ask(channel, step).await?.map_err(|error| self.refused(error, step))
     }
 
     /// On a channel of its own, which a "no" closes.
@@ -89,7 +90,7 @@ impl<'p> Lapin<'p> {
         match self.ask(&self.channel().await?, step).await? {
             Ok(()) => Ok(true),
             Err(error) if is_not_found(&error) => Ok(false),
-            Err(error) => Err(sort(error, Stage::Topology(step), self.uri)),
+            Err(error) => Err(self.refused(error, step)),
         }
     }
 
@@ -98,7 +99,16 @@ impl<'p> Lapin<'p> {
             Step::Expect { .. } => "looking for",
             Step::Exchange(_) | Step::Queue(_) | Step::Bind(_) => "declaring",
         };
-        within(self.uri.connection_timeout, &format!("{doing} {step}"), ask(channel, step)).await
+        within(self.plan.uri.connection_timeout, &format!("{doing} {step}"), ask(channel, step)).await
+    }
+
+    fn refused(&self, error: Error, step: Step<'_>) -> Failure {
+        let is_first = !self.plan.opened.load(Ordering::Relaxed);
+        match sort(error, Stage::Topology { step, is_first }, &self.plan.uri) {
+            // The others say it themselves.
+            Failure::Transient(error) => Failure::Transient(error.context(step.to_string())),
+            definite @ Failure::Definite(_) => definite,
+        }
     }
 
     pub(super) async fn close(self) {
