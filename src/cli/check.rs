@@ -9,10 +9,10 @@ use crate::config::Settings;
 use crate::config::topology::{Bound, Topology};
 use crate::failure::{Definite, Kind};
 use crate::finding::Finding;
-use crate::postgres::examine::examine;
+use crate::postgres::examine::{Examined, examine};
 use crate::rabbit::steps::Step;
 use crate::rabbit::survey::{Found, Survey, survey};
-use crate::route::topology;
+use crate::route::{exchanges_of, topology};
 use crate::telemetry::health::Health;
 
 /// What to check.
@@ -40,8 +40,9 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Definite> {
     };
     let failures = block_on(async {
         let store = Configured::new(&settings, &Health::default());
-        let mut failures = print(examine(&settings.source, &settings.outboxes, &store).await, "postgresql");
-        failures.extend(print(broker(&settings).await, "rabbitmq"));
+        let Examined { findings, tables } = examine(&settings.source, &settings.outboxes, &store).await;
+        let mut failures = print(findings, "postgresql");
+        failures.extend(print(broker(&settings, &tables).await, "rabbitmq"));
         Ok(failures)
     })?;
     match failures.first() {
@@ -85,14 +86,21 @@ fn json(part: &str, finding: &Finding) -> String {
     object.to_string()
 }
 
-async fn broker(settings: &Settings) -> Vec<Finding> {
+async fn broker(settings: &Settings, tables: &[(String, String)]) -> Vec<Finding> {
     let topology = topology(settings);
-    let mut findings = match survey(&settings.rabbitmq, &settings.name, &topology).await {
-        Ok(Survey { peer, version, steps }) => {
+    // None is unknown: the configuration was resolved.
+    let others = tables.iter().flat_map(|(schema, table)| exchanges_of(settings, schema, table).unwrap_or_default());
+    let others = others.filter(|name| topology.exchange(name).is_none()).collect();
+    let mut findings = match survey(&settings.rabbitmq, &settings.name, &topology, &others).await {
+        Ok(Survey { peer, version, steps, missing }) => {
             let vhost = &settings.rabbitmq.uri.vhost;
             let reached = format!("RabbitMQ {version} at {peer} lets us into virtual host '{vhost}'");
             let found = steps.into_iter().map(|(step, found)| found_of(step, found));
-            std::iter::once(Finding::Ok(reached)).chain(found).collect()
+            let missing = missing.into_iter().map(|exchange| {
+                let what = format!("exchange '{exchange}' is not there, and changes of selected tables go to it");
+                Finding::warning(what, "describe it in [[rabbitmq.exchanges]]: its name follows from a template, so that events would wait for it")
+            });
+            std::iter::once(Finding::Ok(reached)).chain(found).chain(missing).collect()
         }
         Err(failure) => vec![failure.into()],
     };

@@ -23,20 +23,29 @@ use crate::finding::Finding;
 /// So many tables are named.
 const NAMED: usize = 10;
 
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// In the order in which a start would meet it.
+    pub findings: Vec<Finding>,
+    /// The plain tables that are selected, as schema and name.
+    pub tables: Vec<(String, String)>,
+}
+
 /// Looks at the server, what is selected, the slot and the publication.
-pub async fn examine(settings: &SourceSettings, outboxes: &[OutboxSettings], store: &Configured) -> Vec<Finding> {
-    let mut examination = Examination { settings, outboxes, store, findings: Vec::new() };
+pub async fn examine(settings: &SourceSettings, outboxes: &[OutboxSettings], store: &Configured) -> Examined {
+    let mut examination = Examination { settings, outboxes, store, examined: Examined::default() };
     if let Err(failure) = examination.run().await {
-        examination.findings.push(failure.into());
+        examination.found(failure);
     }
-    examination.findings
+    examination.examined
 }
 
 struct Examination<'s> {
     settings: &'s SourceSettings,
     outboxes: &'s [OutboxSettings],
     store: &'s Configured,
-    findings: Vec<Finding>,
+    examined: Examined,
 }
 
 /// How the slot would be started, and at which server; none when it can't be.
@@ -56,20 +65,24 @@ impl Examination<'_> {
         let start = match self.slot().await {
             Ok(start) => start,
             Err(failure) => {
-                self.findings.push(failure.into());
+                self.found(failure);
                 None
             }
         };
         self.publication(&sql, wanted.as_ref(), &server, start.as_ref()).await
     }
 
+    fn found(&mut self, finding: impl Into<Finding>) {
+        self.examined.findings.push(finding.into());
+    }
+
     fn ok(&mut self, what: String) {
-        self.findings.push(Finding::Ok(what));
+        self.found(Finding::Ok(what));
     }
 
     fn unless_fine(&mut self, result: Result<(), Failure>) {
         if let Err(failure) = result {
-            self.findings.push(failure.into());
+            self.found(failure);
         }
     }
 
@@ -77,7 +90,7 @@ impl Examination<'_> {
         let wanted = match catalog::resolve(sql, &self.settings.tables, self.outboxes).await {
             Ok(wanted) => wanted,
             Err(failure) => {
-                self.findings.push(failure.into());
+                self.found(failure);
                 return None;
             }
         };
@@ -87,7 +100,8 @@ impl Examination<'_> {
         }
         let is_outbox = |oid: u32| wanted.outboxes.iter().any(|outbox| outbox.oid == oid);
         let tables = wanted.tables.iter().filter(|table| !is_outbox(table.oid));
-        let names: Vec<String> = tables.map(|table| format!("{}.{}", table.schema, table.name)).collect();
+        self.examined.tables = tables.map(|table| (table.schema.clone(), table.name.clone())).collect();
+        let names: Vec<String> = self.examined.tables.iter().map(|(schema, name)| format!("{schema}.{name}")).collect();
         if !names.is_empty() {
             let more = names.len().saturating_sub(NAMED);
             let more = if more == 0 { String::new() } else { format!(", and {more} more") };
@@ -119,7 +133,7 @@ impl Examination<'_> {
                      confirmed_flush_lsn, {}, and events may be sent again{reader}",
                     start.flushed
                 );
-                self.findings.push(Finding::warning(what, "keep the checkpoint's folder or table from run to run"));
+                self.found(Finding::warning(what, "keep the checkpoint's folder or table from run to run"));
             }
         }
         Ok(Some((decision, session.server)))
@@ -154,7 +168,7 @@ impl Examination<'_> {
         let name = &self.settings.publication;
         let plan = publication::plan(name, publication, wanted, server)?;
         for warning in plan.warnings {
-            self.findings.push(Finding::warning(format!("publication \"{name}\": {warning}"), ""));
+            self.found(Finding::warning(format!("publication \"{name}\": {warning}"), ""));
         }
         for note in plan.notes {
             self.ok(format!("publication \"{name}\": {note}"));

@@ -3,6 +3,7 @@
 //! AMQP looks for an exchange or a queue by its name alone: with which type and arguments it was declared it does not say, nor
 //! what is bound. Each is asked for on a channel of its own, since the answer "no" closes it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
@@ -23,6 +24,8 @@ pub struct Survey<'t> {
     pub version: String,
     /// In the order in which they would be carried out.
     pub steps: Vec<(Step<'t>, Found)>,
+    /// Of the other exchanges.
+    pub missing: Vec<&'t str>,
 }
 
 /// What is known of one step.
@@ -38,11 +41,16 @@ pub enum Found {
     Unknown,
 }
 
-/// Looks for all of `topology` at the first host that answers.
+/// Looks for all of `topology`, and for `others` that nobody declares, at the first host that answers.
 ///
 /// # Errors
 /// No host answers, or one refuses us.
-pub async fn survey<'t>(settings: &RabbitSettings, name: &str, topology: &'t Topology) -> Result<Survey<'t>, Failure> {
+pub async fn survey<'t>(
+    settings: &RabbitSettings,
+    name: &str,
+    topology: &'t Topology,
+    others: &'t BTreeSet<String>,
+) -> Result<Survey<'t>, Failure> {
     let plan = Plan {
         uri: settings.uri.clone(),
         name: format!("{name} check"),
@@ -53,7 +61,7 @@ pub async fn survey<'t>(settings: &RabbitSettings, name: &str, topology: &'t Top
     };
     let mut failures = Vec::new();
     for (host, port) in &plan.uri.hosts {
-        match at_host(&plan, settings.declare, topology, host, *port).await {
+        match at_host(&plan, (host, *port), &steps(topology, settings.declare), others).await {
             Err(Failure::Transient(error)) => failures.push(format!("{:#}", error.context(format!("{host}:{port}")))),
             surveyed => return surveyed.map_err(|failure| failure.context(format!("RabbitMQ at {host}:{port}"))),
         }
@@ -63,19 +71,23 @@ pub async fn survey<'t>(settings: &RabbitSettings, name: &str, topology: &'t Top
 
 async fn at_host<'t>(
     plan: &Plan,
-    declare: bool,
-    topology: &'t Topology,
-    host: &str,
-    port: u16,
+    (host, port): (&str, u16),
+    steps: &[Step<'t>],
+    others: &'t BTreeSet<String>,
 ) -> Result<Survey<'t>, Failure> {
     let reached = handshake::reach(plan, host, port).await?;
     let lapin = Lapin::connect(plan, host, port, reached.secure.as_ref()).await?;
-    let mut found = Vec::new();
-    for step in steps(topology, declare) {
-        found.push((step, look(&lapin, step).await?));
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for step in steps {
+        found.push((*step, look(&lapin, *step).await?));
+    }
+    for exchange in others {
+        if !lapin.is_there(Item::Exchange(exchange)).await? {
+            missing.push(exchange.as_str());
+        }
     }
     lapin.close().await;
-    Ok(Survey { peer: format!("{host}:{port}"), version: reached.version, steps: found })
+    Ok(Survey { peer: format!("{host}:{port}"), version: reached.version, steps: found, missing })
 }
 
 async fn look(lapin: &Lapin<'_>, step: Step<'_>) -> Result<Found, Failure> {

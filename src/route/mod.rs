@@ -9,6 +9,7 @@ pub mod outbox;
 pub mod select;
 pub mod template;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::change::{Change, Row};
@@ -23,7 +24,7 @@ use crate::postgres::types::Types;
 use crate::route::messages::MessagesPlan;
 use crate::route::outbox::{Misfit, OutboxPlan};
 use crate::route::select::Selection;
-use crate::route::template::Template;
+use crate::route::template::{Template, UnknownVariable};
 
 /// Decides what becomes of each change.
 #[derive(Debug)]
@@ -189,6 +190,21 @@ pub fn exchanges(settings: &Settings) -> Vec<String> {
 pub fn topology(settings: &Settings) -> Topology {
     let rabbitmq = &settings.rabbitmq;
     rabbitmq.topology.clone().with_destinations(exchanges(settings), &rabbitmq.exchange_type)
+}
+
+/// Where the changes of a table go: one exchange, unless its template has `{op}`. What is not among [`exchanges`] nobody
+/// declares.
+///
+/// # Errors
+/// The template uses what it may not.
+pub fn exchanges_of(settings: &Settings, schema: &str, table: &str) -> Result<BTreeSet<String>, UnknownVariable> {
+    let of_operation = |op| {
+        let known = [("name", settings.name.as_str()), ("schema", schema), ("table", table), ("op", op)];
+        let mut text = String::new();
+        settings.changes.exchange.bind(&known)?.render(&mut text, |value, text| text.push_str(value));
+        Ok(text)
+    };
+    ["insert", "update", "delete", "truncate"].map(of_operation).into_iter().collect()
 }
 
 impl ChangesPlan {

@@ -185,3 +185,26 @@ async fn servers_that_are_away_are_not_waited_for() {
     let (code, output, stderr) = check("name = \"Shop\"", &[]).await;
     assert_eq!((code, output.as_str()), (2, ""), "{stderr}");
 }
+
+/// Nobody declares it, since its name follows from the tables.
+#[tokio::test]
+async fn an_exchange_that_a_template_names_is_looked_for_by_the_tables() {
+    let scene = Scene::new().await;
+    let by_table = |sections: &str| {
+        config(&scene, "", sections).replacen("exchange = \"t.changes\"", "exchange = \"t.{table}.{op}\"", 1)
+    };
+    let (code, output, _) = check(&by_table(&exchange("t.orders.insert", "")), &[]).await;
+    assert_eq!(code, 0, "{output}");
+    lines(
+        &output,
+        &[
+            "ok       rabbitmq: exchange 't.orders.insert' is not there: it will be declared",
+            "warning  rabbitmq: exchange 't.orders.update' is not there, and changes of selected tables go to it",
+            "warning  rabbitmq: exchange 't.ledger.truncate' is not there, and ",
+        ],
+    );
+    scene.vhost.declare_exchange("t.orders.update", "topic").await;
+    let (_, output, _) = check(&by_table(""), &[]).await;
+    assert!(!output.contains("'t.orders.update'"), "{output}");
+    lines(&output, &["warning  rabbitmq: exchange 't.orders.insert' is not there"]);
+}
