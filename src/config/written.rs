@@ -177,7 +177,8 @@ pub(super) struct Exchange {
     pub(super) auto_delete: Option<bool>,
     #[serde(deserialize_with = "flag")]
     pub(super) internal: Option<bool>,
-    pub(super) alternate_exchange: Option<String>,
+    #[serde(rename = "alternate_exchange")]
+    pub(super) alternate: Option<String>,
     pub(super) arguments: Option<toml::Table>,
 }
 

@@ -55,9 +55,9 @@ pub(super) fn destinations(at: &Origins, topology: &Topology, names: &[String]) 
 }
 
 fn exchange(entry: &Entry<'_>, written: written::Exchange) -> Result<Exchange, Definite> {
-    let written::Exchange { name, kind, durable, auto_delete, internal, alternate_exchange, arguments } = written;
+    let written::Exchange { name, kind, durable, auto_delete, internal, alternate, arguments } = written;
     let mut arguments = entry.arguments(arguments, &[ALTERNATE])?;
-    if let Some(alternate) = alternate_exchange {
+    if let Some(alternate) = alternate {
         let alternate = entry.name(ALTERNATE.0, Some(alternate))?;
         arguments.insert(ALTERNATE.1.to_owned(), Value::String(alternate));
     }
