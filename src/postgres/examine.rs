@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use super::catalog::{self, Wanted};
 use super::client::{Connection, Purpose};
+use super::filters;
 use super::held;
 use super::open::not_altered;
 use super::preflight::{self, Look, Server};
@@ -61,7 +62,7 @@ impl Examination<'_> {
         self.unless_fine(able);
         let held = held::check(&sql, &self.settings.slot, self.settings.retain).await;
         self.unless_fine(held);
-        let wanted = self.tables(&sql).await;
+        let wanted = self.tables(&sql, &server).await;
         let start = match self.slot().await {
             Ok(start) => start,
             Err(failure) => {
@@ -86,8 +87,8 @@ impl Examination<'_> {
         }
     }
 
-    async fn tables(&mut self, sql: &Client) -> Option<Wanted> {
-        let wanted = match catalog::resolve(sql, &self.settings.tables, self.outboxes).await {
+    async fn tables(&mut self, sql: &Client, server: &Server) -> Option<Wanted> {
+        let mut wanted = match catalog::resolve(sql, &self.settings.tables, self.outboxes).await {
             Ok(wanted) => wanted,
             Err(failure) => {
                 self.found(failure);
@@ -106,6 +107,13 @@ impl Examination<'_> {
             let more = names.len().saturating_sub(NAMED);
             let more = if more == 0 { String::new() } else { format!(", and {more} more") };
             self.ok(format!("selected tables: {}{more}", names[..names.len().min(NAMED)].join(", ")));
+        }
+        match filters::resolve(sql, &self.settings.filters, &wanted, server).await {
+            Ok(filters) => wanted.filters = filters,
+            Err(failure) => {
+                self.found(failure);
+                return None;
+            }
         }
         Some(wanted)
     }
@@ -173,7 +181,8 @@ impl Examination<'_> {
         for note in plan.notes {
             self.ok(format!("publication \"{name}\": {note}"));
         }
-        let statements = plan.statements.join("; ");
+        let statements: Vec<&str> = plan.statements.iter().map(|it| it.sql.as_str()).collect();
+        let statements = statements.join("; ");
         self.ok(match publication {
             None => format!("publication \"{name}\" is not there: it will be created: {statements}"),
             Some(_) if statements.is_empty() => format!("publication \"{name}\" sends all that is selected"),

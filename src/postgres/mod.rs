@@ -6,6 +6,7 @@ pub mod client;
 pub mod conninfo;
 pub mod copied_slot;
 pub mod examine;
+pub mod filters;
 mod held;
 pub mod ident;
 mod login;
