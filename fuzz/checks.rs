@@ -74,8 +74,8 @@ pub(crate) fn stream(data: &[u8]) -> usize {
                     let change = textual.change(&change).map_err(|_| ())?;
                     match router.verdict(&change) {
                         Verdict::Change(plan, destination) => {
-                            let told = size::row_event_beyond(0, &plan.row, &change).unwrap_or_default();
-                            encoder.change(&mut event, plan, destination, &change);
+                            let told = size::row_event_beyond(0, &plan.format, &change).unwrap_or_default();
+                            encoder.change(&mut event, plan, destination, &change).expect("has an id and a type");
                             assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
                             is_json(&event.body);
                             events += 1;

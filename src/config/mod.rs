@@ -5,6 +5,7 @@
 //! `resolve` turns it into [`Settings`], the contract that everything else is built on.
 //! `docs/configuration.md` describes every key.
 
+mod format;
 mod layers;
 mod outbox;
 mod resolve;
@@ -25,6 +26,9 @@ use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
+#[cfg(test)]
+pub(crate) use format::OF_CHANGES;
+pub use format::{ChangeFormat, CloudEvents, MessageFormat};
 pub use layers::VARIABLE_PREFIX;
 pub use outbox::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
 
@@ -135,7 +139,9 @@ pub struct ChangesSettings {
     pub exchange: Template,
     /// `{schema}.{table}.{op}` unless set; same variables.
     pub routing_key: Template,
-    /// How a `numeric` is written.
+    /// How the events look.
+    pub format: ChangeFormat,
+    /// How a `numeric` is written, where the format leaves it open.
     pub numeric: Numeric,
 }
 
@@ -148,6 +154,10 @@ pub struct MessagesSettings {
     pub exchange: Template,
     /// `{prefix}` unless set; same variable.
     pub routing_key: Template,
+    /// How the events look.
+    pub format: MessageFormat,
+    /// What the contents are, where they are not within our own event; at most 255 bytes.
+    pub content_type: String,
 }
 
 /// `[rabbitmq]`

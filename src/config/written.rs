@@ -63,6 +63,7 @@ pub(super) struct Source {
 pub(super) struct Changes {
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) format: Option<String>,
     pub(super) numeric: Option<String>,
 }
 
@@ -72,6 +73,7 @@ pub(super) struct Outbox {
     pub(super) table: Option<String>,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) format: Option<String>,
     pub(super) on_update: Option<String>,
     #[serde(deserialize_with = "flag")]
     pub(super) tombstone_on_empty_payload: Option<bool>,
@@ -137,6 +139,8 @@ pub(super) struct Messages {
     pub(super) prefixes: Option<Vec<String>>,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) format: Option<String>,
+    pub(super) content_type: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

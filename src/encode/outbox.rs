@@ -4,6 +4,7 @@
 //! property whose text is empty is left out.
 
 use super::Encoder;
+use super::cloudevents::{Attributes, Incomplete};
 use super::message::{Event, Header};
 use super::text::json_string;
 use super::time;
@@ -26,6 +27,9 @@ pub enum Unfit {
     /// Of the column.
     #[error("its timestamp is no time after 1970")]
     Timestamp,
+    /// For what is to be a CloudEvent.
+    #[error(transparent)]
+    CloudEvent(#[from] Incomplete),
 }
 
 impl Encoder {
@@ -76,23 +80,40 @@ impl Encoder {
                 set(event, *property, &scratch)?;
             }
         }
+        let mut written_at = None;
         if let Some((column, kind)) = &plan.timestamp
             && let Some(Value::Text(value)) = row.get(*column)
         {
-            event.timestamp_s = Some(unix_seconds(kind, value).ok_or(Unfit::Timestamp)?);
+            let at = time_of(kind, value).ok_or(Unfit::Timestamp)?;
+            (written_at, event.timestamp_s) = (Some(at), Some(time::unix_seconds(at)));
         }
-        let payload = row.get(plan.payload).unwrap_or(Value::Null);
-        let is_empty = matches!(payload, Value::Null | Value::Text(b"") | Value::Unchanged);
-        if is_empty && plan.tombstone_on_empty_payload {
-            event.headers.push("tombstone", Header::Bool(true));
-        } else if plan.envelope.is_empty() {
-            raw_bytes(&mut event.body, &plan.payload_kind, payload);
-        } else {
-            "application/json".clone_into(&mut event.content_type);
-            envelope(&mut event.body, plan, row, payload);
-        }
-        Ok(())
+        event.subject.push_str(row.text(plan.aggregate_id).unwrap_or_default());
+        body(event, plan, row, written_at)
     }
+}
+
+fn body(event: &mut Event, plan: &OutboxPlan, row: Tuple<'_>, written_at: Option<i64>) -> Result<(), Unfit> {
+    let payload = match row.get(plan.payload) {
+        None | Some(Value::Null | Value::Unchanged | Value::Text(b"")) => Value::Null,
+        Some(payload @ (Value::Text(_) | Value::Binary(_))) => payload,
+    };
+    let is_tombstone = payload == Value::Null && plan.tombstone_on_empty_payload;
+    let is_enveloped = !is_tombstone && !plan.envelope.is_empty();
+    if is_tombstone {
+        event.headers.push("tombstone", Header::Bool(true));
+    }
+    if is_enveloped {
+        "application/json".clone_into(&mut event.content_type);
+    }
+    // All that the row itself knows, so that it is the same event when it is sent again from the table.
+    let attributes = Attributes { time: written_at, position: None };
+    match &plan.cloudevents {
+        None if is_enveloped => envelope(&mut event.body, plan, row, payload),
+        None => raw_bytes(&mut event.body, &plan.payload_kind, payload),
+        Some(wrapper) if is_enveloped => wrapper.json(event, attributes, |out| envelope(out, plan, row, payload))?,
+        Some(wrapper) => wrapper.payload(event, attributes, &plan.payload_kind, payload)?,
+    }
+    Ok(())
 }
 
 fn part_of(plan: &OutboxPlan, row: Tuple<'_>, part: &Part, out: &mut String) {
@@ -148,15 +169,16 @@ fn trace(event: &mut Event, context: &str) {
     }
 }
 
-/// A time by its column's type; an integer counts milliseconds since 1970, as Debezium's do.
-fn unix_seconds(kind: &Kind, value: &[u8]) -> Option<u64> {
+/// Microseconds since 2000-01-01 00:00 UTC, not before 1970. A time by its column's type; an integer counts milliseconds since
+/// 1970, as Debezium's do.
+fn time_of(kind: &Kind, value: &[u8]) -> Option<i64> {
     let value = std::str::from_utf8(value).ok()?;
     let micros = match kind {
-        Kind::Integer => return value.parse::<u64>().ok().map(|ms| ms / 1000),
+        Kind::Integer => value.parse::<i64>().ok()?.checked_mul(1_000).map(time::since_2000)?,
         Kind::Timestamp => time::parse_rfc3339(&format!("{value}Z"))?,
         _ => time::parse_rfc3339(value)?,
     };
-    u64::try_from(time::unix_micros(micros)).ok().map(|micros| micros / 1_000_000)
+    (time::unix_micros(micros) >= 0).then_some(micros)
 }
 
 /// `{"payload":…,"field":…}`

@@ -84,6 +84,28 @@ fn hex(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&digits[start..]);
 }
 
+/// Appends an array of strings that are escaped already.
+pub(super) fn list<'a>(out: &mut Vec<u8>, names: impl Iterator<Item = &'a [u8]>) {
+    out.push(b'[');
+    for (index, name) in names.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(name);
+    }
+    out.push(b']');
+}
+
+/// Appends a number's digits.
+pub(super) fn integer(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends `true` or `false`.
+pub(super) fn boolean(out: &mut Vec<u8>, value: bool) {
+    out.extend_from_slice(if value { b"true" } else { b"false" });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

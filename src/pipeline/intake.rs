@@ -13,6 +13,7 @@ use crate::broker::Broker;
 use crate::change::Change;
 use crate::cleanup::Cleanup;
 use crate::config::{OnUpdate, Settings};
+use crate::encode::cloudevents::Incomplete;
 use crate::encode::message::Event;
 use crate::encode::outbox::Unfit;
 use crate::encode::{Delivery, Encoder, size};
@@ -26,6 +27,7 @@ use crate::postgres::relation::Relation;
 use crate::postgres::replication::Frame;
 use crate::progress::Window;
 use crate::rabbit::publisher::{PublishError, Publisher};
+use crate::route::messages::MessagesPlan;
 use crate::route::outbox::Misfit;
 use crate::route::{Router, Skip, Verdict};
 use crate::source::Batch;
@@ -214,8 +216,8 @@ impl Encode {
             if let Some(plan) = plan.filter(|_| way.scope.as_ref().is_none_or(is_taken))
                 && !way.window.has_passed(logical.lsn)
             {
-                message_fits(logical, way.publisher)?;
-                self.encoder.message(outgoing.next(), plan, logical);
+                message_fits(logical, plan, way.publisher)?;
+                self.encoder.message(outgoing.next(), plan, logical).map_err(|error| incomplete(error, logical))?;
                 outgoing.message(logical.lsn, way)?;
             }
             return Ok(());
@@ -225,8 +227,8 @@ impl Encode {
             return Ok(());
         }
         if let Some(plan) = plan.filter(|_| way.scope.as_ref().is_none_or(|scope| scope.takes())) {
-            message_fits(logical, way.publisher)?;
-            self.encoder.message(outgoing.next(), plan, logical);
+            message_fits(logical, plan, way.publisher)?;
+            self.encoder.message(outgoing.next(), plan, logical).map_err(|error| incomplete(error, logical))?;
             outgoing.hold(position, transaction, way)?;
         }
         outgoing.reached(position, way.window);
@@ -263,7 +265,7 @@ impl Encode {
         }
         let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
         let oversize = match verdict {
-            Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.row, change),
+            Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.format, change),
             Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, row),
             Verdict::Misfit(_) | Verdict::Skip(_) => None,
         };
@@ -273,13 +275,14 @@ impl Encode {
         }
         match verdict {
             Verdict::Change(plan, destination) => {
-                self.encoder.change(outgoing.next(), plan, destination, change);
+                let made = self.encoder.change(outgoing.next(), plan, destination, change);
+                made.map_err(|error| unfit(error, change, position))?;
                 outgoing.hold(position, change.transaction, way)?;
             }
             Verdict::Outbox(plan, row) => {
                 self.encoder
                     .outbox(outgoing.next(), plan, change, row)
-                    .map_err(|error| unfit(error, change.relation, position))?;
+                    .map_err(|error| unfit(error, change, position))?;
                 outgoing.hold(position, change.transaction, way)?;
             }
             Verdict::Misfit(why) => return Err(misfit(why, change)),
@@ -300,10 +303,14 @@ impl Encode {
     }
 }
 
-/// Its Base64 is most of the event; what is too large is refused before it is made.
-fn message_fits<B: Broker>(logical: &LogicalMessage<'_>, publisher: &Publisher<B>) -> Result<(), Definite> {
+/// Its content is most of the event; what is too large is refused before it is made.
+fn message_fits<B: Broker>(
+    logical: &LogicalMessage<'_>,
+    plan: &MessagesPlan,
+    publisher: &Publisher<B>,
+) -> Result<(), Definite> {
     let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
-    let bytes = logical.content.len().div_ceil(3) * 4;
+    let bytes = size::message_bytes_min(plan, logical);
     if bytes <= limit {
         return Ok(());
     }
@@ -338,9 +345,16 @@ fn misfit(misfit: &Misfit, change: &Change<'_>) -> Definite {
     Definite::new(Kind::Event, anyhow!(misfit.clone()).context(what), hint)
 }
 
-/// What a column says can't be said to the broker.
-fn unfit(error: Unfit, relation: &Relation, at: impl fmt::Display) -> Definite {
-    let what = format!("can't publish the insert of {relation} at {at}");
+/// What a prefix says can't be said in this format.
+fn incomplete(error: Incomplete, logical: &LogicalMessage<'_>) -> Definite {
+    let what = format!("can't publish the message {} at {}", logical.prefix, logical.lsn);
+    Definite::new(Kind::Event, anyhow!(error).context(what), "select no empty prefix, or change messages.format")
+}
+
+/// What a column says can't be said to the broker, or in this format.
+fn unfit(error: impl Into<Unfit>, change: &Change<'_>, at: impl fmt::Display) -> Definite {
+    let (op, relation, error) = (change.row.op(), change.relation, error.into());
+    let what = format!("can't publish the {op} of {relation} at {at}");
     Definite::new(Kind::Event, anyhow!(error).context(what), "change the template, or what the application writes")
 }
 

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use crate::change::{Change, Row};
 use crate::config::{ChangesSettings, OnUpdate, OutboxSettings, Settings};
-use crate::encode::json::RowPlan;
+use crate::encode::format::RowFormat;
+use crate::encode::row::Key;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
 use crate::postgres::pgoutput::Tuple;
@@ -76,8 +77,10 @@ pub enum Skip {
 /// How the changes of one plain table become events.
 #[derive(Debug)]
 pub struct ChangesPlan {
-    /// How its rows become JSON.
-    pub row: RowPlan,
+    /// How they become bodies.
+    pub format: RowFormat,
+    /// What names its rows.
+    pub key: Key,
     insert: Destination,
     update: Destination,
     delete: Destination,
@@ -105,7 +108,7 @@ impl Router {
             changes: settings.changes.clone(),
             outboxes: settings.outboxes.clone(),
             types: Arc::default(),
-            messages: MessagesPlan::new(&settings.messages),
+            messages: MessagesPlan::new(&settings.name, &settings.messages),
             plans: OidMap::default(),
         }
     }
@@ -202,7 +205,8 @@ impl ChangesPlan {
             })
         };
         Ok(Self {
-            row: RowPlan::new(relation, kinds),
+            format: RowFormat::new(settings.format, name, relation, kinds),
+            key: Key::of(relation),
             insert: destination("insert")?,
             update: destination("update")?,
             delete: destination("delete")?,

@@ -4,6 +4,7 @@
 //! configurable, Debezium's are the defaults. `encode::outbox` makes the message.
 
 use crate::config::{OnUpdate, OutboxSettings, Property, RouteSettings};
+use crate::encode::cloudevents::Wrapper;
 use crate::encode::values::{Kind as ValueKind, Kinds};
 use crate::postgres::relation::Relation;
 use crate::route::template::{Bound, Template};
@@ -37,6 +38,8 @@ pub struct OutboxPlan {
     pub headers: Vec<(String, Bound<Part>)>,
     /// Fields of the body beside the payload, with their columns; none: the payload is the body.
     pub envelope: Vec<(String, usize, ValueKind)>,
+    /// Makes it a CloudEvent.
+    pub cloudevents: Option<Wrapper>,
     /// What [`Part::Route`] stands for.
     pub route: Option<Route>,
     /// MIME type of the payload, by its column's type.
@@ -152,6 +155,7 @@ impl OutboxPlan {
                 .map(|(it, text)| Ok((it.clone(), bind(text)?)))
                 .collect::<Result<_, _>>()?,
             envelope: envelope.collect::<Result<_, Misfit>>()?,
+            cloudevents: settings.format.map(|mode| Wrapper::new(mode, name, Some(relation))),
             route: route.transpose()?,
             content_type: match payload_kind {
                 ValueKind::Json => "application/json",

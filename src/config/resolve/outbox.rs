@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use regex::Regex;
 
+use super::super::format::OF_DATA;
 use super::super::layers::Origins;
 use super::super::written;
-use super::super::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
+use super::super::{CleanupSettings, CloudEvents, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
 use super::{MAX_WAIT_MS, identifier, millis, not_default_exchange, one_of, qualified, required, size, template};
 use crate::encode::headers::NAME_BYTES_MAX;
 use crate::failure::Definite;
@@ -60,10 +61,16 @@ fn outbox(at: &Origins, key: String, written: written::Outbox, name: &str) -> Re
     let exchange = template(at, &sub("exchange"), exchange, name)?;
     let routing_key = written.routing_key.as_deref().unwrap_or("{aggregatetype}.{type}");
     let routing_key = template(at, &sub("routing_key"), routing_key, name)?;
+    let format = one_of(at, &sub("format"), written.format, &OF_DATA)?.unwrap_or_default();
+    if format == Some(CloudEvents::Structured) && written.properties.content_encoding.is_some() {
+        let hint = "format = \"cloudevents-binary\" has the payload alone in its body";
+        return Err(at.wrong(&sub("properties.content_encoding"), "would be of a body that is JSON", hint));
+    }
     let updates = [("warn", OnUpdate::Warn), ("ignore", OnUpdate::Ignore), ("fail", OnUpdate::Fail)];
     let settings = OutboxSettings {
         exchange: not_default_exchange(at, &sub("exchange"), exchange)?,
         routing_key,
+        format,
         columns: OutboxColumns {
             id: known("id", columns.id, "id")?,
             aggregate_type: known("aggregate_type", columns.aggregate_type, "aggregatetype")?,

@@ -1,0 +1,51 @@
+//! How the changes of one table become bodies: what its format needs, made once for each version of the table.
+
+use super::cloudevents::{Attributes, Incomplete, Wrapper};
+use super::json::{RowPlan, row_alone, row_event};
+use super::message::Event;
+use super::values::Kinds;
+use crate::change::Change;
+use crate::config::ChangeFormat;
+use crate::postgres::relation::Relation;
+
+/// The plan of a format.
+#[derive(Debug)]
+pub enum RowFormat {
+    /// Our own row event.
+    Plain(RowPlan),
+    /// The row alone.
+    Raw(RowPlan),
+    /// Around our own row event.
+    CloudEvents(Wrapper, RowPlan),
+}
+
+impl RowFormat {
+    /// The plan for a table, by the pipeline of this name.
+    #[must_use]
+    pub fn new(format: ChangeFormat, name: &str, relation: &Relation, kinds: Kinds<'_>) -> Self {
+        let row = || RowPlan::new(relation, kinds);
+        match format {
+            ChangeFormat::Plain => Self::Plain(row()),
+            ChangeFormat::Raw => Self::Raw(row()),
+            ChangeFormat::CloudEvents(mode) => Self::CloudEvents(Wrapper::new(mode, name, Some(relation)), row()),
+        }
+    }
+
+    /// Makes the body of a change, and what the format has beside it. `name` is the pipeline's.
+    ///
+    /// # Errors
+    /// It can't be a CloudEvent.
+    pub fn make(&self, event: &mut Event, name: &str, change: &Change<'_>) -> Result<(), Incomplete> {
+        event.content_type.push_str("application/json");
+        match self {
+            Self::Plain(plan) => row_event(&mut event.body, plan, name, change),
+            Self::Raw(plan) => row_alone(&mut event.body, plan, change.row),
+            Self::CloudEvents(wrapper, plan) => {
+                let attributes =
+                    Attributes { time: Some(change.transaction.committed_at), position: Some(change.position) };
+                wrapper.json(event, attributes, |out| row_event(out, plan, name, change))?;
+            }
+        }
+        Ok(())
+    }
+}
