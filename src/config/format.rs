@@ -19,6 +19,13 @@ pub enum ChangeFormat {
     Raw,
     /// Around our own row event.
     CloudEvents(CloudEvents),
+    /// Debezium's change event.
+    Debezium {
+        /// Beside its schema, as Kafka Connect's JSON converter writes it.
+        with_schema: bool,
+    },
+    /// Canal's flat message.
+    Canal,
 }
 
 /// `[messages] format`
@@ -38,11 +45,14 @@ pub(super) const OF_DATA: [(&str, Option<CloudEvents>); 3] =
     [("raw", None), ("cloudevents", Some(CloudEvents::Structured)), ("cloudevents-binary", Some(CloudEvents::Binary))];
 
 /// `[changes] format`, by its name.
-pub(crate) const OF_CHANGES: [(&str, ChangeFormat); 4] = [
+pub(crate) const OF_CHANGES: [(&str, ChangeFormat); 7] = [
     ("plain", ChangeFormat::Plain),
     ("raw", ChangeFormat::Raw),
     ("cloudevents", ChangeFormat::CloudEvents(CloudEvents::Structured)),
     ("cloudevents-binary", ChangeFormat::CloudEvents(CloudEvents::Binary)),
+    ("debezium", ChangeFormat::Debezium { with_schema: false }),
+    ("debezium-schema", ChangeFormat::Debezium { with_schema: true }),
+    ("canal", ChangeFormat::Canal),
 ];
 
 pub(super) const OF_MESSAGES: [(&str, MessageFormat); 4] = [

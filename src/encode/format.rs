@@ -1,6 +1,8 @@
 //! How the changes of one table become bodies: what its format needs, made once for each version of the table.
 
+use super::canal::CanalPlan;
 use super::cloudevents::{Attributes, Incomplete, Wrapper};
+use super::debezium::DebeziumPlan;
 use super::json::{RowPlan, row_alone, row_event};
 use super::message::Event;
 use super::values::Kinds;
@@ -17,17 +19,25 @@ pub enum RowFormat {
     Raw(RowPlan),
     /// Around our own row event.
     CloudEvents(Wrapper, RowPlan),
+    /// Debezium's change event.
+    Debezium(DebeziumPlan),
+    /// Canal's flat message.
+    Canal(CanalPlan),
 }
 
 impl RowFormat {
-    /// The plan for a table, by the pipeline of this name.
+    /// The plan for a table of this database, by the pipeline of this name.
     #[must_use]
-    pub fn new(format: ChangeFormat, name: &str, relation: &Relation, kinds: Kinds<'_>) -> Self {
+    pub fn new(format: ChangeFormat, name: &str, database: &str, relation: &Relation, kinds: Kinds<'_>) -> Self {
         let row = || RowPlan::new(relation, kinds);
         match format {
             ChangeFormat::Plain => Self::Plain(row()),
             ChangeFormat::Raw => Self::Raw(row()),
             ChangeFormat::CloudEvents(mode) => Self::CloudEvents(Wrapper::new(mode, name, Some(relation)), row()),
+            ChangeFormat::Debezium { with_schema } => {
+                Self::Debezium(DebeziumPlan::new(with_schema, name, database, relation, kinds.types))
+            }
+            ChangeFormat::Canal => Self::Canal(CanalPlan::new(relation, kinds.types)),
         }
     }
 
@@ -45,6 +55,8 @@ impl RowFormat {
                     Attributes { time: Some(change.transaction.committed_at), position: Some(change.position) };
                 wrapper.json(event, attributes, |out| row_event(out, plan, name, change))?;
             }
+            Self::Debezium(plan) => plan.make(event, change),
+            Self::Canal(plan) => plan.message(&mut event.body, change),
         }
         Ok(())
     }

@@ -46,7 +46,7 @@
 //! the values, as far as those of `json` are.
 
 use super::row;
-use super::text::{boolean, integer, json_escaped, json_string, list, lsn};
+use super::text::{Label, boolean, integer, json_escaped, json_string, list, lsn};
 use super::time::rfc3339;
 use super::values::{Kind, Kinds, json_base64, json_value};
 use crate::change::{Change, Old, Row};
@@ -64,17 +64,9 @@ pub struct RowPlan {
 
 #[derive(Debug, Clone)]
 struct ColumnPlan {
-    /// `"name":`
-    label: Vec<u8>,
+    label: Label,
     kind: Kind,
     key: bool,
-}
-
-impl ColumnPlan {
-    /// `"name"`
-    fn name(&self) -> &[u8] {
-        self.label.strip_suffix(b":").unwrap_or(&self.label)
-    }
 }
 
 impl RowPlan {
@@ -84,11 +76,10 @@ impl RowPlan {
         let columns: Vec<_> = relation
             .columns
             .iter()
-            .map(|column| {
-                let mut label = Vec::with_capacity(column.name.len() + 3);
-                json_string(&mut label, column.name.as_bytes());
-                label.push(b':');
-                ColumnPlan { label, kind: kinds.of(column.type_oid), key: column.key }
+            .map(|column| ColumnPlan {
+                label: Label::new(&column.name),
+                kind: kinds.of(column.type_oid),
+                key: column.key,
             })
             .collect();
         Self { table: table(relation, kinds.types, &columns), columns }
@@ -113,7 +104,8 @@ fn table(relation: &Relation, types: &Types, columns: &[ColumnPlan]) -> Vec<u8> 
     out.extend_from_slice(b"\",\"key\":");
     // With FULL the server marks every column as key, which says nothing.
     let names = relation.identity != ReplicaIdentity::Full;
-    list(&mut out, columns.iter().filter(|column| names && column.key).map(ColumnPlan::name));
+    let key = columns.iter().filter(|column| names && column.key);
+    list(&mut out, key.map(|column| column.label.quoted()));
     out
 }
 
@@ -186,7 +178,7 @@ fn images(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Option<T
         (Some(Old::Full(old)), Some(new)) => {
             let pairs = plan.columns.iter().zip(old.iter().zip(new.iter()));
             let changed = pairs.filter(|(_, (old, new))| *new != Value::Unchanged && old != new);
-            list(out, changed.map(|(column, _)| column.name()));
+            list(out, changed.map(|(column, _)| column.label.quoted()));
         }
         (Some(Old::Key(_)) | None, Some(_)) | (_, None) => out.extend_from_slice(b"null"),
     }
@@ -204,7 +196,7 @@ fn after(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Tuple<'_>
     out.extend_from_slice(b",\"unchanged\":");
     if missing {
         let missing = completed(plan, old, new).filter(|(_, value)| *value == Value::Unchanged);
-        list(out, missing.map(|(column, _)| column.name()));
+        list(out, missing.map(|(column, _)| column.label.quoted()));
     } else {
         out.extend_from_slice(b"[]");
     }
@@ -231,7 +223,7 @@ fn object<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = (&'a ColumnPlan, V
         if !std::mem::take(&mut empty) {
             out.push(b',');
         }
-        out.extend_from_slice(&column.label);
+        out.extend_from_slice(column.label.bytes());
         match value {
             Value::Null | Value::Unchanged => out.extend_from_slice(b"null"),
             Value::Text(text) => json_value(out, &column.kind, text),

@@ -2,7 +2,9 @@
 //!
 //! An [`Event`]'s buffers are used again for the next event, so that encoding allocates nothing once they have grown.
 
+pub mod canal;
 pub mod cloudevents;
+pub mod debezium;
 pub mod format;
 pub mod headers;
 pub mod json;

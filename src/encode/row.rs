@@ -51,6 +51,11 @@ impl Key {
         self.0.is_empty()
     }
 
+    /// Whether a column is part of it.
+    pub(super) fn has(&self, column: usize) -> bool {
+        self.0.contains(&column)
+    }
+
     /// The columns' indexes, each with its value in the row as it is after the change, where there is an after; nothing for
     /// a truncate.
     pub fn values<'a>(&self, row: Row<'a>) -> impl Iterator<Item = (usize, Value<'a>)> {

@@ -24,6 +24,15 @@ pub fn row_event_beyond(limit: usize, format: &RowFormat, change: &Change<'_>) -
         RowFormat::Plain(plan) | RowFormat::Raw(plan) | RowFormat::CloudEvents(_, plan) => {
             row.iter().enumerate().map(|(column, value)| json_bytes_min(plan.kind(column), value)).sum()
         }
+        RowFormat::Debezium(plan) => {
+            let bytes = |(column, value)| match value {
+                Value::Null | Value::Unchanged => 0,
+                Value::Binary(bytes) => bytes.len(),
+                Value::Text(text) => plan.kind(column).map_or(0, |kind| kind.bytes_min(text)),
+            };
+            row.iter().enumerate().map(bytes).sum()
+        }
+        RowFormat::Canal(plan) => row.iter().enumerate().map(|(column, value)| plan.bytes_min(column, value)).sum(),
     };
     // Nearly every row ends here, at no cost.
     (row.size() > limit).then(sum).filter(|bytes| *bytes > limit)
@@ -93,7 +102,7 @@ mod tests {
         let kinds = Kinds { types: &Types::default(), numeric: Numeric::String };
         let position = crate::lsn::Position { commit_lsn: Lsn(1), ordinal: 0 };
         let change = Change { position, transaction, relation, row };
-        let format = RowFormat::new(format, "shop", relation, kinds);
+        let format = RowFormat::new(format, "shop", "db", relation, kinds);
         let mut event = Event { message_id: "1".to_owned(), event_type: "t".to_owned(), ..Event::default() };
         format.make(&mut event, "shop", &change).expect("has an id and a type");
         (row_event_beyond(0, &format, &change).unwrap_or_default(), event.body.len())
@@ -102,8 +111,13 @@ mod tests {
     #[test]
     fn no_value_is_shorter_than_it_is_told_to_be() {
         let hex = [b"\\x".to_vec(), b"0f".repeat(3000)].concat();
-        let values: [&[u8]; 10] = [
+        let values: [&[u8]; 15] = [
             b"[0:1]={t}",
+            b"2026-11-21",
+            b"{2026-11-21,NULL}",
+            b"{{{{{{a}}}}}}",
+            &[b'1'; 900],
+            b"$1,234,567,890.00",
             b"",
             b"t",
             b"2026-11-21 02:37:00+00",
@@ -114,10 +128,10 @@ mod tests {
             br#"{"(1,\"a\\\\\"\"b\")"}"#,
             br#"[{"a":1}]"#,
         ];
-        // bool, bytea, int8, text, json, _text, timestamptz, jsonb, _bytea
-        let relation = relation(&[16, 17, 20, 25, 114, 1009, 1184, 3802, 1001]);
+        // bool, bytea, int8, text, json, _text, timestamptz, jsonb, _bytea, date, timestamp, varbit, money, _date
+        let relation = relation(&[16, 17, 20, 25, 114, 1009, 1184, 3802, 1001, 1082, 1114, 1562, 790, 1182]);
         for value in values {
-            let row = [Value::Text(value); 9];
+            let row = [Value::Text(value); 14];
             let (insert, delete) = (fixture::insert(1, &row), fixture::delete(1, b'O', &row));
             let Ok(Message::Insert { new, .. }) = decode(&insert) else { panic!("an insert") };
             let Ok(Message::Delete { old, .. }) = decode(&delete) else { panic!("a delete") };
@@ -133,7 +147,8 @@ mod tests {
     #[test]
     fn a_large_value_is_told_to_be_large() {
         let (text, hex) = (vec![b'"'; 3000], [b"\\x".to_vec(), b"0f".repeat(1500)].concat());
-        for (oid, value, at_least) in [(25, &text, 3000), (3802, &text, 3000), (17, &hex, 2000), (1009, &hex, 2000)] {
+        let array = [b"{".to_vec(), vec![b'a'; 3001], b"}".to_vec()].concat();
+        for (oid, value, at_least) in [(25, &text, 3000), (3802, &text, 3000), (17, &hex, 1500), (1009, &array, 2000)] {
             let insert = fixture::insert(1, &[Value::Text(value)]);
             let Ok(Message::Insert { new, .. }) = decode(&insert) else { panic!("an insert") };
             for (_, format) in OF_CHANGES {

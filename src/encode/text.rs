@@ -61,6 +61,29 @@ pub fn json_escaped(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(rest);
 }
 
+/// A name as it stands before a value in a JSON object.
+#[derive(Debug, Clone)]
+pub(super) struct Label(Vec<u8>);
+
+impl Label {
+    pub(super) fn new(name: &str) -> Self {
+        let mut label = Vec::with_capacity(name.len() + 3);
+        json_string(&mut label, name.as_bytes());
+        label.push(b':');
+        Self(label)
+    }
+
+    /// `"name":`
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// `"name"`
+    pub(super) fn quoted(&self) -> &[u8] {
+        self.0.strip_suffix(b":").unwrap_or(&self.0)
+    }
+}
+
 /// Appends an LSN as PostgreSQL writes it, `16/B374D848`.
 pub fn lsn(out: &mut Vec<u8>, lsn: Lsn) {
     hex(out, lsn.0 >> 32);

@@ -29,6 +29,7 @@ use crate::route::template::Template;
 #[derive(Debug)]
 pub struct Router {
     name: String,
+    database: String,
     tables: Selection,
     changes: ChangesSettings,
     outboxes: Vec<OutboxSettings>,
@@ -104,6 +105,7 @@ impl Router {
     pub fn new(settings: &Settings) -> Self {
         Self {
             name: settings.name.clone(),
+            database: settings.source.conninfo.dbname().to_owned(),
             tables: settings.source.tables.clone(),
             changes: settings.changes.clone(),
             outboxes: settings.outboxes.clone(),
@@ -130,9 +132,9 @@ impl Router {
                     Ok(plan) => Plan::Outbox(Box::new(plan)),
                     Err(misfit) => Plan::Misfit(Box::new(misfit)),
                 },
-                None if self.tables.selects(&relation.schema, &relation.name) => {
-                    Plan::Changes(Box::new(ChangesPlan::new(&self.name, &self.changes, relation, kinds)?))
-                }
+                None if self.tables.selects(&relation.schema, &relation.name) => Plan::Changes(Box::new(
+                    ChangesPlan::new((&self.name, &self.database), &self.changes, relation, kinds)?,
+                )),
                 None => Plan::Unselected,
             };
         self.plans.insert(relation.oid, plan);
@@ -187,7 +189,13 @@ pub fn exchanges(settings: &Settings) -> Vec<String> {
 }
 
 impl ChangesPlan {
-    fn new(name: &str, settings: &ChangesSettings, relation: &Relation, kinds: Kinds<'_>) -> Result<Self, Definite> {
+    /// For the pipeline of this name, of this database.
+    fn new(
+        (name, database): (&str, &str),
+        settings: &ChangesSettings,
+        relation: &Relation,
+        kinds: Kinds<'_>,
+    ) -> Result<Self, Definite> {
         let destination = |op: &'static str| -> Result<Destination, Definite> {
             let known = [("name", name), ("schema", &relation.schema), ("table", &relation.name), ("op", op)];
             let render = |template: &Template| {
@@ -205,7 +213,7 @@ impl ChangesPlan {
             })
         };
         Ok(Self {
-            format: RowFormat::new(settings.format, name, relation, kinds),
+            format: RowFormat::new(settings.format, name, database, relation, kinds),
             key: Key::of(relation),
             insert: destination("insert")?,
             update: destination("update")?,
