@@ -64,7 +64,10 @@ impl Stream {
 
     /// What comes next, in this format.
     pub(crate) async fn formatted(&mut self, format: ChangeFormat) -> Vec<Value> {
+        // So that each relation is learned anew, in this format and then again in the one before.
+        self.assembler = Assembler::default();
         let texts = self.read("pg_logical_slot_peek_binary_changes", false, format).await;
+        self.assembler = Assembler::default();
         texts.iter().map(|text| serde_json::from_str(text).expect(text)).collect()
     }
 

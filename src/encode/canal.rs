@@ -192,13 +192,11 @@ impl Kind {
                 out.push(b'"');
                 // ISO 8859-1 is the first 256 characters of Unicode.
                 let latin1 = each_byte(text, |byte| json_escaped(out, char::from(byte).encode_utf8(&mut [0; 2])));
-                match latin1 {
-                    Some(()) => out.push(b'"'),
-                    None => {
-                        out.truncate(start);
-                        json_string(out, text);
-                    }
+                if latin1.is_none() {
+                    out.truncate(start);
+                    return json_string(out, text);
                 }
+                out.push(b'"');
             }
             (Self::Text | Self::Bool, _) => json_string(out, text),
         }

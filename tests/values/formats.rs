@@ -17,7 +17,7 @@ fn debezium_is_wrong(event: &Value) -> Option<String> {
 
 /// What is wrong with an event in Canal's format.
 fn canal_is_wrong(event: &Value) -> Option<String> {
-    let row = event["data"][0].as_object()?;
+    let Some(row) = event["data"][0].as_object() else { return Some(format!("no row: {event}")) };
     let wrong = row.iter().find(|(name, value)| {
         let has_types = event["sqlType"][*name].is_i64() && event["mysqlType"][*name].is_string();
         !has_types || !(value.is_string() || value.is_null())

@@ -107,11 +107,10 @@ fn what_a_cloud_event_must_have_is_missed() {
     for mode in [CloudEvents::Structured, CloudEvents::Binary] {
         for name in ["id", "type"] {
             let mut event = event("text/plain", "");
-            if name == "id" {
-                event.message_id.clear()
-            } else {
-                event.event_type.clear()
-            };
+            match name {
+                "id" => event.message_id.clear(),
+                _ => event.event_type.clear(),
+            }
             let made = wrapper(mode).payload(&mut event, Attributes::default(), &Kind::Text, Value::Null);
             assert_eq!(made, Err(Incomplete(name)));
         }
@@ -163,8 +162,8 @@ proptest! {
         prop_assert_eq!((read.id(), read.ty()), (id.as_str(), event_type.as_str()));
         prop_assert_eq!((read.subject().unwrap_or_default(), read.source().as_str()), (subject.as_str(), "/pgsluice/shop/public/orders"));
         prop_assert_eq!(read.datacontenttype(), Some(content_type));
-        let micros = read.time().map(|time| time.timestamp_micros());
-        prop_assert_eq!(micros, Some(crate::encode::time::unix_micros(time)));
+        let micros = read.time().expect("a time").timestamp_micros();
+        prop_assert_eq!(micros, crate::encode::time::unix_micros(time));
         let is_same = match read.data().expect("data") {
             Data::Json(value) => *value == serde_json::from_str::<serde_json::Value>(&text).expect("was JSON"),
             Data::String(read) => *read == text,

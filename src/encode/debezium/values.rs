@@ -63,7 +63,7 @@ impl Unit {
         if (0..=3).contains(&modifier) { Self::Millis } else { Self::Micros }
     }
 
-    fn from_micros(self, micros: i64) -> i64 {
+    fn whole(self, micros: i64) -> i64 {
         match self {
             Self::Millis => micros.div_euclid(1_000),
             Self::Micros => micros,
@@ -189,8 +189,8 @@ impl Kind {
             },
             Self::Bits { .. } => bits(out, text)?,
             Self::Date => integer(out, instant::date(as_text()?)?),
-            Self::Time(unit) => integer(out, unit.from_micros(instant::time(as_text()?)?)),
-            Self::Timestamp(unit) => integer(out, unit.from_micros(instant::timestamp(as_text()?)?)),
+            Self::Time(unit) => integer(out, unit.whole(instant::time(as_text()?)?)),
+            Self::Timestamp(unit) => integer(out, unit.whole(instant::timestamp(as_text()?)?)),
             Self::Interval => integer(out, instant::interval(as_text()?)?),
             Self::ZonedTime => instant::zoned_time(out, as_text()?)?,
             Self::ZonedTimestamp => instant::zoned_timestamp(out, as_text()?)?,
