@@ -5,6 +5,7 @@ use super::cloudevents::{Attributes, Incomplete, Wrapper};
 use super::debezium::DebeziumPlan;
 use super::json::{RowPlan, row_alone, row_event};
 use super::message::Event;
+use super::row::Key;
 use super::values::Kinds;
 use crate::change::Change;
 use crate::config::ChangeFormat;
@@ -18,7 +19,7 @@ pub enum RowFormat {
     /// The row alone.
     Raw(RowPlan),
     /// Around our own row event.
-    CloudEvents(Wrapper, RowPlan),
+    CloudEvents(Wrapper, RowPlan, Key),
     /// Debezium's change event.
     Debezium(DebeziumPlan),
     /// Canal's flat message.
@@ -33,7 +34,9 @@ impl RowFormat {
         match format {
             ChangeFormat::Plain => Self::Plain(row()),
             ChangeFormat::Raw => Self::Raw(row()),
-            ChangeFormat::CloudEvents(mode) => Self::CloudEvents(Wrapper::new(mode, name, Some(relation)), row()),
+            ChangeFormat::CloudEvents(mode) => {
+                Self::CloudEvents(Wrapper::new(mode, name, Some(relation)), row(), Key::of(relation))
+            }
             ChangeFormat::Debezium { with_schema } => {
                 Self::Debezium(DebeziumPlan::new(with_schema, name, database, relation, kinds.types))
             }
@@ -50,7 +53,8 @@ impl RowFormat {
         match self {
             Self::Plain(plan) => row_event(&mut event.body, plan, name, change),
             Self::Raw(plan) => row_alone(&mut event.body, plan, change.row),
-            Self::CloudEvents(wrapper, plan) => {
+            Self::CloudEvents(wrapper, plan, key) => {
+                key.text(change.row, &mut event.subject);
                 let attributes =
                     Attributes { time: Some(change.transaction.committed_at), position: Some(change.position) };
                 wrapper.json(event, attributes, |out| row_event(out, plan, name, change))?;

@@ -64,7 +64,7 @@ pub struct Event {
     pub event_type: String,
     pub app_id: String,
     pub body: Vec<u8>,
-    /// What it is about: the aggregate's id, or what names the row; may be empty.
+    /// What a CloudEvent is about: the aggregate's id, or what names the row; may be empty.
     pub subject: String,
     /// What it was made of, in words: `insert of public.orders`.
     pub origin: String,

@@ -84,7 +84,6 @@ impl Encoder {
         event.exchange.push_str(&destination.exchange);
         event.routing_key.push_str(&destination.routing_key);
         event.event_type.push_str(&destination.event_type);
-        plan.key.text(change.row, &mut event.subject);
         plan.format.make(event, &self.name, change)
     }
 

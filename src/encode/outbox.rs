@@ -87,7 +87,6 @@ impl Encoder {
             let at = time_of(kind, value).ok_or(Unfit::Timestamp)?;
             (written_at, event.timestamp_s) = (Some(at), Some(time::unix_seconds(at)));
         }
-        event.subject.push_str(row.text(plan.aggregate_id).unwrap_or_default());
         body(event, plan, row, written_at)
     }
 }
@@ -107,6 +106,9 @@ fn body(event: &mut Event, plan: &OutboxPlan, row: Tuple<'_>, written_at: Option
     }
     // All that the row itself knows, so that it is the same event when it is sent again from the table.
     let attributes = Attributes { time: written_at, position: None };
+    if plan.cloudevents.is_some() {
+        event.subject.push_str(row.text(plan.aggregate_id).unwrap_or_default());
+    }
     match &plan.cloudevents {
         None if is_enveloped => envelope(&mut event.body, plan, row, payload),
         None => raw_bytes(&mut event.body, &plan.payload_kind, payload),

@@ -21,7 +21,7 @@ pub fn row_event_beyond(limit: usize, format: &RowFormat, change: &Change<'_>) -
         Row::Truncate { .. } => return None,
     };
     let sum = || match format {
-        RowFormat::Plain(plan) | RowFormat::Raw(plan) | RowFormat::CloudEvents(_, plan) => {
+        RowFormat::Plain(plan) | RowFormat::Raw(plan) | RowFormat::CloudEvents(_, plan, _) => {
             row.iter().enumerate().map(|(column, value)| json_bytes_min(plan.kind(column), value)).sum()
         }
         RowFormat::Debezium(plan) => {

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use crate::change::{Change, Row};
 use crate::config::{ChangesSettings, OnUpdate, OutboxSettings, Settings};
 use crate::encode::format::RowFormat;
-use crate::encode::row::Key;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
 use crate::postgres::pgoutput::Tuple;
@@ -80,8 +79,6 @@ pub enum Skip {
 pub struct ChangesPlan {
     /// How they become bodies.
     pub format: RowFormat,
-    /// What names its rows.
-    pub key: Key,
     insert: Destination,
     update: Destination,
     delete: Destination,
@@ -214,7 +211,6 @@ impl ChangesPlan {
         };
         Ok(Self {
             format: RowFormat::new(settings.format, name, database, relation, kinds),
-            key: Key::of(relation),
             insert: destination("insert")?,
             update: destination("update")?,
             delete: destination("delete")?,

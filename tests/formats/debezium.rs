@@ -53,18 +53,14 @@ fn same_schema(expected: &Value, ours: &Value, path: &str) {
 
 /// Every field of its payload is in ours, of its type.
 fn same_shape(expected: &Value, ours: &Value, path: &str) {
-    match (expected, ours) {
-        (Value::Object(expected), Value::Object(ours)) => {
-            for (name, expected) in expected {
-                let found = ours.get(name).unwrap_or_else(|| panic!("no {path}.{name}"));
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                same_shape(expected, found, &path);
-            }
-        }
-        _ => {
-            let same = std::mem::discriminant(expected) == std::mem::discriminant(ours);
-            assert!(same || is_different(path), "{path}: {expected} {ours}");
-        }
+    let (Value::Object(fields), Value::Object(found)) = (expected, ours) else {
+        let same = std::mem::discriminant(expected) == std::mem::discriminant(ours);
+        return assert!(same || is_different(path), "{path}: {expected} {ours}");
+    };
+    for (name, expected) in fields {
+        let found = found.get(name).unwrap_or_else(|| panic!("no {path}.{name}"));
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        same_shape(expected, found, &path);
     }
 }
 

@@ -97,9 +97,9 @@ async fn generated_values_of_every_type_fit_their_schema() {
 async fn a_large_value_that_an_update_left_alone_is_debeziums_placeholder_and_missing_in_canals() {
     let types =
         ["text", "bytea", "jsonb", "hstore", "text[]", "bytea[]", "integer[]", "numeric", "varbit", "boolean[]"];
-    let columns: String = types.iter().enumerate().map(|(n, name)| format!(", c{n} {name}")).collect();
-    let alter: String =
-        (0..types.len()).map(|n| format!("ALTER TABLE big ALTER c{n} SET STORAGE EXTERNAL; ")).collect();
+    let list = |each: &dyn Fn(usize) -> String| (0..types.len()).map(each).collect::<Vec<_>>().concat();
+    let columns = list(&|n| format!(", c{n} {}", types[n]));
+    let alter = list(&|n| format!("ALTER TABLE big ALTER c{n} SET STORAGE EXTERNAL; "));
     let mut stream = Stream::after(&format!(
         "{}; CREATE TABLE big (id int PRIMARY KEY, n int{columns}); {alter} INSERT INTO big VALUES (1, 1, repeat('x', 9000), \
          decode(repeat('00', 9000), 'hex'), to_jsonb(repeat('x', 9000)), hstore('a', repeat('x', 9000)), \

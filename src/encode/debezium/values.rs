@@ -232,10 +232,17 @@ impl Kind {
                     out.push(b']');
                 }
                 Self::Same(values::Kind::Integer | values::Kind::Number, _) => numbers(out),
-                _ => out.extend_from_slice(b"null"),
+                element => element.unavailable(out),
             },
-            // They are never so large.
-            _ => out.extend_from_slice(b"null"),
+            // They are never so large; and an array of them has no placeholder that its schema would let pass.
+            Self::Same(..)
+            | Self::Bit
+            | Self::Date
+            | Self::Time(_)
+            | Self::Timestamp(_)
+            | Self::ZonedTime
+            | Self::ZonedTimestamp
+            | Self::Interval => out.extend_from_slice(b"null"),
         }
     }
 
@@ -253,7 +260,18 @@ impl Kind {
                 }
                 _ => 0,
             },
-            _ => 0,
+            // Numbers and times are shorter, or may be.
+            Self::Hstore
+            | Self::Money
+            | Self::Same(..)
+            | Self::Bit
+            | Self::Bits { .. }
+            | Self::Date
+            | Self::Time(_)
+            | Self::Timestamp(_)
+            | Self::ZonedTime
+            | Self::ZonedTimestamp
+            | Self::Interval => 0,
         }
     }
 }
