@@ -5,6 +5,7 @@
 pub mod canal;
 pub mod cloudevents;
 pub mod debezium;
+pub mod fields;
 pub mod format;
 pub mod headers;
 pub mod json;
@@ -87,7 +88,7 @@ impl Encoder {
         plan.format.make(event, &self.name, change)
     }
 
-    /// A logical message as an event. Outside of transactions its LSN names it.
+    /// A logical message as an event.
     ///
     /// # Errors
     /// It can't be a CloudEvent.
@@ -97,12 +98,7 @@ impl Encoder {
         plan: &MessagesPlan,
         logical: &LogicalMessage<'_>,
     ) -> Result<(), Incomplete> {
-        let committed_at = logical.within.map(|(_, transaction)| transaction.committed_at);
-        match logical.within {
-            Some((position, _)) => self.start(event, format_args!("{position}"), committed_at),
-            None => self.start(event, format_args!("{}:message", logical.lsn), None),
-        }
-        event.origin.extend(["message ", logical.prefix]);
+        self.start_message(event, logical);
         plan.render(logical.prefix, &mut event.exchange, &mut event.routing_key);
         // Any text; a property holds no more.
         event.event_type.push_str(&logical.prefix[..logical.prefix.floor_char_boundary(255)]);
@@ -112,7 +108,7 @@ impl Encoder {
             Content::Alone => event.body.extend_from_slice(logical.content),
             Content::Wrapped(wrapper) => {
                 let position = logical.within.map(|(position, _)| position);
-                let attributes = Attributes { time: committed_at, position };
+                let attributes = Attributes { time: event.committed_at, position };
                 wrapper.payload(event, attributes, &Kind::Bytea, Value::Binary(logical.content))?;
             }
         }
@@ -125,6 +121,16 @@ impl Encoder {
         self.start(event, format_args!("{}", change.position), committed_at);
         let Change { relation, row, .. } = change;
         event.origin.extend([row.op(), " of ", &relation.schema, ".", &relation.name]);
+    }
+
+    /// A new event of this message. Outside of transactions its LSN names it.
+    fn start_message(&self, event: &mut Event, logical: &LogicalMessage<'_>) {
+        let committed_at = logical.within.map(|(_, transaction)| transaction.committed_at);
+        match logical.within {
+            Some((position, _)) => self.start(event, format_args!("{position}"), committed_at),
+            None => self.start(event, format_args!("{}:message", logical.lsn), None),
+        }
+        event.origin.extend(["message ", logical.prefix]);
     }
 
     /// A new event, named by its place, which is known where the commit time is.
