@@ -69,7 +69,7 @@ pub(crate) fn stream(data: &[u8]) -> usize {
         rest = after;
         let taken = assembler.take(message, &mut |step| {
             match step {
-                Step::Relation(relation) => return router.learn(&untrusting(relation)).map_err(|_| ()),
+                Step::Relation(relation) => return router.learn(&untrusting(relation)).map(|_| ()).map_err(|_| ()),
                 Step::Change(change) => {
                     let change = textual.change(&change).map_err(|_| ())?;
                     match router.verdict(&change) {

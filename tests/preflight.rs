@@ -1,7 +1,7 @@
 //! What is wrong with a database is said before anything is changed in it, with what to do about it;
 //! and the publication holds exactly what the configuration selects.
 
-use pgsluice::config::{OnUpdate, OutboxColumns, OutboxSettings};
+use pgsluice::config::{OnUpdate, Ordering, OutboxColumns, OutboxSettings};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::postgres::catalog::{Wanted, resolve};
 use pgsluice::postgres::preflight::{self, Look};
@@ -40,6 +40,7 @@ fn outbox(routing_key: &str) -> OutboxSettings {
         envelope: Vec::new(),
         route: None,
         on_update: OnUpdate::Warn,
+        ordering: Ordering::Key,
         tombstone_on_empty_payload: false,
         cleanup: None,
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lapin::options::ExchangeDeleteOptions;
 use pgsluice::broker::{Broker, Channel};
-use pgsluice::config::{RabbitSettings, Unroutable};
+use pgsluice::config::{ParkingSettings, PoisonPolicy, RabbitSettings, Unroutable};
 use pgsluice::encode::message::{Header, HeaderTable, Message, Properties};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::progress::{Limits, Seq};
@@ -33,6 +33,9 @@ fn settings(url: &str) -> RabbitSettings {
         confirm_timeout: Duration::from_secs(30),
         max_message_bytes: None,
         unroutable: Unroutable::Wait,
+        poison: PoisonPolicy::Stop,
+        parking: ParkingSettings { exchange: "parked".into(), queue: "parked".into() },
+        lanes: 1,
     }
 }
 
@@ -53,6 +56,7 @@ impl Rig {
             PublisherSettings {
                 confirm_timeout: settings.confirm_timeout,
                 unroutable: settings.unroutable,
+                poison: settings.poison,
                 fail_fast: true,
                 jitter_seed: 1,
             },

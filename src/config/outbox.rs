@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use super::Ordering;
 use crate::route::template::Template;
 
 /// `[outbox]`, or one `[[outbox]]`: rows inserted into this table are events that the application wrote.
@@ -30,6 +31,8 @@ pub struct OutboxSettings {
     pub envelope: Vec<(String, String)>,
     /// What `{route}` stands for.
     pub route: Option<RouteSettings>,
+    /// Whether the events of an aggregate stay in order.
+    pub ordering: Ordering,
     /// What to do when a row is updated.
     pub on_update: OnUpdate,
     /// An event without a payload gets the header `tombstone`.

@@ -13,8 +13,8 @@ use std::time::Duration;
 use super::layers::{Layers, Origins};
 use super::written::{self, Written};
 use super::{
-    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessagesSettings, Origin, RabbitSettings, Retain,
-    Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
+    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessagesSettings, Ordering, Origin, ParkingSettings,
+    PoisonPolicy, RabbitSettings, Retain, Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
 };
 use crate::encode::values::Numeric;
 use crate::failure::Definite;
@@ -78,7 +78,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
     }
     Ok(Settings {
         changes: self::changes(at, changes, &name)?,
-        rabbitmq: rabbit(at, rabbitmq)?,
+        rabbitmq: rabbit(at, rabbitmq, &name)?,
         checkpoint,
         shutdown_timeout: millis(at, "shutdown_timeout_ms", shutdown_timeout_ms, 30_000, 1..=MAX_WAIT_MS)?,
         fail_fast: fail_fast.unwrap_or(false),
@@ -154,6 +154,7 @@ fn changes(at: &Origins, written: written::Changes, name: &str) -> Result<Change
         exchange: not_default_exchange(at, "changes.exchange", exchange)?,
         routing_key: template("changes.routing_key", written.routing_key, "{schema}.{table}.{op}")?,
         numeric: one_of(at, "changes.numeric", written.numeric, &NUMERIC)?.unwrap_or_default(),
+        ordering: one_of(at, "changes.key", written.key, &[("row", Ordering::Key), ("none", Ordering::None)])?.unwrap_or_default(),
     })
 }
 
@@ -173,7 +174,7 @@ fn messages(at: &Origins, written: written::Messages, name: &str) -> Result<Mess
     })
 }
 
-fn rabbit(at: &Origins, written: written::Rabbit) -> Result<RabbitSettings, Definite> {
+fn rabbit(at: &Origins, written: written::Rabbit, name: &str) -> Result<RabbitSettings, Definite> {
     let hint = "an AMQP URL, as in url = \"amqps://app@mq1,mq2/shop\"";
     let url = required(at, "rabbitmq.url", written.url, hint)?;
     let mut uri =
@@ -188,8 +189,10 @@ fn rabbit(at: &Origins, written: written::Rabbit) -> Result<RabbitSettings, Defi
         let hint = "allowed: topic, direct, fanout, headers, or the x-… type of a plugin";
         return Err(at.wrong("rabbitmq.exchange_type", what, hint));
     }
-    let policies = [("wait", Unroutable::Wait), ("discard", Unroutable::Discard)];
+    let policies = [("wait", Unroutable::Wait), ("park", Unroutable::Park), ("discard", Unroutable::Discard)];
     let unroutable = one_of(at, "rabbitmq.unroutable.policy", written.unroutable.policy, &policies)?;
+    let policies = [("wait", PoisonPolicy::Wait), ("park", PoisonPolicy::Park), ("stop", PoisonPolicy::Stop)];
+    let poison = one_of(at, "rabbitmq.poison.policy", written.poison.policy, &policies)?;
     let max_message_bytes = written.max_message_bytes.map(|bytes| {
         // No RabbitMQ takes more than 512 MiB in one message.
         size(at, "rabbitmq.max_message_bytes", Some(bytes), bytes, 1_024..=512 * MEBIBYTE, "bytes")
@@ -214,6 +217,23 @@ fn rabbit(at: &Origins, written: written::Rabbit) -> Result<RabbitSettings, Defi
         confirm_timeout,
         max_message_bytes: max_message_bytes.transpose()?,
         unroutable: unroutable.unwrap_or(Unroutable::Wait),
+        poison: poison.unwrap_or_default(),
+        parking: parking(at, written.parking, name)?,
+        lanes: size(at, "rabbitmq.lanes", written.lanes, 1, 1..=64, "lanes")?,
+    })
+}
+
+fn parking(at: &Origins, written: written::Parking, name: &str) -> Result<ParkingSettings, Definite> {
+    let named = |key, text: String| match text.len() {
+        0 => Err(at.wrong(key, "is empty", "leave the key out, or write a name")),
+        1..=MAX_NAME_BYTES => Ok(text),
+        _ => Err(at.wrong(key, "is longer than 255 bytes", "allowed: at most 255 bytes, by AMQP")),
+    };
+    let exchange = written.exchange.unwrap_or_else(|| format!("{name}.parked"));
+    let queue = written.queue.unwrap_or_else(|| exchange.clone());
+    Ok(ParkingSettings {
+        exchange: named("rabbitmq.parking.exchange", exchange)?,
+        queue: named("rabbitmq.parking.queue", queue)?,
     })
 }
 

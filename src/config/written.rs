@@ -63,6 +63,7 @@ pub(super) struct Source {
 pub(super) struct Changes {
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) key: Option<String>,
     pub(super) numeric: Option<String>,
 }
 
@@ -72,6 +73,7 @@ pub(super) struct Outbox {
     pub(super) table: Option<String>,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) key: Option<String>,
     pub(super) on_update: Option<String>,
     #[serde(deserialize_with = "flag")]
     pub(super) tombstone_on_empty_payload: Option<bool>,
@@ -149,6 +151,8 @@ pub(super) struct Rabbit {
     pub(super) declare: Option<bool>,
     pub(super) exchange_type: Option<String>,
     #[serde(deserialize_with = "number")]
+    pub(super) lanes: Option<i64>,
+    #[serde(deserialize_with = "number")]
     pub(super) in_flight_events: Option<i64>,
     #[serde(deserialize_with = "number")]
     pub(super) in_flight_bytes: Option<i64>,
@@ -156,13 +160,22 @@ pub(super) struct Rabbit {
     pub(super) confirm_timeout_ms: Option<i64>,
     #[serde(deserialize_with = "number")]
     pub(super) max_message_bytes: Option<i64>,
-    pub(super) unroutable: Unroutable,
+    pub(super) unroutable: Policy,
+    pub(super) poison: Policy,
+    pub(super) parking: Parking,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Unroutable {
+pub(super) struct Policy {
     pub(super) policy: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Parking {
+    pub(super) exchange: Option<String>,
+    pub(super) queue: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -6,7 +6,9 @@ pub mod headers;
 pub mod json;
 pub mod logical;
 pub mod message;
+pub mod ordering;
 pub mod outbox;
+pub mod parked;
 pub mod size;
 pub mod text;
 pub mod time;
@@ -16,6 +18,7 @@ use std::fmt::{self, Write as _};
 
 use crate::change::{Change, Transaction};
 use crate::encode::message::{Event, Header};
+use crate::encode::ordering::OrderingKey;
 use crate::route::messages::MessagesPlan;
 use crate::route::{ChangesPlan, Destination};
 use crate::transaction::LogicalMessage;
@@ -61,29 +64,43 @@ impl Encoder {
         Self { name: name.to_owned(), delivery }
     }
 
+    /// What names the event of a change that can't be made, and where it was to go, if that is known.
+    pub fn name_change(&self, event: &mut Event, destination: Option<&Destination>, change: &Change<'_>) {
+        self.start_change(event, change);
+        if let Some(destination) = destination {
+            event.exchange.push_str(&destination.exchange);
+            event.routing_key.push_str(&destination.routing_key);
+            event.event_type.push_str(&destination.event_type);
+        }
+    }
+
     /// A plain table's change as a row event.
     pub fn change(&self, event: &mut Event, plan: &ChangesPlan, destination: &Destination, change: &Change<'_>) {
-        self.start_change(event, change);
-        event.exchange.push_str(&destination.exchange);
-        event.routing_key.push_str(&destination.routing_key);
-        event.event_type.push_str(&destination.event_type);
+        self.name_change(event, Some(destination), change);
+        event.ordering_key = plan.key.of(&change.row);
         event.content_type.push_str("application/json");
         json::row_event(&mut event.body, &plan.row, &self.name, change);
     }
 
     /// A logical message as an event. Outside of transactions its LSN names it.
     pub fn message(&self, event: &mut Event, plan: &MessagesPlan, logical: &LogicalMessage<'_>) {
+        self.name_message(event, plan, logical);
+        event.content_type.push_str("application/json");
+        logical::message_event(&mut event.body, &event.message_id, logical);
+    }
+
+    /// What names the event of a logical message, and where it goes.
+    pub fn name_message(&self, event: &mut Event, plan: &MessagesPlan, logical: &LogicalMessage<'_>) {
         let committed_at = logical.within.map(|(_, transaction)| transaction.committed_at);
         match logical.within {
             Some((position, _)) => self.start(event, format_args!("{position}"), committed_at),
             None => self.start(event, format_args!("{}:message", logical.lsn), None),
         }
         event.origin.extend(["message ", logical.prefix]);
+        event.ordering_key = OrderingKey::text(logical.prefix);
         plan.render(logical.prefix, &mut event.exchange, &mut event.routing_key);
         // Any text; a property holds no more.
         event.event_type.push_str(&logical.prefix[..logical.prefix.floor_char_boundary(255)]);
-        event.content_type.push_str("application/json");
-        logical::message_event(&mut event.body, &event.message_id, logical);
     }
 
     /// A new event of this change.

@@ -5,11 +5,12 @@
 
 use super::Encoder;
 use super::message::{Event, Header};
+use super::ordering::OrderingKey;
 use super::text::json_string;
 use super::time;
 use super::values::{Kind, json_base64, json_value, raw_bytes};
 use crate::change::Change;
-use crate::config::Property;
+use crate::config::{Ordering, Property};
 use crate::postgres::pgoutput::{Tuple, Value};
 use crate::route::outbox::{OutboxPlan, Part};
 use crate::route::template::Bound;
@@ -29,10 +30,27 @@ pub enum Unfit {
 }
 
 impl Encoder {
+    /// What names the event of an outbox row, and where it goes.
+    pub fn name_outbox(&self, event: &mut Event, plan: &OutboxPlan, change: &Change<'_>, row: Tuple<'_>) {
+        self.start_change(event, change);
+        if let Some(id) = row.text(plan.id) {
+            event.message_id.clear();
+            event.message_id.push_str(id);
+        }
+        event.ordering_key = match plan.ordering {
+            Ordering::Key => OrderingKey::text(row.text(plan.aggregate_id).unwrap_or_default()),
+            Ordering::None => OrderingKey::Any,
+        };
+        event.event_type.push_str(row.text(plan.event_type).unwrap_or_default());
+        for (bound, out) in [(&plan.exchange, &mut event.exchange), (&plan.routing_key, &mut event.routing_key)] {
+            bound.render(out, |part, out| part_of(plan, row, part, out));
+        }
+    }
+
     /// An outbox row as the event that the application wrote.
     ///
     /// # Errors
-    /// A property that the broker would not take.
+    /// A property that the broker would not take; the event is whole without it.
     pub fn outbox(
         &self,
         event: &mut Event,
@@ -40,17 +58,10 @@ impl Encoder {
         change: &Change<'_>,
         row: Tuple<'_>,
     ) -> Result<(), Unfit> {
-        self.start_change(event, change);
-        if let Some(id) = row.text(plan.id) {
-            event.message_id.clear();
-            event.message_id.push_str(id);
-        }
-        event.event_type.push_str(row.text(plan.event_type).unwrap_or_default());
+        self.name_outbox(event, plan, change, row);
         event.content_type.push_str(plan.content_type);
         let render =
             |bound: &Bound<Part>, out: &mut String| bound.render(out, |part, out| part_of(plan, row, part, out));
-        render(&plan.exchange, &mut event.exchange);
-        render(&plan.routing_key, &mut event.routing_key);
         let columns = [("aggregate_type", plan.aggregate_type), ("aggregate_id", plan.aggregate_id)];
         let version = plan.schema_version.map(|column| ("schema_version", column));
         for (header, column) in columns.into_iter().chain(version) {
@@ -69,17 +80,20 @@ impl Encoder {
                 event.headers.push(header, Header::Text(&scratch));
             }
         }
+        let mut unfit = None;
         for (property, bound) in &plan.properties {
             scratch.clear();
             render(bound, &mut scratch);
             if !scratch.is_empty() {
-                set(event, *property, &scratch)?;
+                unfit = unfit.or(set(event, *property, &scratch).err());
             }
         }
         if let Some((column, kind)) = &plan.timestamp
             && let Some(Value::Text(value)) = row.get(*column)
         {
-            event.timestamp_s = Some(unix_seconds(kind, value).ok_or(Unfit::Timestamp)?);
+            let seconds = unix_seconds(kind, value);
+            event.timestamp_s = seconds.or(event.timestamp_s);
+            unfit = unfit.or(seconds.is_none().then_some(Unfit::Timestamp));
         }
         let payload = row.get(plan.payload).unwrap_or(Value::Null);
         let is_empty = matches!(payload, Value::Null | Value::Text(b"") | Value::Unchanged);
@@ -91,7 +105,7 @@ impl Encoder {
             "application/json".clone_into(&mut event.content_type);
             envelope(&mut event.body, plan, row, payload);
         }
-        Ok(())
+        unfit.map_or(Ok(()), Err)
     }
 }
 

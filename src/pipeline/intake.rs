@@ -12,11 +12,11 @@ use anyhow::anyhow;
 use crate::broker::Broker;
 use crate::change::Change;
 use crate::cleanup::Cleanup;
-use crate::config::{OnUpdate, Settings};
+use crate::config::{OnUpdate, PoisonPolicy, Settings};
 use crate::encode::message::Event;
 use crate::encode::outbox::Unfit;
 use crate::encode::{Delivery, Encoder, size};
-use crate::failure::{Definite, Kind};
+use crate::failure::{Definite, Kind, Poison};
 use crate::lsn::Lsn;
 use crate::pipeline::outgoing::{Outgoing, Way, unpublishable};
 use crate::pipeline::scope::{Scope, Tally};
@@ -25,7 +25,9 @@ use crate::postgres::pgoutput;
 use crate::postgres::relation::Relation;
 use crate::postgres::replication::Frame;
 use crate::progress::Window;
-use crate::rabbit::publisher::{PublishError, Publisher};
+use crate::rabbit::lanes::Lanes;
+use crate::rabbit::publisher::PublishError;
+use crate::route::messages::MessagesPlan;
 use crate::route::outbox::Misfit;
 use crate::route::{Router, Skip, Verdict};
 use crate::source::Batch;
@@ -58,6 +60,8 @@ pub(super) struct Intake {
     scope: Option<Scope>,
     encode: Encode,
     outgoing: Outgoing,
+    /// What can't be published is parked.
+    parks: bool,
     /// None: no outbox is cleaned.
     pub(super) cleanup: Option<Cleanup>,
 }
@@ -90,6 +94,7 @@ impl Intake {
                 outbox_update_seen: false,
             },
             outgoing: Outgoing::new(announce),
+            parks: settings.rabbitmq.poison == PoisonPolicy::Park,
             cleanup: None,
         }
     }
@@ -107,7 +112,9 @@ impl Intake {
             self.encode.textual.iter_mut().for_each(|textual| textual.set_types(Arc::clone(&types)));
             self.encode.router.set_types(types);
             for relation in self.assembler.relations() {
-                self.encode.learn(relation, self.received)?;
+                if self.encode.learn(relation, self.received)? {
+                    self.outgoing.fence();
+                }
             }
         }
         self.pending = batch;
@@ -118,7 +125,7 @@ impl Intake {
     pub(super) fn take_in<B: Broker>(
         &mut self,
         window: &mut Window,
-        publisher: &mut Publisher<B>,
+        publisher: &mut Lanes<B>,
     ) -> Result<(), Definite> {
         while window.has_room()
             && !self.is_over()
@@ -148,9 +155,10 @@ impl Intake {
     pub(super) fn break_off<B: Broker>(
         &mut self,
         window: &mut Window,
-        publisher: &mut Publisher<B>,
+        publisher: &mut Lanes<B>,
     ) -> Result<(), Definite> {
-        self.outgoing.release(false, &mut Way { window, publisher, scope: self.scope.as_mut() })
+        let parks = self.parks;
+        self.outgoing.release(false, &mut Way { window, publisher, parks, scope: self.scope.as_mut() })
     }
 
     /// Whether all that is to be replayed was taken in.
@@ -168,18 +176,23 @@ impl Intake {
         lsn: Lsn,
         data: &[u8],
         window: &mut Window,
-        publisher: &mut Publisher<B>,
+        publisher: &mut Lanes<B>,
     ) -> Result<(), Definite> {
         let message = pgoutput::decode(data).map_err(|error| undecodable(error, lsn))?;
-        let Self { assembler, scope, encode, outgoing, received, cleanup, .. } = self;
-        let mut way = Way { window, publisher, scope: scope.as_mut() };
+        let Self { assembler, scope, encode, outgoing, received, cleanup, parks, .. } = self;
+        let mut way = Way { window, publisher, parks: *parks, scope: scope.as_mut() };
         let taken = assembler.take(message, &mut |step| match step {
             Step::Begin(transaction) => {
                 outgoing.begin();
                 way.scope.as_mut().map_or(Ok(()), |scope| scope.begin(&transaction))
             }
             // A relation's own frame has no LSN.
-            Step::Relation(relation) => encode.learn(relation, *received),
+            Step::Relation(relation) => {
+                if encode.learn(relation, *received)? {
+                    outgoing.fence();
+                }
+                Ok(())
+            }
             Step::Change(change) => encode.change(&change, outgoing, cleanup.as_mut(), &mut way),
             Step::Message(message) => encode.message(&message, outgoing, &mut way),
             Step::Commit { end_lsn, .. } => {
@@ -195,7 +208,7 @@ impl Intake {
 }
 
 impl Encode {
-    fn learn(&mut self, relation: &Relation, received: Lsn) -> Result<(), Definite> {
+    fn learn(&mut self, relation: &Relation, received: Lsn) -> Result<bool, Definite> {
         self.router
             .learn(relation)
             .map_err(|definite| definite.context(format!("can't publish the changes of {relation} after {received}")))
@@ -214,9 +227,8 @@ impl Encode {
             if let Some(plan) = plan.filter(|_| way.scope.as_ref().is_none_or(is_taken))
                 && !way.window.has_passed(logical.lsn)
             {
-                message_fits(logical, way.publisher)?;
-                self.encoder.message(outgoing.next(), plan, logical);
-                outgoing.message(logical.lsn, way)?;
+                let unmade = self.make_message(outgoing.next(), plan, logical, way)?;
+                outgoing.message(logical.lsn, unmade, way)?;
             }
             return Ok(());
         };
@@ -225,12 +237,32 @@ impl Encode {
             return Ok(());
         }
         if let Some(plan) = plan.filter(|_| way.scope.as_ref().is_none_or(|scope| scope.takes())) {
-            message_fits(logical, way.publisher)?;
-            self.encoder.message(outgoing.next(), plan, logical);
-            outgoing.hold(position, transaction, way)?;
+            let unmade = self.make_message(outgoing.next(), plan, logical, way)?;
+            outgoing.hold(position, transaction, unmade, way)?;
         }
         outgoing.reached(position, way.window);
         Ok(())
+    }
+
+    /// The event of a logical message; or why it can't be made, and what names it is to be parked.
+    fn make_message<B: Broker>(
+        &self,
+        event: &mut Event,
+        plan: &MessagesPlan,
+        logical: &LogicalMessage<'_>,
+        way: &Way<'_, B>,
+    ) -> Result<Option<Definite>, Definite> {
+        match message_fits(logical, way.publisher) {
+            Ok(()) => {
+                self.encoder.message(event, plan, logical);
+                Ok(None)
+            }
+            Err(definite) if way.parks => {
+                self.encoder.name_message(event, plan, logical);
+                Ok(Some(definite))
+            }
+            Err(definite) => Err(definite),
+        }
     }
 
     fn change<B: Broker>(
@@ -261,28 +293,16 @@ impl Encode {
             outgoing.count(usize::from(!matches!(verdict, Verdict::Skip(_))));
             return Ok(());
         }
-        let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
-        let oversize = match verdict {
-            Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.row, change),
-            Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, row),
-            Verdict::Misfit(_) | Verdict::Skip(_) => None,
-        };
-        if let Some(bytes) = oversize {
-            let origin = format_args!("{} of {}", change.row.op(), change.relation);
-            return Err(unpublishable(PublishError::Oversize { bytes, limit }, origin, position));
-        }
         match verdict {
-            Verdict::Change(plan, destination) => {
-                self.encoder.change(outgoing.next(), plan, destination, change);
-                outgoing.hold(position, change.transaction, way)?;
+            Verdict::Change(..) | Verdict::Outbox(..) | Verdict::Misfit(_) => {
+                let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
+                let unmade = match make(&self.encoder, outgoing.next(), verdict, change, limit) {
+                    Ok(()) => None,
+                    Err(definite) if way.parks && definite.poison.is_some() => Some(definite),
+                    Err(definite) => return Err(definite),
+                };
+                outgoing.hold(position, change.transaction, unmade, way)?;
             }
-            Verdict::Outbox(plan, row) => {
-                self.encoder
-                    .outbox(outgoing.next(), plan, change, row)
-                    .map_err(|error| unfit(error, change.relation, position))?;
-                outgoing.hold(position, change.transaction, way)?;
-            }
-            Verdict::Misfit(why) => return Err(misfit(why, change)),
             Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Fail)) => return Err(updated(change)),
             Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) => {
                 if !std::mem::replace(&mut self.outbox_update_seen, true) {
@@ -300,8 +320,48 @@ impl Encode {
     }
 }
 
+/// Makes the event of a change that has one. What is too large is refused before it is made.
+///
+/// # Errors
+/// It can't be made; then there is only what names it, but for a property that is unfit, without which it is whole.
+fn make(
+    encoder: &Encoder,
+    event: &mut Event,
+    verdict: Verdict<'_, '_>,
+    change: &Change<'_>,
+    limit: usize,
+) -> Result<(), Definite> {
+    let beyond = |oversize: Option<usize>| oversize.map(|bytes| PublishError::Oversize { bytes, limit });
+    let refused = |error| {
+        let origin = format_args!("{} of {}", change.row.op(), change.relation);
+        unpublishable(error, origin, change.position)
+    };
+    match verdict {
+        Verdict::Change(plan, destination) => {
+            if let Some(error) = beyond(size::row_event_beyond(limit, &plan.row, change)) {
+                encoder.name_change(event, Some(destination), change);
+                return Err(refused(error));
+            }
+            encoder.change(event, plan, destination, change);
+        }
+        Verdict::Outbox(plan, row) => {
+            if let Some(error) = beyond(size::payload_beyond(limit, plan, row)) {
+                encoder.name_outbox(event, plan, change, row);
+                return Err(refused(error));
+            }
+            encoder.outbox(event, plan, change, row).map_err(|error| unfit(error, change.relation, change.position))?;
+        }
+        Verdict::Misfit(why) => {
+            encoder.name_change(event, None, change);
+            return Err(misfit(why, change));
+        }
+        Verdict::Skip(_) => {}
+    }
+    Ok(())
+}
+
 /// Its Base64 is most of the event; what is too large is refused before it is made.
-fn message_fits<B: Broker>(logical: &LogicalMessage<'_>, publisher: &Publisher<B>) -> Result<(), Definite> {
+fn message_fits<B: Broker>(logical: &LogicalMessage<'_>, publisher: &Lanes<B>) -> Result<(), Definite> {
     let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
     let bytes = logical.content.len().div_ceil(3) * 4;
     if bytes <= limit {
@@ -324,7 +384,7 @@ fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
 fn updated(change: &Change<'_>) -> Definite {
     let error = anyhow!("a row of the outbox {} was updated at {}", change.relation, change.position);
     let hint = "outbox.on_update = \"warn\" goes on: its event is out already, as the row was inserted. Then find who updates it";
-    Definite::new(Kind::Event, error, hint)
+    Definite::new(Kind::Event, error, hint).as_asked()
 }
 
 /// The outbox was altered since the start.
@@ -335,13 +395,14 @@ fn misfit(misfit: &Misfit, change: &Change<'_>) -> Definite {
          table has no effect on rows that were written before",
         misfit.columns.join(", ")
     );
-    Definite::new(Kind::Event, anyhow!(misfit.clone()).context(what), hint)
+    Definite::poison(Poison::Columns, anyhow!(misfit.clone()).context(what), hint)
 }
 
 /// What a column says can't be said to the broker.
 fn unfit(error: Unfit, relation: &Relation, at: impl fmt::Display) -> Definite {
     let what = format!("can't publish the insert of {relation} at {at}");
-    Definite::new(Kind::Event, anyhow!(error).context(what), "change the template, or what the application writes")
+    let hint = "change the template, or what the application writes";
+    Definite::poison(Poison::Property, anyhow!(error).context(what), hint)
 }
 
 /// The stream makes no sense by binary transfer.

@@ -22,6 +22,7 @@ use super::uri::{BrokerUri, Mechanism};
 use super::wire::CHANNEL;
 use super::{tls, topology};
 use crate::broker::Reply;
+use crate::config::ParkingSettings;
 use crate::failure::{Failure, Kind, within};
 
 /// The largest frame that we agree to, in bytes: RabbitMQ's default. Larger ones buy nothing.
@@ -39,6 +40,7 @@ pub(super) struct Plan {
     pub(super) name: String,
     pub(super) exchanges: Vec<String>,
     pub(super) exchange_type: String,
+    pub(super) parking: Option<ParkingSettings>,
     pub(super) declare: bool,
     pub(super) max_message_bytes: Option<usize>,
 }
@@ -86,7 +88,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         link.send(AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
         match link.method().await? {
             AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)) => Ok(()),
-            other => Err(refusal::unexpected(&other, Stage::Publishing, uri)),
+            other => Err(refusal::unexpected(&other, Stage::Publishing { declared: &plan.exchanges }, uri)),
         }
     })
     .await?;
@@ -94,7 +96,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         link.send(AMQPClass::Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false }))).await?;
         match link.method().await? {
             AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(_)) => Ok(()),
-            other => Err(refusal::unexpected(&other, Stage::Publishing, uri)),
+            other => Err(refusal::unexpected(&other, Stage::Publishing { declared: &plan.exchanges }, uri)),
         }
     })
     .await?;

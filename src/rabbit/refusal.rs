@@ -9,7 +9,7 @@ use anyhow::anyhow;
 
 use super::inbox::{ProtocolError, method_name};
 use super::uri::BrokerUri;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Definite, Failure, Kind, Poison};
 
 const INVALID_PATH: u16 = 402;
 const ACCESS_REFUSED: u16 = 403;
@@ -25,8 +25,8 @@ pub(super) enum Stage<'a> {
     Login,
     /// Declaring, or looking for, this exchange.
     Topology { exchange: &'a str, declare: bool },
-    /// Everything later.
-    Publishing,
+    /// Everything later, with these exchanges declared, or found.
+    Publishing { declared: &'a [String] },
 }
 
 /// A method that was not expected here: the broker closes, or breaks the protocol.
@@ -74,14 +74,14 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             &format!("to declare exchange '{exchange}'"),
             format!("{permissions}; or create the exchange yourself and set rabbitmq.declare = false"),
         ),
-        (ACCESS_REFUSED, Stage::Topology { .. } | Stage::Publishing) if text.contains("topic") => broker(
+        (ACCESS_REFUSED, Stage::Topology { .. } | Stage::Publishing { .. }) if text.contains("topic") => broker(
             "the routing key",
             format!("rabbitmqctl set_topic_permissions -p '{vhost}' '{user}' '<exchange>' '<write>' '<read>'"),
         ),
         (ACCESS_REFUSED, Stage::Topology { exchange, declare: false }) => {
             broker(&format!("access to exchange '{exchange}'"), permissions)
         }
-        (ACCESS_REFUSED, Stage::Publishing) => broker("to take events", permissions),
+        (ACCESS_REFUSED, Stage::Publishing { .. }) => broker("to take events", permissions),
         (NOT_FOUND, Stage::Topology { exchange, .. }) => broker(
             &format!("exchange '{exchange}': it does not exist"),
             "create it, or let pgsluice declare it with rabbitmq.declare = true".into(),
@@ -94,12 +94,24 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             &format!("to declare exchange '{exchange}'"),
             "set rabbitmq.exchange_type to a type that the broker knows: topic, direct, fanout, headers".into(),
         ),
-        (PRECONDITION_FAILED, Stage::Publishing) if text.contains("message size") => Failure::definite(
-            Kind::Event,
+        // One that was there a moment ago is declared again, or missed, by the next connection.
+        (NOT_FOUND, Stage::Publishing { declared })
+            if text.contains("no exchange") && !declared.iter().any(|name| text.contains(&format!("'{name}'"))) =>
+        {
+            Definite::poison(
+                Poison::UnknownExchange,
+                anyhow!("an event is for an exchange that does not exist: {text} ({code})"),
+                "create the exchange, or correct the template or the row that names it",
+            )
+            .into()
+        }
+        (PRECONDITION_FAILED, Stage::Publishing { .. }) if text.contains("message size") => Definite::poison(
+            Poison::TooLarge,
             anyhow!("an event is larger than RabbitMQ takes: {text} ({code})"),
             "raise max_message_size on the broker; set rabbitmq.max_message_bytes to the broker's limit to learn \
              which event it is before it is sent",
-        ),
+        )
+        .into(),
         _ => transient(code, text),
     }
 }
@@ -111,6 +123,8 @@ fn transient(code: u16, text: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PUBLISHING: Stage<'static> = Stage::Publishing { declared: &[] };
 
     fn sort(code: u16, text: &str, stage: Stage<'_>) -> Failure {
         let uri = BrokerUri::parse("amqp://app:hunter2@mq1/shop").expect("a good URI");
@@ -129,10 +143,11 @@ mod tests {
             (403, "ACCESS_REFUSED - access to exchange 'e'", topology, Some(Kind::Broker)),
             (406, "PRECONDITION_FAILED - inequivalent arg 'type'", topology, Some(Kind::Broker)),
             (404, "NOT_FOUND - no exchange 'e'", topology, Some(Kind::Broker)),
-            (404, "NOT_FOUND - no exchange 'e'", Stage::Publishing, None),
-            (403, "ACCESS_REFUSED - access to exchange 'e'", Stage::Publishing, Some(Kind::Broker)),
-            (406, "PRECONDITION_FAILED - message size 9 is larger than 8", Stage::Publishing, Some(Kind::Event)),
-            (320, "CONNECTION_FORCED - broker forced connection closure", Stage::Publishing, None),
+            (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", Stage::Publishing { declared: &["e".to_owned()] }, None),
+            (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", PUBLISHING, Some(Kind::Event)),
+            (403, "ACCESS_REFUSED - access to exchange 'e'", PUBLISHING, Some(Kind::Broker)),
+            (406, "PRECONDITION_FAILED - message size 9 is larger than 8", PUBLISHING, Some(Kind::Event)),
+            (320, "CONNECTION_FORCED - broker forced connection closure", PUBLISHING, None),
         ] {
             let found = match sort(code, text, stage) {
                 Failure::Transient(error) => {

@@ -8,9 +8,9 @@
 use std::net::Shutdown;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lapin::options::ExchangeDeclareOptions;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::tcp::RustlsConnector;
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, Error, ErrorKind, ExchangeKind};
 use rustls::ClientConfig;
@@ -20,6 +20,7 @@ use super::handshake::{CLOSE_LIMIT, Plan};
 use super::refusal::{self, Stage};
 use super::tls;
 use super::uri::{BrokerUri, Mechanism};
+use crate::config::ParkingSettings;
 use crate::failure::{Failure, Kind, within};
 
 /// The largest frame, in bytes: the least that RabbitMQ takes since 4.1. lapin keeps room for 64 of them, and agrees to
@@ -35,7 +36,7 @@ pub(super) async fn declare(
 ) -> Result<(), Failure> {
     // The default exchange always exists and can't be declared.
     let exchanges: Vec<_> = plan.exchanges.iter().filter(|exchange| !exchange.is_empty()).collect();
-    if exchanges.is_empty() {
+    if exchanges.is_empty() && plan.parking.is_none() {
         return Ok(());
     }
     let (connection, _hang_up) = connect(plan, host, port, secure).await?;
@@ -49,7 +50,7 @@ pub(super) async fn declare(
 
 async fn declare_all(connection: &Connection, plan: &Plan, exchanges: &[&String]) -> Result<(), Failure> {
     let (uri, limit) = (&plan.uri, plan.uri.connection_timeout);
-    let refused = |error| sort(error, Stage::Publishing, uri);
+    let refused = |error| sort(error, Stage::Publishing { declared: &[] }, uri);
     let opening = async { connection.create_channel().await.map_err(refused) };
     let channel = within(limit, "opening a channel for the topology", opening).await?;
     let options = ExchangeDeclareOptions { passive: !plan.declare, durable: true, ..Default::default() };
@@ -62,7 +63,33 @@ async fn declare_all(connection: &Connection, plan: &Plan, exchanges: &[&String]
         };
         within(limit, &format!("declaring exchange '{exchange}'"), declaring).await?;
     }
-    Ok(())
+    match &plan.parking {
+        Some(parking) => within(limit, "declaring the parking queue", declare_parking(&channel, plan, parking)).await,
+        None => Ok(()),
+    }
+}
+
+/// Where events are parked: an exchange, and a queue that gets everything.
+async fn declare_parking(
+    channel: &lapin::Channel,
+    plan: &Plan,
+    ParkingSettings { exchange, queue }: &ParkingSettings,
+) -> Result<(), Failure> {
+    let refused = |error| sort(error, Stage::Topology { exchange, declare: plan.declare }, &plan.uri);
+    let options = ExchangeDeclareOptions { passive: !plan.declare, durable: true, ..Default::default() };
+    let nothing = FieldTable::default;
+    channel.exchange_declare(short(exchange)?, ExchangeKind::Fanout, options, nothing()).await.map_err(refused)?;
+    if !plan.declare {
+        return Ok(());
+    }
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    // Whoever looks at what is parked gives it back: by default, RabbitMQ from 4.0 on drops what came back 20 times.
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(i32::MAX));
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(short(queue)?, options, arguments).await.map_err(refused)?;
+    let options = QueueBindOptions::default();
+    channel.queue_bind(short(queue)?, short(exchange)?, "".into(), options, nothing()).await.map_err(refused)
 }
 
 fn short(name: &str) -> Result<ShortString, Failure> {

@@ -5,6 +5,7 @@
 //! Pure: no IO, no clock.
 
 pub mod messages;
+pub mod ordering;
 pub mod outbox;
 pub mod select;
 pub mod template;
@@ -12,7 +13,7 @@ pub mod template;
 use std::sync::Arc;
 
 use crate::change::{Change, Row};
-use crate::config::{ChangesSettings, OnUpdate, OutboxSettings, Settings};
+use crate::config::{ChangesSettings, OnUpdate, Ordering, OutboxSettings, Settings};
 use crate::encode::json::RowPlan;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
@@ -20,6 +21,7 @@ use crate::postgres::pgoutput::Tuple;
 use crate::postgres::relation::{OidMap, Relation};
 use crate::postgres::types::Types;
 use crate::route::messages::MessagesPlan;
+use crate::route::ordering::RowKey;
 use crate::route::outbox::{Misfit, OutboxPlan};
 use crate::route::select::Selection;
 use crate::route::template::Template;
@@ -78,6 +80,8 @@ pub enum Skip {
 pub struct ChangesPlan {
     /// How its rows become JSON.
     pub row: RowPlan,
+    /// What they stay in order with.
+    pub key: RowKey,
     insert: Destination,
     update: Destination,
     delete: Destination,
@@ -99,11 +103,17 @@ impl Router {
     /// A router for these settings, knowing no relation yet.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
+        let (mut changes, mut outboxes) = (settings.changes.clone(), settings.outboxes.clone());
+        if settings.rabbitmq.lanes == 1 {
+            // All is in order; nothing has to look for a key.
+            changes.ordering = Ordering::None;
+            outboxes.iter_mut().for_each(|outbox| outbox.ordering = Ordering::None);
+        }
         Self {
             name: settings.name.clone(),
             tables: settings.source.tables.clone(),
-            changes: settings.changes.clone(),
-            outboxes: settings.outboxes.clone(),
+            changes,
+            outboxes,
             types: Arc::default(),
             messages: MessagesPlan::new(&settings.messages),
             plans: OidMap::default(),
@@ -115,11 +125,12 @@ impl Router {
         self.types = types;
     }
 
-    /// Makes the plan for a relation that the stream has just described.
+    /// Makes the plan for a relation that the stream has just described. True: what comes next may have another key than what
+    /// came before, though it is of the same row.
     ///
     /// # Errors
     /// A template of `[changes]` can't be filled in.
-    pub fn learn(&mut self, relation: &Relation) -> Result<(), Definite> {
+    pub fn learn(&mut self, relation: &Relation) -> Result<bool, Definite> {
         let kinds = Kinds { types: &self.types, numeric: self.changes.numeric };
         let plan =
             match self.outboxes.iter().enumerate().find(|(_, outbox)| outbox.is(&relation.schema, &relation.name)) {
@@ -132,8 +143,9 @@ impl Router {
                 }
                 None => Plan::Unselected,
             };
-        self.plans.insert(relation.oid, plan);
-        Ok(())
+        let key = plan.key().cloned();
+        let before = self.plans.insert(relation.oid, plan);
+        Ok(before.is_some_and(|before| before.key() != key.as_ref()))
     }
 
     /// How a logical message with this prefix becomes an event; none: it does not.
@@ -153,6 +165,16 @@ impl Router {
             Plan::Outbox(plan) => outbox(change, plan.on_update, |row| Verdict::Outbox(plan, row)),
             Plan::Misfit(misfit) => outbox(change, misfit.on_update, |_| Verdict::Misfit(misfit)),
             Plan::Unselected => Verdict::Skip(Skip::Unselected),
+        }
+    }
+}
+
+impl Plan {
+    fn key(&self) -> Option<&RowKey> {
+        match self {
+            Self::Changes(plan) => Some(&plan.key),
+            // Those of an outbox have the key that the row says, whatever the table is.
+            Self::Outbox(_) | Self::Misfit(_) | Self::Unselected => None,
         }
     }
 }
@@ -203,6 +225,7 @@ impl ChangesPlan {
         };
         Ok(Self {
             row: RowPlan::new(relation, kinds),
+            key: RowKey::new(settings.ordering, relation),
             insert: destination("insert")?,
             update: destination("update")?,
             delete: destination("delete")?,

@@ -3,7 +3,7 @@
 //! The application wrote the event; its payload goes out as it was written. Column names are
 //! configurable, Debezium's are the defaults. `encode::outbox` makes the message.
 
-use crate::config::{OnUpdate, OutboxSettings, Property, RouteSettings};
+use crate::config::{OnUpdate, Ordering, OutboxSettings, Property, RouteSettings};
 use crate::encode::values::{Kind as ValueKind, Kinds};
 use crate::postgres::relation::Relation;
 use crate::route::template::{Bound, Template};
@@ -43,6 +43,8 @@ pub struct OutboxPlan {
     pub content_type: &'static str,
     /// How the payload's bytes are got back from its text.
     pub payload_kind: ValueKind,
+    /// Whether the events of an aggregate stay in order.
+    pub ordering: Ordering,
     /// What to do when a row is updated.
     pub on_update: OnUpdate,
     /// An event without a payload gets the header `tombstone`.
@@ -159,6 +161,7 @@ impl OutboxPlan {
                 _ => "text/plain; charset=utf-8",
             },
             payload_kind,
+            ordering: settings.ordering,
             on_update: settings.on_update,
             tombstone_on_empty_payload: settings.tombstone_on_empty_payload,
             cleanup: settings.cleanup.map(|_| index),

@@ -2,7 +2,7 @@
 //!
 //! A connection outlives its client: what was written may be read later, when others have published already.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 
 use pgsluice::broker::{Reply, Returned};
@@ -15,8 +15,8 @@ use super::world::{World, take_due};
 #[derive(Default)]
 pub(crate) struct Rabbit {
     connections: u32,
-    /// The newest connection of each process.
-    newest: HashMap<u32, u32>,
+    /// What each connection of each process has outstanding: events, and bytes.
+    outstanding: HashMap<u32, HashMap<u32, (usize, usize)>>,
     /// The last event that each process has published.
     published: HashMap<u32, EventId>,
     /// Connections without a client, and when their last bytes are read.
@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     alarms: Vec<Range<usize>>,
     /// The client was told something that can't be; it must not go on.
     pub(crate) lied: bool,
+    /// The client has given it up.
+    is_abandoned: bool,
 }
 
 /// A message that was read.
@@ -67,6 +69,8 @@ enum Verdict {
 #[derive(Default)]
 struct Pass {
     last: Option<EventId>,
+    /// All of it.
+    sent: HashSet<EventId>,
     /// How much the client had written when it was told of a failure.
     failed_at: Option<usize>,
     /// It is a repetition, whose first event goes alone.
@@ -83,7 +87,6 @@ impl Connection {
     pub(crate) fn open(world: &mut World, process: u32) -> Self {
         world.rabbit.connections += 1;
         let id = world.rabbit.connections;
-        world.rabbit.newest.insert(process, id);
         Self {
             id,
             process,
@@ -95,6 +98,7 @@ impl Connection {
             pass: Pass::default(),
             alarms: Vec::new(),
             lied: false,
+            is_abandoned: false,
         }
     }
 
@@ -133,7 +137,7 @@ impl Connection {
         if let Some(event) = event.filter(|_| verdict != Verdict::Confirm) {
             world.oracle.refused(event);
         }
-        let late = world.rabbit.newest.get(&self.process) != Some(&self.id);
+        let late = self.is_abandoned;
         let entry = event.filter(|_| is_taken).map(|event| world.oracle.enqueue(event, self.process, late));
         world.note("broker", || format!("{} on connection {}: {verdict:?}", message.message_id, self.id));
         let mute = world.schedule.faults.mute;
@@ -146,18 +150,30 @@ impl Connection {
         }
         let wire_bytes = message.wire_bytes;
         self.window.push_back(Outstanding { event, entry, wire_bytes, verdict, answer_ms, answered: false });
+        self.count(world);
         if verdict == Verdict::Return {
             let Published { exchange, routing_key, message_id, .. } = message;
             self.replies.push_back(returned(exchange, routing_key, message_id));
         }
     }
 
+    /// What is outstanding on all connections of the process is bounded.
+    fn count(&self, world: &mut World) {
+        let all = world.rabbit.outstanding.entry(self.process).or_default();
+        if self.is_abandoned {
+            all.remove(&self.id);
+        } else {
+            let bytes = self.window.iter().map(|outstanding| outstanding.wire_bytes).sum();
+            all.insert(self.id, (self.window.len(), bytes));
+        }
+    }
+
     /// No more is in flight than is allowed, but for one event that is larger than that.
     fn judge_size(&self, world: &mut World) {
         let limits = world.schedule.limits;
-        let bytes: usize = self.window.iter().map(|outstanding| outstanding.wire_bytes).sum();
-        if self.window.len() >= limits.events || bytes >= limits.bytes {
-            let events = self.window.len();
+        let all = world.rabbit.outstanding.get(&self.process).into_iter().flat_map(HashMap::values);
+        let (events, bytes) = all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        if !self.is_abandoned && (events >= limits.events || bytes >= limits.bytes) {
             world.oracle.violate(format!("one more in flight than {events} events, {bytes} bytes: over the limit"));
         }
     }
@@ -165,9 +181,18 @@ impl Connection {
     /// On a live channel each event follows the one before it. All is published again only after a failure, when all
     /// is answered, from the first one on that is not settled, which goes alone at first.
     fn judge_order(&mut self, event: EventId, begins_at: usize, world: &mut World) {
+        let is_one_lane = world.schedule.lanes == 1;
         let previous = world.oracle.previous(event);
-        let goes_on = self.pass.last.is_some() && self.pass.last == previous;
-        let broken = if goes_on {
+        let goes_on = self.pass.last.is_some_and(|last| if is_one_lane { Some(last) == previous } else { last < event });
+        let sent = |before| goes_on && self.pass.sent.contains(&before);
+        let overtaken = if is_one_lane {
+            previous.filter(|previous| !goes_on && !world.oracle.is_settled(*previous))
+        } else {
+            world.oracle.is_overtaking(event, sent)
+        };
+        let broken = if overtaken.is_some() {
+            Some("published before its predecessor")
+        } else if goes_on {
             if self.pass.failed_at.is_some_and(|failed_at| begins_at >= failed_at) {
                 Some("published after the channel has failed")
             } else if self.pass.probes && !self.window.is_empty() {
@@ -175,8 +200,6 @@ impl Connection {
             } else {
                 None
             }
-        } else if previous.is_some_and(|previous| !world.oracle.is_settled(previous)) {
-            Some("published before its predecessor")
         } else if self.pass.last.is_some() && self.pass.failed_at.is_none() {
             Some("published again without a failure")
         } else if !self.window.is_empty() {
@@ -191,15 +214,17 @@ impl Connection {
         }
         if goes_on {
             self.pass.last = Some(event);
+            self.pass.sent.insert(event);
             self.pass.probes = false;
         } else {
-            self.pass = Pass { probes: self.pass.last.is_some(), last: Some(event), failed_at: None };
+            let probes = self.pass.last.is_some();
+            self.pass = Pass { probes, last: Some(event), sent: HashSet::from([event]), failed_at: None };
         }
     }
 
     /// Who has stored that an event is settled does not publish it again.
     fn judge_repetition(&self, event: EventId, world: &mut World) {
-        let is_live = world.rabbit.newest.get(&self.process) == Some(&self.id) && world.disk.is_owned_by(self.process);
+        let is_live = !self.is_abandoned && world.disk.is_owned_by(self.process);
         let is_covered = world.disk.stored().is_some_and(|stored| world.oracle.covers(stored, event));
         if is_live && world.database.damage().is_none() && is_covered {
             let name = world.oracle.name(event).to_owned();
@@ -247,6 +272,7 @@ impl Connection {
         while self.window.pop_front_if(|outstanding| outstanding.answered).is_some() {
             self.first_tag += 1;
         }
+        self.count(world);
         Some(if ack { Reply::Ack { tag, multiple } } else { Reply::Nack { tag, multiple } })
     }
 
@@ -262,7 +288,8 @@ impl Connection {
         match (verdict, world.schedule.unroutable) {
             (Verdict::Confirm, _) => world.oracle.confirmed(event),
             (Verdict::Return, Unroutable::Discard) => world.oracle.discarded(event),
-            (Verdict::Return, Unroutable::Wait) | (Verdict::Refuse, _) => {}
+            // It is parked, which the simulation does not have.
+            (Verdict::Return, Unroutable::Wait | Unroutable::Park) | (Verdict::Refuse, _) => {}
         }
     }
 
@@ -312,6 +339,8 @@ impl Connection {
 
     /// The client is gone. What it had written may be read yet: a part of it, or all; now, or later.
     pub(crate) fn abandon(mut self, world: &mut World) {
+        self.is_abandoned = true;
+        self.count(world);
         let unread = self.reader.unread();
         let lost = if world.random.bool() { 0 } else { world.random.usize(..=unread) };
         self.reader.lose(lost);
