@@ -15,8 +15,8 @@ use super::world::{World, take_due};
 #[derive(Default)]
 pub(crate) struct Rabbit {
     connections: u32,
-    /// What each connection of each process has outstanding: events, and bytes.
-    outstanding: HashMap<u32, HashMap<u32, (usize, usize)>>,
+    /// What each connection of each process has outstanding: events, and their bytes.
+    outstanding: HashMap<u32, HashMap<u32, Vec<(Option<EventId>, usize)>>>,
     /// The last event that each process has published.
     published: HashMap<u32, EventId>,
     /// Connections without a client, and when their last bytes are read.
@@ -114,7 +114,6 @@ impl Connection {
     }
 
     fn route(&mut self, message: Published, world: &mut World) {
-        self.judge_size(world);
         let event = world.oracle.recognize(&message);
         if let Some(event) = event {
             let last = world.rabbit.published.entry(self.process).or_default();
@@ -151,30 +150,31 @@ impl Connection {
         let wire_bytes = message.wire_bytes;
         self.window.push_back(Outstanding { event, entry, wire_bytes, verdict, answer_ms, answered: false });
         self.count(world);
+        self.judge_size(world);
         if verdict == Verdict::Return {
             let Published { exchange, routing_key, message_id, .. } = message;
             self.replies.push_back(returned(exchange, routing_key, message_id));
         }
     }
 
-    /// What is outstanding on all connections of the process is bounded.
+    /// Keeps account of what is outstanding on all connections of the process.
     fn count(&self, world: &mut World) {
         let all = world.rabbit.outstanding.entry(self.process).or_default();
         if self.is_abandoned {
             all.remove(&self.id);
         } else {
-            let bytes = self.window.iter().map(|outstanding| outstanding.wire_bytes).sum();
-            all.insert(self.id, (self.window.len(), bytes));
+            all.insert(self.id, self.window.iter().map(|one| (one.event, one.wire_bytes)).collect());
         }
     }
 
-    /// No more is in flight than is allowed, but for one event that is larger than that.
+    /// No more is in flight than is allowed, on all connections together: before the last one was let in, there was room.
     fn judge_size(&self, world: &mut World) {
         let limits = world.schedule.limits;
-        let all = world.rabbit.outstanding.get(&self.process).into_iter().flat_map(HashMap::values);
-        let (events, bytes) = all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        if !self.is_abandoned && (events >= limits.events || bytes >= limits.bytes) {
-            world.oracle.violate(format!("one more in flight than {events} events, {bytes} bytes: over the limit"));
+        let all = world.rabbit.outstanding.get(&self.process).into_iter().flat_map(HashMap::values).flatten();
+        let (events, bytes) = all.clone().fold((0, 0), |(events, bytes), (_, one)| (events + 1, bytes + one));
+        let before = bytes - all.max().map_or(0, |(_, last)| *last);
+        if events > limits.events || (events > 0 && before >= limits.bytes) {
+            world.oracle.violate(format!("{events} events and {bytes} bytes are in flight: over the limit"));
         }
     }
 
