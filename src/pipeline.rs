@@ -196,8 +196,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             // by the server. What is pending comes again.
             // Nothing is read before server and slot are on record: until then, the checkpoint may be somebody else's.
             let is_on_record = self.checkpointer.as_ref().is_none_or(|writer| writer.durable().is_some());
-            let may_read =
-                is_on_record && !self.intake.is_over() && (self.has_taken_all() || self.source.is_broken());
+            let may_read = is_on_record && !self.intake.is_over() && (self.has_taken_all() || self.source.is_broken());
             tokio::select! { biased;
                 () = &mut shutdown => return Ok(()),
                 turn = self.turn(may_read) => turn?,

@@ -3,6 +3,7 @@
 //! Nothing here knows how a change flows; commands turn arguments into settings and hand them on.
 
 pub mod checkpoint;
+pub mod parked;
 pub mod replay;
 pub mod report;
 pub mod run;
@@ -39,6 +40,9 @@ pub enum Command {
     /// Show, name or move the stored position
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Show the events that are parked, or send them again
+    #[command(subcommand)]
+    Parked(parked::ParkedCommand),
     /// Send events again that were delivered before, beside the pgsluice that runs
     #[command(after_help = EXIT_CODES)]
     Replay(replay::ReplayArguments),
@@ -53,6 +57,7 @@ impl Command {
         match self {
             Self::Run(arguments) => run::run(&arguments),
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
+            Self::Parked(command) => block_on(parked::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
         }
     }
@@ -97,5 +102,5 @@ Exit codes:
   5  changes may be missing: the slot or the checkpoint is not what it was
   6  a server can't be reached, and --fail-fast was given, or the command is not run
   7  the checkpoint can't be read or written, or another instance has taken it over
-  8  an event can't be published as configured
+  8  an event can't be published as configured (rabbitmq.poison.policy is stop), or stays parked
   128 + signal  a second signal ended the process at once";

@@ -154,7 +154,8 @@ fn changes(at: &Origins, written: written::Changes, name: &str) -> Result<Change
         exchange: not_default_exchange(at, "changes.exchange", exchange)?,
         routing_key: template("changes.routing_key", written.routing_key, "{schema}.{table}.{op}")?,
         numeric: one_of(at, "changes.numeric", written.numeric, &NUMERIC)?.unwrap_or_default(),
-        ordering: one_of(at, "changes.key", written.key, &[("row", Ordering::Key), ("none", Ordering::None)])?.unwrap_or_default(),
+        ordering: one_of(at, "changes.key", written.key, &[("row", Ordering::Key), ("none", Ordering::None)])?
+            .unwrap_or_default(),
     })
 }
 

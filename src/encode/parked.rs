@@ -82,7 +82,10 @@ pub fn park(event: &mut Event, parking: Parking<'_>, exchange: &str, described: 
 /// Leaves out the event's own headers: with them, the message does not fit one frame.
 pub fn strip(event: &mut Event) {
     let own = std::mem::take(&mut event.headers);
-    own.all().iter().filter(|(name, _)| name.starts_with(PREFIX)).for_each(|(name, value)| event.headers.push(name, value));
+    own.all()
+        .iter()
+        .filter(|(name, _)| name.starts_with(PREFIX))
+        .for_each(|(name, value)| event.headers.push(name, value));
     event.headers.push(STRIPPED, Header::Bool(true));
 }
 
@@ -118,7 +121,8 @@ fn describe(event: &mut Event, parking: Parking<'_>, position: Option<&str>) {
     ];
     let out = &mut event.body;
     out.push(b'{');
-    for (name, value) in fields.into_iter().filter_map(|(name, value)| Some((name, value.filter(|it| !it.is_empty())?))) {
+    for (name, value) in fields.into_iter().filter_map(|(name, value)| Some((name, value.filter(|it| !it.is_empty())?)))
+    {
         json_string(out, name.as_bytes());
         out.push(b':');
         json_string(out, cut(value, ERROR_BYTES_MAX).as_bytes());
@@ -180,7 +184,10 @@ mod tests {
         "insert of public.orders".clone_into(&mut event.origin);
         park(&mut event, Parking { reason: "too_large", error: "it is", at_us: 7 }, "shop.parked", true);
         let body: serde_json::Value = serde_json::from_slice(&event.body).expect("JSON");
-        assert_eq!((&body["parked"], &body["bytes"], &body["replay_from"]), (&"too_large".into(), &6.into(), &"0/10".into()));
+        assert_eq!(
+            (&body["parked"], &body["bytes"], &body["replay_from"]),
+            (&"too_large".into(), &6.into(), &"0/10".into())
+        );
         assert_eq!((&body["event"], &body["error"]), (&"insert of public.orders".into(), &"it is".into()));
     }
 }

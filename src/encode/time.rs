@@ -46,6 +46,12 @@ pub fn unix_micros(micros: i64) -> i64 {
     micros.saturating_add(EPOCH_DIFFERENCE_S * SECOND_US)
 }
 
+/// The way back.
+#[must_use]
+pub fn from_unix_micros(micros: i64) -> i64 {
+    micros.saturating_sub(EPOCH_DIFFERENCE_S * SECOND_US)
+}
+
 /// Reads `2026-11-21T02:37:00.123456Z` or `2026-11-21 03:37+01`: RFC 3339 and what `PostgreSQL` writes of it, in
 /// microseconds since 2000-01-01 00:00 UTC. None when it is no such time, or has no zone: nobody could tell whose it is.
 #[must_use]

@@ -122,11 +122,7 @@ impl Intake {
     }
 
     /// Takes pending frames in while the window has room for what they may publish.
-    pub(super) fn take_in<B: Broker>(
-        &mut self,
-        window: &mut Window,
-        publisher: &mut Lanes<B>,
-    ) -> Result<(), Definite> {
+    pub(super) fn take_in<B: Broker>(&mut self, window: &mut Window, publisher: &mut Lanes<B>) -> Result<(), Definite> {
         while window.has_room()
             && !self.is_over()
             && let Some(payload) = self.pending.next_payload()

@@ -24,6 +24,7 @@ use super::alarm::Alarm;
 use super::handshake::{self, CLOSE_LIMIT, Link, Opened, Plan};
 use super::inbox::Incoming;
 use super::refusal::{self, Stage};
+pub(crate) use super::topology::Session;
 use crate::broker::{Broker, Channel, Reply, Turn};
 use crate::config::RabbitSettings;
 use crate::failure::{Failure, within};
@@ -54,6 +55,21 @@ impl RabbitBroker {
             max_message_bytes: settings.max_message_bytes,
         };
         Self { plan: Arc::new(plan), next: Arc::default() }
+    }
+
+    /// A connection of lapin's, to the first host that gives one.
+    pub(crate) async fn session(&self) -> Result<Session, Failure> {
+        let mut failures = Vec::new();
+        for (host, port) in &self.plan.uri.hosts {
+            match Session::open(&self.plan, host, *port).await {
+                Ok(session) => return Ok(session),
+                Err(Failure::Transient(error)) => {
+                    failures.push(format!("{:#}", error.context(format!("{host}:{port}"))))
+                }
+                Err(definite @ Failure::Definite(_)) => return Err(definite),
+            }
+        }
+        Err(Failure::transient(anyhow!("no connection to RabbitMQ: {}", failures.join("; "))))
     }
 }
 

@@ -26,7 +26,7 @@ use crate::config::ParkingSettings;
 use crate::failure::{Failure, Kind, within};
 
 /// The largest frame that we agree to, in bytes: RabbitMQ's default. Larger ones buy nothing.
-const FRAME_MAX: u32 = 131_072;
+pub(super) const FRAME_MAX: u32 = 131_072;
 /// How long a goodbye may take.
 pub(super) const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Largest message by default: 128 MiB before RabbitMQ 4.0, 16 MiB from there on.

@@ -108,7 +108,8 @@ impl<B: Broker + Clone> Lanes<B> {
             Publisher::new(broker.clone(), settings).with_voice(voice).keeping(lane::KEEP_BYTES / rabbitmq.lanes)
         };
         let voices = Voice::several(rabbitmq.lanes);
-        let lanes = voices.map(|voice| Shard { publisher: publisher(settings, voice), seqs: VecDeque::new(), first: 0 });
+        let lanes =
+            voices.map(|voice| Shard { publisher: publisher(settings, voice), seqs: VecDeque::new(), first: 0 });
         let parking = rabbitmq.parking().map(|parking| {
             let (unroutable, poison) = (Unroutable::Wait, PoisonPolicy::Wait);
             let settings = PublisherSettings { unroutable, poison, fail_fast: false, ..settings };

@@ -122,7 +122,9 @@ impl<B: Broker> Parking<B> {
                 }
                 Err(error) => {
                     let what = anyhow::anyhow!(error).context("can't park an event");
-                    return Err(Definite::poison(Poison::Other, what, "set rabbitmq.poison.policy = \"wait\"").as_asked());
+                    return Err(
+                        Definite::poison(Poison::Other, what, "set rabbitmq.poison.policy = \"wait\"").as_asked()
+                    );
                 }
             }
             self.seqs.push_back(*seq);

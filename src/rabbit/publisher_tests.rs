@@ -124,8 +124,13 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn connected(scripts: &[Script]) -> (Publisher<Scripted>, Scripted) {
     let broker = Scripted::new(scripts);
-    let settings =
-        PublisherSettings { confirm_timeout: TIMEOUT, unroutable: Unroutable::Wait, poison: PoisonPolicy::Stop, fail_fast: false, jitter_seed: 0 };
+    let settings = PublisherSettings {
+        confirm_timeout: TIMEOUT,
+        unroutable: Unroutable::Wait,
+        poison: PoisonPolicy::Stop,
+        fail_fast: false,
+        jitter_seed: 0,
+    };
     let mut publisher = Publisher::new(broker.clone(), settings);
     assert_eq!(publisher.state(), State::Connecting);
     assert_eq!(publish(&mut publisher, 0, b""), Err(PublishError::NotReady));

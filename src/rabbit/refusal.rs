@@ -143,7 +143,12 @@ mod tests {
             (403, "ACCESS_REFUSED - access to exchange 'e'", topology, Some(Kind::Broker)),
             (406, "PRECONDITION_FAILED - inequivalent arg 'type'", topology, Some(Kind::Broker)),
             (404, "NOT_FOUND - no exchange 'e'", topology, Some(Kind::Broker)),
-            (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", Stage::Publishing { declared: &["e".to_owned()] }, None),
+            (
+                404,
+                "NOT_FOUND - no exchange 'e' in vhost 'shop'",
+                Stage::Publishing { declared: &["e".to_owned()] },
+                None,
+            ),
             (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", PUBLISHING, Some(Kind::Event)),
             (403, "ACCESS_REFUSED - access to exchange 'e'", PUBLISHING, Some(Kind::Broker)),
             (406, "PRECONDITION_FAILED - message size 9 is larger than 8", PUBLISHING, Some(Kind::Event)),

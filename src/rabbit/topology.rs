@@ -16,7 +16,7 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties, Error, ErrorKind, 
 use rustls::ClientConfig;
 use socket2::{SockRef, Socket};
 
-use super::handshake::{CLOSE_LIMIT, Plan};
+use super::handshake::{self, CLOSE_LIMIT, Plan};
 use super::refusal::{self, Stage};
 use super::tls;
 use super::uri::{BrokerUri, Mechanism};
@@ -39,13 +39,43 @@ pub(super) async fn declare(
     if exchanges.is_empty() && plan.parking.is_none() {
         return Ok(());
     }
-    let (connection, _hang_up) = connect(plan, host, port, secure).await?;
+    let (connection, _hang_up) = connect(plan, host, port, secure, FRAME_MAX).await?;
     let declared = declare_all(&connection, plan, &exchanges).await;
     let goodbye = async { connection.close(200, "bye".into()).await.map_err(Failure::transient) };
     if let Err(failure) = within(CLOSE_LIMIT, "closing the topology connection", goodbye).await {
         tracing::debug!(%failure, "RabbitMQ did not say goodbye");
     }
     declared
+}
+
+/// A connection of lapin's, for who takes messages as well.
+pub(crate) struct Session {
+    connection: Connection,
+    _hang_up: HangUp,
+}
+
+impl Session {
+    pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Self, Failure> {
+        let secure = match &plan.uri.tls {
+            Some(options) => Some(tls::config(options.clone()).await?),
+            None => None,
+        };
+        // Headers come in one frame, and are as large as those that were published.
+        let frame_max = handshake::FRAME_MAX;
+        let (connection, hang_up) = connect(plan, host, port, secure.as_ref(), frame_max).await?;
+        Ok(Self { connection, _hang_up: hang_up })
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(crate) async fn close(self) {
+        let goodbye = async { self.connection.close(200, "bye".into()).await.map_err(Failure::transient) };
+        if let Err(failure) = within(CLOSE_LIMIT, "closing", goodbye).await {
+            tracing::debug!(%failure, "RabbitMQ did not say goodbye");
+        }
+    }
 }
 
 async fn declare_all(connection: &Connection, plan: &Plan, exchanges: &[&String]) -> Result<(), Failure> {
@@ -112,6 +142,7 @@ async fn connect(
     host: &str,
     port: u16,
     secure: Option<&Arc<ClientConfig>>,
+    frame_max: u32,
 ) -> Result<(Connection, HangUp), Failure> {
     let limit = plan.uri.connection_timeout;
     let runtime = lapin::runtime::default_runtime().map_err(Failure::transient)?;
@@ -135,14 +166,19 @@ async fn connect(
         stream.ok_or_else(|| Error::from(std::io::Error::from(std::io::ErrorKind::NotConnected)))
     };
     let opening = async {
-        let opened = Connection::connector(address(&plan.uri, host, port), runtime, hand_over, properties(&plan.name));
+        let opened = Connection::connector(
+            address(&plan.uri, host, port, frame_max),
+            runtime,
+            hand_over,
+            properties(&plan.name),
+        );
         opened.await.map_err(|error| sort(error, Stage::Login, &plan.uri))
     };
     Ok((within(limit, "login for the topology", opening).await?, hang_up))
 }
 
 /// What lapin needs to know of the URI; it never sees the query, which means other things there.
-fn address(uri: &BrokerUri, host: &str, port: u16) -> AMQPUri {
+fn address(uri: &BrokerUri, host: &str, port: u16, frame_max: u32) -> AMQPUri {
     AMQPUri {
         scheme: if uri.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
         authority: AMQPAuthority {
@@ -152,7 +188,7 @@ fn address(uri: &BrokerUri, host: &str, port: u16) -> AMQPUri {
         },
         vhost: uri.vhost.clone(),
         query: AMQPQueryString {
-            frame_max: Some(FRAME_MAX),
+            frame_max: Some(frame_max),
             heartbeat: Some(u16::try_from(uri.heartbeat.as_secs()).unwrap_or(u16::MAX)),
             auth_mechanism: Some(match uri.mechanism {
                 Mechanism::Plain => SASLMechanism::Plain,

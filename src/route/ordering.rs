@@ -115,9 +115,8 @@ mod tests {
     fn a_table_without_a_key_is_one_and_none_keeps_no_order() {
         for identity in [b'f', b'n'] {
             let key = RowKey::new(Ordering::Key, &relation(identity));
-            let [first, second] = [b"1", b"2"].map(|id| {
-                with_row([Value::Text(id), Value::Null], |new| key.of(&Row::Insert { new }))
-            });
+            let [first, second] =
+                [b"1", b"2"].map(|id| with_row([Value::Text(id), Value::Null], |new| key.of(&Row::Insert { new })));
             assert_eq!(first, second);
         }
         let none = RowKey::new(Ordering::None, &relation(b'd'));

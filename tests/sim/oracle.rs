@@ -98,7 +98,18 @@ impl Oracle {
         self.by_place.insert((position, committed_at_us), id);
         self.by_name.entry(message_id.clone()).or_default().push(id);
         let (numbered, body, settled, given_up, refused) = (None, None, false, false, false);
-        self.events.push(Event { position, message_id, token, previous, key, numbered, body, settled, given_up, refused });
+        self.events.push(Event {
+            position,
+            message_id,
+            token,
+            previous,
+            key,
+            numbered,
+            body,
+            settled,
+            given_up,
+            refused,
+        });
         id
     }
 

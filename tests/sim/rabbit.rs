@@ -183,7 +183,8 @@ impl Connection {
     fn judge_order(&mut self, event: EventId, begins_at: usize, world: &mut World) {
         let is_one_lane = world.schedule.lanes == 1;
         let previous = world.oracle.previous(event);
-        let goes_on = self.pass.last.is_some_and(|last| if is_one_lane { Some(last) == previous } else { last < event });
+        let goes_on =
+            self.pass.last.is_some_and(|last| if is_one_lane { Some(last) == previous } else { last < event });
         let sent = |before| goes_on && self.pass.sent.contains(&before);
         let overtaken = if is_one_lane {
             previous.filter(|previous| !goes_on && !world.oracle.is_settled(*previous))

@@ -78,13 +78,8 @@ fn outbox(at: &Origins, key: String, written: written::Outbox, name: &str) -> Re
         headers: headers(at, &sub("headers"), written.headers.unwrap_or_default(), name)?,
         envelope: envelope(at, &sub("envelope"), written.envelope.unwrap_or_default())?,
         route: route(at, &sub("route"), written.route)?,
-        ordering: one_of(
-            at,
-            &sub("key"),
-            written.key,
-            &[("aggregate", Ordering::Key), ("none", Ordering::None)],
-        )?
-        .unwrap_or_default(),
+        ordering: one_of(at, &sub("key"), written.key, &[("aggregate", Ordering::Key), ("none", Ordering::None)])?
+            .unwrap_or_default(),
         on_update: one_of(at, &sub("on_update"), written.on_update, &updates)?.unwrap_or_default(),
         cleanup: cleanup(at, &sub("cleanup"), &written.cleanup)?,
         tombstone_on_empty_payload: written.tombstone_on_empty_payload.unwrap_or(false),
