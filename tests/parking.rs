@@ -93,12 +93,13 @@ async fn what_can_not_be_published_is_parked_and_the_rest_goes_on() {
         scene.acknowledged().await;
         let parked = one(&scene, QUEUE).await;
         assert_eq!(parked.headers["parked_reason"], reason, "{:?}", parked.headers);
-        let rest = scene.vhost.consume("all", 2, SOON).await;
-        assert_eq!(
-            (rest[0].headers["transaction_number"].clone(), rest[1].headers["transaction_number"].clone()),
-            (json!(1), json!(3)),
-            "{reason}"
-        );
+        // Over an exchange that does not exist, the broker closes the channel: what was in flight can come again.
+        let number = |it: &Delivery| it.headers["transaction_number"].as_i64();
+        let rest = scene.vhost.consumer("all").await;
+        let rest = { rest }.until(SOON, |all| all.last().and_then(number) == Some(3)).await;
+        let numbers: std::collections::BTreeSet<_> = rest.iter().map(number).collect();
+        assert_eq!(numbers, [Some(1), Some(3)].into(), "{reason}");
+        assert!(rest.len() == 2 || reason == "unknown_exchange", "{reason}: {}", rest.len());
         assert_eq!(parked.headers["transaction_number"], 2);
         assert_eq!(parked.headers["position"], parked.headers["parked_position"]);
         assert!(!parked.headers["parked_error"].as_str().expect("text").is_empty());
@@ -309,12 +310,15 @@ async fn sigkill_while_events_are_parked_loses_none() {
         process.restart();
     }
     scene.acknowledged().await;
-    let mut left = consumers.into_iter();
-    let (mut some, mut parked) = (left.next().expect("two"), left.next().expect("two"));
-    while came.len() < EVENTS {
-        tokio::select! {
-            delivery = some.next(SOON) => came.insert(delivery.text()),
-            delivery = parked.next(SOON) => came.insert(delivery.text()),
-        };
+    let is_lost = |n: usize| n % 5 == 0;
+    for (consumer, lost) in consumers.iter_mut().zip([false, true]) {
+        let missing: Vec<String> =
+            (1..=EVENTS).filter(|n| is_lost(*n) == lost).map(|n| n.to_string()).filter(|n| !came.contains(n)).collect();
+        let mut missing: std::collections::HashSet<String> = missing.into_iter().collect();
+        if !missing.is_empty() {
+            let all_came =
+                |all: &[Delivery]| all.last().is_some_and(|last| missing.remove(&last.text()) && missing.is_empty());
+            consumer.until(SOON, all_came).await;
+        }
     }
 }
