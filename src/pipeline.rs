@@ -127,7 +127,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
     pub fn new(settings: Settings, source: S, broker: B, store: Arc<dyn Store>, health: Health) -> Self {
         Self {
             source: Link::new(source, Arc::clone(&store), settings.fail_fast, health.clone()),
-            publisher: Lanes::new(&broker, &settings.rabbitmq, settings.fail_fast, health.clone()),
+            publisher: Lanes::new(broker, &settings.rabbitmq, settings.fail_fast, health.clone()),
             store,
             checkpointer: None,
             intake: Intake::new(&settings, None),

@@ -71,8 +71,9 @@ pub fn park(event: &mut Event, parking: Parking<'_>, exchange: &str, described: 
     event.headers.push(AT_US, Header::Int(parking.at_us));
     exchange.clone_into(&mut event.exchange);
     let Event { routing_key, content_type, content_encoding, correlation_id, reply_to, .. } = event;
-    let properties = [routing_key, content_type, content_encoding, correlation_id, reply_to];
-    properties.into_iter().for_each(|text| text.truncate(text.floor_char_boundary(PROPERTY_BYTES_MAX)));
+    for text in [routing_key, content_type, content_encoding, correlation_id, reply_to] {
+        text.truncate(text.floor_char_boundary(PROPERTY_BYTES_MAX));
+    }
     let Event { message_id, event_type, app_id, .. } = event;
     for text in [message_id, event_type, app_id] {
         text.truncate(text.floor_char_boundary(PROPERTY_BYTES_MAX));

@@ -169,18 +169,15 @@ fn publish<B: Broker>(
     way: &mut Way<'_, B>,
 ) -> Result<usize, Definite> {
     let seq = way.window.next_seq();
-    let (definite, is_made) = match unmade {
+    let (definite, is_made) = if let Some(definite) = unmade {
         // But for a property, that event is whole.
-        Some(definite) => {
-            let is_made = definite.poison == Some(Poison::Property);
-            (definite, is_made)
-        }
-        None => {
-            announce.map_or(Ok(()), |announce| announce(event)).map_err(unwritable)?;
-            match way.publisher.publish(seq, &event.message(), event.ordering_key) {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => (unpublishable(error, &event.origin, at), true),
-            }
+        let is_made = definite.poison == Some(Poison::Property);
+        (definite, is_made)
+    } else {
+        announce.map_or(Ok(()), |announce| announce(event)).map_err(unwritable)?;
+        match way.publisher.publish(seq, &event.message(), event.ordering_key) {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => (unpublishable(error, &event.origin, at), true),
         }
     };
     if !way.parks || definite.poison.is_none() {

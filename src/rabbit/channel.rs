@@ -64,7 +64,7 @@ impl RabbitBroker {
             match Session::open(&self.plan, host, *port).await {
                 Ok(session) => return Ok(session),
                 Err(Failure::Transient(error)) => {
-                    failures.push(format!("{:#}", error.context(format!("{host}:{port}"))))
+                    failures.push(format!("{:#}", error.context(format!("{host}:{port}"))));
                 }
                 Err(definite @ Failure::Definite(_)) => return Err(definite),
             }

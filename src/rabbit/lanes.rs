@@ -26,7 +26,7 @@ use crate::telemetry::health::{self, Health};
 
 /// Publishes events, each in order with those of its key, and reports them once they are settled.
 pub struct Lanes<B: Broker> {
-    lanes: Vec<Shard<B>>,
+    shards: Vec<Shard<B>>,
     /// Where events are parked, if a policy does that.
     parking: Option<Parking<B>>,
     /// What is before one of these settles before it, or anything behind it, is begun. Ascending.
@@ -95,7 +95,7 @@ impl<B: Broker + Clone> Lanes<B> {
     /// Lanes without a connection; the first `drive` opens one for each.
     ///
     /// Must be called within a tokio runtime.
-    pub fn new(broker: &B, rabbitmq: &RabbitSettings, fail_fast: bool, health: Health) -> Self {
+    pub fn new(broker: B, rabbitmq: &RabbitSettings, fail_fast: bool, health: Health) -> Self {
         let settings = PublisherSettings {
             confirm_timeout: rabbitmq.confirm_timeout,
             unroutable: rabbitmq.unroutable,
@@ -103,7 +103,7 @@ impl<B: Broker + Clone> Lanes<B> {
             fail_fast,
             jitter_seed: 0,
         };
-        let publisher = |settings: PublisherSettings, voice| {
+        let publisher = move |settings: PublisherSettings, voice| {
             let settings = PublisherSettings { jitter_seed: fastrand::u64(..), ..settings };
             Publisher::new(broker.clone(), settings).with_voice(voice).keeping(lane::KEEP_BYTES / rabbitmq.lanes)
         };
@@ -116,7 +116,7 @@ impl<B: Broker + Clone> Lanes<B> {
             Parking::new(parking.exchange.clone(), publisher(settings, Voice::default()))
         });
         Self {
-            lanes: lanes.collect(),
+            shards: lanes.collect(),
             parking,
             fences: VecDeque::new(),
             next: 0,
@@ -131,20 +131,20 @@ impl<B: Broker + Clone> Lanes<B> {
 impl<B: Broker> Lanes<B> {
     /// Sends nothing until it is let go, see [`Publisher::hold`].
     pub fn hold(&mut self, held: bool) {
-        self.lanes.iter_mut().for_each(|lane| lane.publisher.hold(held));
+        self.shards.iter_mut().for_each(|lane| lane.publisher.hold(held));
         self.parking.iter_mut().for_each(|parking| parking.hold(held));
     }
 
     /// Whether `publish` can take events: each lane has had a connection, so that the broker's limits are known.
     #[must_use]
     pub fn accepts(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.publisher.accepts())
+        self.shards.iter().all(|lane| lane.publisher.accepts())
     }
 
     /// How long a body may be; none before the first connections.
     #[must_use]
     pub fn max_message_bytes(&self) -> Option<usize> {
-        self.lanes.iter().map(|lane| lane.publisher.max_message_bytes()).min().flatten()
+        self.shards.iter().map(|lane| lane.publisher.max_message_bytes()).min().flatten()
     }
 
     /// Takes an event into flight, without IO; returns the bytes that it holds in memory until it is settled.
@@ -153,14 +153,14 @@ impl<B: Broker> Lanes<B> {
     /// # Errors
     /// When it can't be published as it is; nothing has changed then.
     pub fn publish(&mut self, seq: Seq, message: &Message<'_>, key: OrderingKey) -> Result<usize, PublishError> {
-        let count = self.lanes.len();
+        let count = self.shards.len();
         let (lane, is_for_all) = match key {
             _ if count == 1 => (0, false),
             OrderingKey::One(hash) => (usize::try_from(hash % count as u64).unwrap_or(0), false),
             OrderingKey::Any => (self.next, false),
             OrderingKey::All => (0, true),
         };
-        let bytes = self.lanes[lane].publish(seq, message)?;
+        let bytes = self.shards[lane].publish(seq, message)?;
         match key {
             OrderingKey::Any => self.next = (self.next + 1) % count,
             OrderingKey::One(_) | OrderingKey::All => {}
@@ -174,7 +174,7 @@ impl<B: Broker> Lanes<B> {
 
     /// What is published from this event on is begun once all before it is settled: keys are not what they were.
     pub fn fence(&mut self, seq: Seq) {
-        if self.lanes.len() > 1 {
+        if self.shards.len() > 1 {
             self.fences.push_back(seq);
             self.lift_fences();
         }
@@ -209,7 +209,7 @@ impl<B: Broker> Lanes<B> {
                 return Poll::Ready(Err(failed));
             }
             let mut is_idle = true;
-            for lane in &mut self.lanes {
+            for lane in &mut self.shards {
                 let range = match lane.publisher.poll_drive(cx) {
                     Poll::Pending => continue,
                     Poll::Ready(Ok(range)) => range,
@@ -262,12 +262,12 @@ impl<B: Broker> Lanes<B> {
     /// How many events the broker took for good; those that are parked are not among them.
     #[must_use]
     pub fn confirmed(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.publisher.counters().events.confirmed).sum()
+        self.shards.iter().map(|lane| lane.publisher.counters().events.confirmed).sum()
     }
 
     /// Says goodbye to the broker, if it is there. What is in flight stays unsettled.
     pub async fn close(self) {
-        let lanes = self.lanes.into_iter().map(|lane| lane.publisher.close());
+        let lanes = self.shards.into_iter().map(|lane| lane.publisher.close());
         let parking = async {
             if let Some(parking) = self.parking {
                 parking.close().await;
@@ -277,7 +277,7 @@ impl<B: Broker> Lanes<B> {
     }
 
     fn publishers(&self) -> impl Iterator<Item = &Publisher<B>> {
-        let lanes = self.lanes.iter().map(|lane| &lane.publisher);
+        let lanes = self.shards.iter().map(|lane| &lane.publisher);
         lanes.chain(self.parking.iter().filter_map(Parking::publisher))
     }
 
@@ -286,13 +286,13 @@ impl<B: Broker> Lanes<B> {
         if self.fences.is_empty() {
             return;
         }
-        let lanes = self.lanes.iter().filter_map(|lane| lane.seqs.front().copied());
+        let lanes = self.shards.iter().filter_map(|lane| lane.seqs.front().copied());
         let oldest = lanes.chain(self.parking.iter().filter_map(Parking::oldest)).min();
         while self.fences.front().is_some_and(|fence| oldest.is_none_or(|oldest| *fence <= oldest)) {
             self.fences.pop_front();
         }
         let fence = self.fences.front().copied();
-        self.lanes.iter_mut().for_each(|lane| lane.set_fence(fence));
+        self.shards.iter_mut().for_each(|lane| lane.set_fence(fence));
     }
 
     fn tell_health(&self) {

@@ -101,7 +101,7 @@ async fn connected(count: usize, recorder: &Recorder) -> Lanes<Recorder> {
         parking: ParkingSettings { exchange: "parked".into(), queue: "parked".into() },
         lanes: count,
     };
-    let mut lanes = Lanes::new(recorder, &rabbitmq, false, Health::default());
+    let mut lanes = Lanes::new(recorder.clone(), &rabbitmq, false, Health::default());
     while !lanes.accepts() {
         lanes.drive().await.expect("connects");
     }

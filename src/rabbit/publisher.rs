@@ -511,10 +511,10 @@ impl<B: Broker> Publisher<B> {
         let now = Instant::now();
         let settling = self.lane.has_settled();
         let moved = settling || self.lane.mode() != mode || unanswered == 0;
-        if let Link::Up { progress, .. } = &mut self.link {
-            if moved {
-                *progress = now;
-            }
+        if let Link::Up { progress, .. } = &mut self.link
+            && moved
+        {
+            *progress = now;
         }
         if settling {
             self.poison = None;

@@ -107,7 +107,9 @@ impl Router {
         if settings.rabbitmq.lanes == 1 {
             // All is in order; nothing has to look for a key.
             changes.ordering = Ordering::None;
-            outboxes.iter_mut().for_each(|outbox| outbox.ordering = Ordering::None);
+            for outbox in &mut outboxes {
+                outbox.ordering = Ordering::None;
+            }
         }
         Self {
             name: settings.name.clone(),

@@ -43,6 +43,8 @@ struct Event {
     given_up: bool,
     /// It was returned, refused, or forgotten.
     refused: bool,
+    /// This process has taken it out of its lane, to park it.
+    parking: Option<u32>,
 }
 
 /// An entry of the queue.
@@ -109,6 +111,7 @@ impl Oracle {
             settled,
             given_up,
             refused,
+            parking: None,
         });
         id
     }
@@ -173,6 +176,16 @@ impl Oracle {
         (self.events[event].settled, self.events[event].given_up) = (true, true);
     }
 
+    /// A process is told that no queue took it, and parks it.
+    pub(crate) fn parking(&mut self, event: EventId, process: u32) {
+        self.events[event].parking = Some(process);
+    }
+
+    /// Whether nothing of it is in a lane of this process.
+    pub(crate) fn has_left(&self, event: EventId, process: u32) -> bool {
+        self.events[event].settled || self.events[event].parking == Some(process)
+    }
+
     /// No queue took it, or one refused it.
     pub(crate) fn refused(&mut self, event: EventId) {
         self.events[event].refused = true;
@@ -206,9 +219,16 @@ impl Oracle {
     }
 
     /// With several lanes: the first of those before it that is neither settled nor, of the same key, among `sent`.
-    pub(crate) fn is_overtaking(&self, event: EventId, sent: impl Fn(EventId) -> bool) -> Option<EventId> {
+    pub(crate) fn is_overtaking(
+        &self,
+        event: EventId,
+        process: u32,
+        sent: impl Fn(EventId) -> bool,
+    ) -> Option<EventId> {
         let is_one = |before: &EventId| self.events[*before].key == self.events[event].key && !self.is_for_all(event);
-        self.before(event).find(|before| !self.is_settled(*before) && !(is_one(before) && sent(*before)))
+        self.before(event).find(|before| {
+            !self.is_settled(*before) && !(is_one(before) && (sent(*before) || self.has_left(*before, process)))
+        })
     }
 
     pub(crate) fn name(&self, event: EventId) -> &str {

@@ -52,6 +52,8 @@ struct Outstanding {
     entry: Option<usize>,
     wire_bytes: usize,
     verdict: Verdict,
+    /// It is the parked copy of its event.
+    is_parked: bool,
     answer_ms: u64,
     answered: bool,
 }
@@ -76,6 +78,9 @@ struct Pass {
     /// It is a repetition, whose first event goes alone.
     probes: bool,
 }
+
+/// Where events are parked.
+const PARKING: &str = "sim.parked";
 
 impl Rabbit {
     pub(crate) fn published(&self, process: u32) -> Option<EventId> {
@@ -115,10 +120,13 @@ impl Connection {
 
     fn route(&mut self, message: Published, world: &mut World) {
         let event = world.oracle.recognize(&message);
+        let is_parked = message.exchange == PARKING;
         if let Some(event) = event {
             let last = world.rabbit.published.entry(self.process).or_default();
             *last = event.max(*last);
-            self.judge_order(event, message.begins_at, world);
+            if !is_parked {
+                self.judge_order(event, message.begins_at, world);
+            }
             self.judge_repetition(event, world);
         }
         let now = world.now_ms();
@@ -133,6 +141,8 @@ impl Connection {
         };
         // Of two queues, one may have taken what the other refused.
         let is_taken = verdict == Verdict::Confirm || (verdict == Verdict::Refuse && world.random.u8(..4) == 0);
+        // Into the queue of what is parked, which nobody reads.
+        let is_taken = is_taken && !is_parked;
         if let Some(event) = event.filter(|_| verdict != Verdict::Confirm) {
             world.oracle.refused(event);
         }
@@ -147,8 +157,9 @@ impl Connection {
             self.confirm_ms = self.confirm_ms.max(answer_ms);
             answer_ms = self.confirm_ms;
         }
-        let wire_bytes = message.wire_bytes;
-        self.window.push_back(Outstanding { event, entry, wire_bytes, verdict, answer_ms, answered: false });
+        // What a parked copy says beside its event counts for nobody.
+        let wire_bytes = if is_parked { 0 } else { message.wire_bytes };
+        self.window.push_back(Outstanding { event, entry, wire_bytes, verdict, is_parked, answer_ms, answered: false });
         self.count(world);
         self.judge_size(world);
         if verdict == Verdict::Return {
@@ -187,9 +198,9 @@ impl Connection {
             self.pass.last.is_some_and(|last| if is_one_lane { Some(last) == previous } else { last < event });
         let sent = |before| goes_on && self.pass.sent.contains(&before);
         let overtaken = if is_one_lane {
-            previous.filter(|previous| !goes_on && !world.oracle.is_settled(*previous))
+            previous.filter(|previous| !goes_on && !world.oracle.has_left(*previous, self.process))
         } else {
-            world.oracle.is_overtaking(event, sent)
+            world.oracle.is_overtaking(event, self.process, sent)
         };
         let broken = if overtaken.is_some() {
             Some("published before its predecessor")
@@ -281,15 +292,16 @@ impl Connection {
     fn answer(&mut self, index: usize, world: &mut World) {
         let outstanding = &mut self.window[index];
         outstanding.answered = true;
-        let verdict = outstanding.verdict;
+        let (verdict, is_parked) = (outstanding.verdict, outstanding.is_parked);
         if verdict == Verdict::Refuse {
             self.failed();
         }
         let Some(event) = self.window[index].event else { return };
         match (verdict, world.schedule.unroutable) {
+            (Verdict::Confirm, _) if is_parked => world.oracle.discarded(event),
             (Verdict::Confirm, _) => world.oracle.confirmed(event),
+            (Verdict::Return, Unroutable::Park) if !is_parked => world.oracle.parking(event, self.process),
             (Verdict::Return, Unroutable::Discard) => world.oracle.discarded(event),
-            // It is parked, which the simulation does not have.
             (Verdict::Return, Unroutable::Wait | Unroutable::Park) | (Verdict::Refuse, _) => {}
         }
     }

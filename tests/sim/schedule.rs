@@ -200,14 +200,23 @@ impl Schedule {
         let mut agenda = commits(random, span_ms);
         agenda.extend(disasters(random, span_ms, machines.len()));
         agenda.sort_by_key(|(at_ms, _)| std::cmp::Reverse(*at_ms));
+        let unroutable = match random.u8(..6) {
+            0 => Unroutable::Discard,
+            1 | 2 => Unroutable::Park,
+            _ => Unroutable::Wait,
+        };
         Self {
             lanes: one_of(random, &[1, 1, 2, 3, 8]),
             limits: Limits {
                 events: one_of(random, &[1, 3, 10, 40, 1_000]),
                 bytes: one_of(random, &[1_000, 5_000, 1_000_000]),
             },
-            unroutable: if random.u8(..6) == 0 { Unroutable::Discard } else { Unroutable::Wait },
-            frame_max: one_of(random, &[400, 4096, 131_072]),
+            unroutable,
+            // What says why an event is parked needs more room.
+            frame_max: one_of(
+                random,
+                if unroutable == Unroutable::Park { &[4096, 131_072] } else { &[400, 4096, 131_072] },
+            ),
             report_every_ms: one_of(random, &[200, 1_000, 5_000]),
             checkpoint_interval_ms: one_of(random, &[0, 10, 100, 1_000]),
             confirm_timeout_ms: random.u64(1_000..5_000),
