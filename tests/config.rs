@@ -105,7 +105,8 @@ fn an_unknown_variable() {
         refused(Some(&shop("")), &[("PGSLUICE__SOURCE__PASWORD", SECRET)]),
         "error: PGSLUICE__SOURCE__PASWORD: source.pasword is unknown\n\n\
          hint: did you mean source.password? known in [source]: url, password, password_file, tables, slot, \
-         publication, binary, report_every_ms, watch_every_ms, streaming, streaming_memory_bytes, streaming_folder, origin\n"
+         publication, binary, report_every_ms, watch_every_ms, streaming, streaming_memory_bytes, streaming_folder, origin, \
+         filters\n"
     );
 }
 
@@ -220,5 +221,5 @@ fn the_configuration_in_the_readme_is_valid() {
     let settings = ::pgsluice::config::load(&path).unwrap_or_else(|definite| panic!("{definite}"));
     assert_eq!(settings.name, "shop");
     assert!(settings.source.tables.selects("public", "orders") && !settings.source.tables.selects("public", "audit_1"));
-    assert_eq!(settings.outboxes[0].table, "outbox");
+    assert!(settings.outboxes[0].is("public", "outbox"));
 }

@@ -81,7 +81,9 @@ async fn settled(scene: &Scene, rows: &mut Rows) {
         ended.len() == usize::try_from(ROWS).expect("few")
     };
     let deliveries = consumer.until(Duration::from_mins(1), is_end).await;
-    deliveries.iter().for_each(|delivery| rows.take(delivery));
+    for delivery in &deliveries {
+        rows.take(delivery);
+    }
     for (row, (first, last)) in &rows.of {
         assert_eq!(first.last(), Some(last), "of row {row} the last delivery is its last change");
     }

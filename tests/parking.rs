@@ -1,5 +1,6 @@
 //! What can't be delivered: the policies for it, the parking exchange, and sending again what was parked.
 
+use lapin::options::QueueDeleteOptions;
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -168,7 +169,7 @@ async fn half_bound() -> Scene {
     let scene = Scene::new().await;
     scene.vhost.queue("some", &[]).await;
     scene.vhost.bind("some", "shop.events", "kept.*").await;
-    scene.vhost.channel().await.queue_delete("all".into(), Default::default()).await.expect("delete");
+    scene.vhost.channel().await.queue_delete("all".into(), QueueDeleteOptions::default()).await.expect("delete");
     scene
 }
 
@@ -277,7 +278,7 @@ async fn an_event_counts_as_parked_once_its_copy_is_confirmed() {
     assert_eq!(scene.database.query_one(&sql).await, "f", "it is in flight");
     process.kill();
     assert_eq!(scene.database.query_one(&sql).await, "f");
-    scene.vhost.channel().await.queue_delete(QUEUE.into(), Default::default()).await.expect("delete");
+    scene.vhost.channel().await.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await.expect("delete");
     process.restart();
     // Returned: nothing is bound to the parking exchange.
     process.wait_for_log("no queue takes event", SOON).await;
@@ -310,7 +311,7 @@ async fn sigkill_while_events_are_parked_loses_none() {
         process.restart();
     }
     scene.acknowledged().await;
-    let is_lost = |n: usize| n % 5 == 0;
+    let is_lost = |n: usize| n.is_multiple_of(5);
     for (consumer, lost) in consumers.iter_mut().zip([false, true]) {
         let missing: Vec<String> =
             (1..=EVENTS).filter(|n| is_lost(*n) == lost).map(|n| n.to_string()).filter(|n| !came.contains(n)).collect();

@@ -1,7 +1,7 @@
 //! What is wrong with a database is said before anything is changed in it, with what to do about it;
 //! and the publication holds exactly what the configuration selects.
 
-use pgsluice::config::{OnUpdate, Ordering, OutboxColumns, OutboxSettings};
+use pgsluice::config::{OnUpdate, Ordering, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::postgres::catalog::{Wanted, resolve};
 use pgsluice::postgres::preflight::{self, Look};
@@ -20,15 +20,19 @@ fn outbox(routing_key: &str) -> OutboxSettings {
     let template = |text| Template::parse(text).expect("a valid template");
     let column = str::to_owned;
     OutboxSettings {
-        schema: "public".to_owned(),
-        table: "outbox".to_owned(),
+        of: OutboxOf::Table(OutboxTableSettings {
+            schema: "public".to_owned(),
+            table: "outbox".to_owned(),
+            on_update: OnUpdate::Warn,
+            cleanup: None,
+        }),
         exchange: template("{name}.events"),
         routing_key: template(routing_key),
         columns: OutboxColumns {
             id: column("id"),
-            aggregate_type: column("aggregatetype"),
-            aggregate_id: column("aggregateid"),
-            event_type: column("type"),
+            aggregate_type: Some(column("aggregatetype")),
+            aggregate_id: Some(column("aggregateid")),
+            event_type: Some(column("type")),
             payload: column("payload"),
             timestamp: None,
             schema_version: None,
@@ -39,10 +43,9 @@ fn outbox(routing_key: &str) -> OutboxSettings {
         headers: Vec::new(),
         envelope: Vec::new(),
         route: None,
-        on_update: OnUpdate::Warn,
+        expand_json_payload: false,
         ordering: Ordering::Key,
         tombstone_on_empty_payload: false,
-        cleanup: None,
     }
 }
 
@@ -73,7 +76,7 @@ async fn database(sql: &str) -> (Database, Client) {
     (database, client)
 }
 
-async fn client_as(database: &Database, user: &str) -> Client {
+pub(crate) async fn client_as(database: &Database, user: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(&database.url_as(user), NoTls).await.expect("connects");
     tokio::spawn(connection);
     client
@@ -88,7 +91,7 @@ async fn publish(client: &Client, name: &str, wanted: &Wanted) -> Result<Plan, F
     let server = preflight::check(client, Look::First).await?;
     let publication = publication::read(client, name).await?;
     let plan = publication::plan(name, publication.as_ref(), wanted, &server)?;
-    publication::apply(client, name, &plan).await?;
+    publication::apply(client, name, &plan, wanted).await?;
     Ok(plan)
 }
 
@@ -332,7 +335,7 @@ async fn a_table_whose_updates_will_be_rejected_is_warned_about_before_it_happen
         "{warning}"
     );
     assert!(warning.contains("ALTER TABLE \"public\".\"keyless\" REPLICA IDENTITY FULL"), "{warning}");
-    publication::apply(&client, "p", &plan).await.expect("creates");
+    publication::apply(&client, "p", &plan, &wanted).await.expect("creates");
     // The warning says what PostgreSQL really does.
     for table in ["keyless", "late", "nothing", "parts", "fine", "by_index", "whole"] {
         let updated = client.batch_execute(&format!("UPDATE public.{table} SET id = 2")).await;

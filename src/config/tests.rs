@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{LogFormat, Origin, Settings, StoreSettings, Streaming, Unroutable, layers, resolve};
+use super::{LogFormat, Origin, OutboxOf, Settings, StoreSettings, Streaming, Unroutable, layers, resolve};
 
 const SMALLEST: &str = r#"
 name = "shop"
@@ -83,15 +83,18 @@ fn streaming_has_its_bound_and_its_folder_only_where_it_is_on() {
 #[test]
 fn the_outbox_has_debeziums_columns_unless_set() {
     let outbox = loaded(&with("outbox", "table = 'app.\"Out Box\"'"), &[]).outboxes.remove(0);
-    assert_eq!((outbox.schema.as_str(), outbox.table.as_str()), ("app", "Out Box"));
+    assert!(outbox.is("app", "Out Box"), "{outbox:?}");
     assert_eq!(outbox.exchange.literal(), Some("shop.events"));
     assert_eq!(outbox.routing_key.written(), "{aggregatetype}.{type}");
     let columns = outbox.columns;
-    assert_eq!((columns.id.as_str(), columns.aggregate_type.as_str()), ("id", "aggregatetype"));
-    assert_eq!((columns.aggregate_id.as_str(), columns.event_type.as_str()), ("aggregateid", "type"));
+    assert_eq!((columns.id.as_str(), columns.aggregate_type.as_deref()), ("id", Some("aggregatetype")));
+    assert_eq!((columns.aggregate_id.as_deref(), columns.event_type.as_deref()), (Some("aggregateid"), Some("type")));
     assert_eq!(columns.payload, "payload");
-    let text = with("outbox", "table = \"public.outbox\"\ncolumns.type = \"event\"");
-    assert_eq!(loaded(&text, &[]).outboxes[0].columns.event_type, "event");
+    let event_type = |name: &str| {
+        let text = with("outbox", &format!("table = \"public.outbox\"\ncolumns.type = \"{name}\""));
+        loaded(&text, &[]).outboxes.remove(0).columns.event_type
+    };
+    assert_eq!((event_type("event").as_deref(), event_type("")), (Some("event"), None));
 }
 
 #[test]
@@ -131,8 +134,92 @@ fn what_an_outbox_can_not_be_is_said() {
     wrong("properties.priority = \"{\"", "outbox.properties.priority can't be used");
     wrong("route.pattern = \"(\"\nroute.replacement = \"x\"", "outbox.route.pattern can't be used: ");
     wrong("columns.timestamp = \"\"", "outbox.columns.timestamp is no name in PostgreSQL");
+    wrong("headers.new = \"{new.}\"", "outbox.headers.new names no column behind {new.");
+    wrong("headers.traceparent = \"x\"\ncolumns.trace_context = \"y\"", "is a header that pgsluice writes itself");
     let text = error(&with("outbox", "table = \"public.outbox\"\nroute.pattern = \"x\""), &[]);
     assert!(text.contains("outbox.route.replacement is missing"), "{text}");
+    let text = error(&with("outbox", "exchange = \"x\""), &[]);
+    assert!(text.contains("outbox.table is missing\nthe outbox table, as in"), "{text}");
+}
+
+#[test]
+fn a_replacement_uses_groups_that_there_are() {
+    let replaced = |pattern: &str, replacement: &str| {
+        let lines = format!("route.pattern = '{pattern}'\nroute.replacement = '{replacement}'");
+        with("outbox", &format!("table = \"public.outbox\"\n{lines}"))
+    };
+    for (pattern, replacement) in [
+        ("(.*)", "$1"),
+        ("(?<a>.*)", "${a}_x.$0$$b"),
+        ("x", "$"),
+        ("x", "${"),
+        ("(?<routedByValue>.*)", "outbox.event.${routedByValue}"),
+    ] {
+        loaded(&replaced(pattern, replacement), &[]);
+    }
+    for (pattern, replacement, unknown) in [("(.*)", "$1_x", "$1_x"), ("(.*)", "$2", "$2"), ("(?<a>.*)", "${b}", "$b")]
+    {
+        let text = error(&replaced(pattern, replacement), &[]);
+        assert!(text.contains(&format!("outbox.route.replacement uses {unknown}, which is no group")), "{text}");
+    }
+}
+
+#[test]
+fn an_outbox_of_messages_has_nothing_of_a_table() {
+    let outbox =
+        loaded(&with("outbox", "prefix = \"outbox.*\"\nheaders.traceparent = \"{trace}\""), &[]).outboxes.remove(0);
+    assert!(matches!(&outbox.of, OutboxOf::Messages(it) if it.select("outbox.x") && !it.select("outbox")));
+    for (line, key) in [
+        ("table = \"public.outbox\"", "table"),
+        ("on_update = \"warn\"", "on_update"),
+        ("cleanup.batch_rows = 5", "cleanup"),
+    ] {
+        let text = error(&with("outbox", &format!("prefix = \"outbox\"\n{line}")), &[]);
+        assert!(text.contains(&format!("outbox.{key} has no meaning beside outbox.prefix")), "{text}");
+    }
+    let text = error(&with("outbox", "prefix = \"\""), &[]);
+    assert!(text.contains("outbox.prefix is empty"), "{text}");
+}
+
+#[test]
+fn a_filter_is_of_a_selected_table_and_filters_something() {
+    let filters = |lines: &str| format!("{}[[source.filters]]\n{lines}\n", with("outbox", "table = \"app.outbox\""));
+    let text = filters("table = 'public.\"My orders\"'\nwhere = \"id > 1\"\ncolumns = [\"id\", \"Größe\"]");
+    let two = format!("{text}[[source.filters]]\ntable = \"app.outbox\"\nwhere = \"true\"\n");
+    let [first, second] = loaded(&two, &[]).source.filters.try_into().expect("two");
+    assert!(first.is("public", "My orders") && second.is("app", "outbox"), "{first:?} {second:?}");
+    assert_eq!((first.key.as_str(), first.rows.as_deref()), ("source.filters[0]", Some("id > 1")));
+    assert_eq!(first.columns, Some(vec!["id".to_owned(), "Größe".to_owned()]));
+    assert_eq!((second.key.as_str(), second.columns), ("source.filters[1]", None));
+    let one = loaded(
+        SMALLEST,
+        &[("PGSLUICE__SOURCE__FILTERS__TABLE", "public.a"), ("PGSLUICE__SOURCE__FILTERS__COLUMNS", "a,b")],
+    );
+    assert_eq!(one.source.filters[0].key, "source.filters");
+    let wrong = |lines: &str, says: &str| {
+        let text = error(&filters(lines), &[]);
+        assert!(text.starts_with("conf/shop.toml") && text.contains(says), "{text}");
+    };
+    wrong("where = \"true\"", "source.filters[0].table is missing");
+    wrong("table = \"orders\"\nwhere = \"true\"", "source.filters[0].table can't be used: `orders` names no schema");
+    wrong("table = \"public.*\"\nwhere = \"true\"", "source.filters[0].table can't be used: `public.*` has a wildcard");
+    wrong(
+        "table = \"other.orders\"\nwhere = \"true\"",
+        "source.filters[0].table names a table that is not selected: other.orders",
+    );
+    wrong("table = \"public.orders\"", "source.filters[0].table has neither `where` nor `columns` beside it");
+    wrong("table = \"public.orders\"\nwhere = \" \"", "source.filters[0].where is empty");
+    wrong("table = \"public.orders\"\nwhere = 1", "source.filters[0].where is not a string");
+    wrong("table = \"public.orders\"\ncolumns = []", "source.filters[0].columns is empty");
+    wrong("table = \"public.orders\"\ncolumns = [\"a\", \"\"]", "source.filters[0].columns is no name in PostgreSQL");
+    wrong("table = \"public.orders\"\ncolumns = [\"a\", \"b\", \"a\"]", "source.filters[0].columns names \"a\" twice");
+    wrong("table = \"public.orders\"\nwhen = \"x\"", "source.filters[0].when is unknown");
+    let twice =
+        format!("{text}{}", text.split_once("[[").map(|(_, section)| format!("[[{section}")).expect("a section"));
+    assert_eq!(
+        error(&twice, &[]).lines().next(),
+        Some("conf/shop.toml:15: source.filters[1].table is given twice: public.My orders")
+    );
 }
 
 #[test]
@@ -290,7 +377,7 @@ fn what_is_missing_is_named() {
     );
     assert_eq!(
         error(&with("outbox", ""), &[]),
-        "conf/shop.toml: outbox.table is missing\nthe outbox table, as in table = \"public.outbox\""
+        "conf/shop.toml: outbox.table is missing\nthe outbox table, as in table = \"public.outbox\"; or else prefix, for logical messages"
     );
 }
 
@@ -410,6 +497,7 @@ fn keys(section: &str) -> Vec<String> {
     let keys = known.split(", ").map(|key| format!("{section}{key}"));
     keys.flat_map(|key| match key.as_str() {
         "source"
+        | "source.filters"
         | "changes"
         | "outbox"
         | "outbox.columns"
@@ -481,6 +569,7 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "standby_timeout_ms",
         "listen",
         "retain_",
+        "prefix",
         "prefixes",
         "timestamp = \"created_at\"",
         "schema_version",
@@ -500,6 +589,10 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "replacement",
         "url = \"postgres://ops",
         "table = \"public.pgsluice",
+        "[source.filters]",
+        "table = \"public.orders",
+        "where",
+        "columns = [",
     ];
     let without_examples: Vec<&str> =
         uncommented.into_iter().filter(|line| !examples.iter().any(|example| line.starts_with(example))).collect();

@@ -13,8 +13,9 @@ use crate::broker::Broker;
 use crate::change::Change;
 use crate::cleanup::Cleanup;
 use crate::config::{OnUpdate, PoisonPolicy, Settings};
+use crate::encode::fields::Fields;
 use crate::encode::message::Event;
-use crate::encode::outbox::Unfit;
+use crate::encode::outbox::OutboxRow;
 use crate::encode::{Delivery, Encoder, size};
 use crate::failure::{Definite, Kind, Poison};
 use crate::lsn::Lsn;
@@ -27,9 +28,8 @@ use crate::postgres::replication::Frame;
 use crate::progress::Window;
 use crate::rabbit::lanes::Lanes;
 use crate::rabbit::publisher::PublishError;
-use crate::route::messages::MessagesPlan;
 use crate::route::outbox::Misfit;
-use crate::route::{Router, Skip, Verdict};
+use crate::route::{MessageVerdict, Router, Skip, Verdict};
 use crate::source::Batch;
 use crate::transaction::{Assembler, LogicalMessage, Step, TakeError};
 
@@ -72,6 +72,8 @@ struct Encode {
     textual: Option<Textual>,
     router: Router,
     encoder: Encoder,
+    /// Of the outbox's logical message that is being made an event.
+    fields: Fields,
     outbox_update_seen: bool,
 }
 
@@ -91,6 +93,7 @@ impl Intake {
                 textual: settings.source.binary.then(Textual::default),
                 router: Router::new(settings),
                 encoder: Encoder::new(&settings.name, delivery),
+                fields: Fields::default(),
                 outbox_update_seen: false,
             },
             outgoing: Outgoing::new(announce),
@@ -217,23 +220,21 @@ impl Encode {
         outgoing: &mut Outgoing,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
-        let plan = self.router.message(logical.prefix);
+        let is_event = !matches!(self.router.message(logical.prefix), MessageVerdict::Skip);
         let Some((position, transaction)) = logical.within else {
             let is_taken = |scope: &&mut Scope| scope.takes_message(logical.lsn);
-            if let Some(plan) = plan.filter(|_| way.scope.as_ref().is_none_or(is_taken))
-                && !way.window.has_passed(logical.lsn)
-            {
-                let unmade = self.make_message(outgoing.next(), plan, logical, way)?;
+            if is_event && way.scope.as_ref().is_none_or(is_taken) && !way.window.has_passed(logical.lsn) {
+                let unmade = self.make_message(outgoing.next(), logical, way)?;
                 outgoing.message(logical.lsn, unmade, way)?;
             }
             return Ok(());
         };
         if way.window.has_reached(position) {
-            outgoing.count(plan.iter().len());
+            outgoing.count(usize::from(is_event));
             return Ok(());
         }
-        if let Some(plan) = plan.filter(|_| way.scope.as_ref().is_none_or(|scope| scope.takes())) {
-            let unmade = self.make_message(outgoing.next(), plan, logical, way)?;
+        if is_event && way.scope.as_ref().is_none_or(|scope| scope.takes()) {
+            let unmade = self.make_message(outgoing.next(), logical, way)?;
             outgoing.hold(position, transaction, unmade, way)?;
         }
         outgoing.reached(position, way.window);
@@ -242,23 +243,57 @@ impl Encode {
 
     /// The event of a logical message; or why it can't be made, and what names it is to be parked.
     fn make_message<B: Broker>(
-        &self,
+        &mut self,
         event: &mut Event,
-        plan: &MessagesPlan,
         logical: &LogicalMessage<'_>,
         way: &Way<'_, B>,
     ) -> Result<Option<Definite>, Definite> {
-        match message_fits(logical, way.publisher) {
-            Ok(()) => {
-                self.encoder.message(event, plan, logical);
-                Ok(None)
-            }
-            Err(definite) if way.parks => {
-                self.encoder.name_message(event, plan, logical);
-                Ok(Some(definite))
-            }
+        match self.message_event(logical, event, way.publisher) {
+            Ok(()) => Ok(None),
+            Err(definite) if way.parks && definite.poison.is_some() => Ok(Some(definite)),
             Err(definite) => Err(definite),
         }
+    }
+
+    /// # Errors
+    /// As [`make`].
+    fn message_event<B: Broker>(
+        &mut self,
+        logical: &LogicalMessage<'_>,
+        event: &mut Event,
+        publisher: &Lanes<B>,
+    ) -> Result<(), Definite> {
+        let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
+        let at = logical.within.map_or_else(|| logical.lsn.to_string(), |(position, _)| position.to_string());
+        let origin = format_args!("message {}", logical.prefix);
+        let oversize = |bytes| unpublishable(PublishError::Oversize { bytes, limit }, origin, &at);
+        match self.router.message(logical.prefix) {
+            MessageVerdict::Skip => {}
+            MessageVerdict::Message(plan) => {
+                // Its Base64 is most of the event; what is too large is refused before it is made.
+                let bytes = logical.content.len().div_ceil(3) * 4;
+                if bytes > limit {
+                    self.encoder.name_message(event, plan, logical);
+                    return Err(oversize(bytes));
+                }
+                self.encoder.message(event, plan, logical);
+            }
+            MessageVerdict::Outbox(outbox) => {
+                let hint = "pg_logical_emit_message is to be given a JSON object with the fields of [outbox.columns]";
+                if let Err(error) = self.fields.read(&outbox.fields, logical.content) {
+                    self.encoder.start_message(event, logical);
+                    return Err(unfit(Poison::Columns, error, origin, &at, hint));
+                }
+                let row = OutboxRow::Message { prefix: logical.prefix, fields: &self.fields };
+                if let Some(bytes) = size::payload_beyond(limit, &outbox.plan, row) {
+                    self.encoder.name_outbox_message(event, &outbox.plan, logical, row);
+                    return Err(oversize(bytes));
+                }
+                let made = self.encoder.outbox_message(event, &outbox.plan, logical, row);
+                made.map_err(|error| unfit(Poison::Property, error, origin, &at, UNFIT_HINT))?;
+            }
+        }
+        Ok(())
     }
 
     fn change<B: Broker>(
@@ -341,11 +376,15 @@ fn make(
             encoder.change(event, plan, destination, change);
         }
         Verdict::Outbox(plan, row) => {
-            if let Some(error) = beyond(size::payload_beyond(limit, plan, row)) {
-                encoder.name_outbox(event, plan, change, row);
+            if let Some(error) = beyond(size::payload_beyond(limit, plan, OutboxRow::Table(row))) {
+                encoder.name_outbox(event, plan, change, OutboxRow::Table(row));
                 return Err(refused(error));
             }
-            encoder.outbox(event, plan, change, row).map_err(|error| unfit(error, change.relation, change.position))?;
+            let made = encoder.outbox(event, plan, change, OutboxRow::Table(row));
+            made.map_err(|error| {
+                let origin = format_args!("insert of {}", change.relation);
+                unfit(Poison::Property, error, origin, change.position, UNFIT_HINT)
+            })?;
         }
         Verdict::Misfit(why) => {
             encoder.name_change(event, None, change);
@@ -354,17 +393,6 @@ fn make(
         Verdict::Skip(_) => {}
     }
     Ok(())
-}
-
-/// Its Base64 is most of the event; what is too large is refused before it is made.
-fn message_fits<B: Broker>(logical: &LogicalMessage<'_>, publisher: &Lanes<B>) -> Result<(), Definite> {
-    let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
-    let bytes = logical.content.len().div_ceil(3) * 4;
-    if bytes <= limit {
-        return Ok(());
-    }
-    let origin = format_args!("message {}", logical.prefix);
-    Err(unpublishable(PublishError::Oversize { bytes, limit }, origin, logical.lsn))
 }
 
 /// The stream makes no sense. Reading it again would bring the same bytes.
@@ -394,11 +422,17 @@ fn misfit(misfit: &Misfit, change: &Change<'_>) -> Definite {
     Definite::poison(Poison::Columns, anyhow!(misfit.clone()).context(what), hint)
 }
 
-/// What a column says can't be said to the broker.
-fn unfit(error: Unfit, relation: &Relation, at: impl fmt::Display) -> Definite {
-    let what = format!("can't publish the insert of {relation} at {at}");
-    let hint = "change the template, or what the application writes";
-    Definite::poison(Poison::Property, anyhow!(error).context(what), hint)
+const UNFIT_HINT: &str = "change the template, or what the application writes";
+
+/// What the application wrote can't be an event.
+fn unfit(
+    poison: Poison,
+    error: impl Into<anyhow::Error>,
+    origin: impl fmt::Display,
+    at: impl fmt::Display,
+    hint: &'static str,
+) -> Definite {
+    Definite::poison(poison, error.into().context(format!("can't publish the {origin} at {at}")), hint)
 }
 
 /// The stream makes no sense by binary transfer.

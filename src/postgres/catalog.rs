@@ -8,9 +8,10 @@
 use anyhow::anyhow;
 use tokio_postgres::Client;
 
+use super::filters::Filter;
 use super::ident::{parse_qualified, quote_qualified};
 use super::preflight::sql_failure;
-use crate::config::OutboxSettings;
+use crate::config::{OutboxSettings, OutboxTableSettings};
 use crate::failure::{Definite, Failure, Kind};
 use crate::route::select::Selection;
 
@@ -56,6 +57,8 @@ pub struct Wanted {
     pub selected_partitions: Vec<u32>,
     /// The outboxes.
     pub outboxes: Vec<Outbox>,
+    /// What of the tables is left out, at most one a table.
+    pub filters: Vec<Filter>,
 }
 
 /// An outbox, and what is read of it.
@@ -84,6 +87,13 @@ impl Wanted {
         self.partitions.iter().filter(other)
     }
 
+    /// The table under whose name the rows of this partition come; none for what is no partition.
+    #[must_use]
+    pub fn root_of(&self, schema: &str, name: &str) -> Option<&Table> {
+        let partition = self.partitions.iter().find(|table| table.is(schema, name))?;
+        self.tables.iter().find(|table| partition.ancestors.contains(&table.oid))
+    }
+
     /// Those of [`Self::partitions`] that belong to `root`.
     pub fn partitions_of(&self, root: u32) -> impl Iterator<Item = &Table> {
         self.partitions.iter().filter(move |table| table.ancestors.contains(&root))
@@ -104,12 +114,13 @@ pub async fn resolve(client: &Client, selection: &Selection, outboxes: &[OutboxS
         return Err(not_there(client, &tables, &schema, &name, "source.tables").await);
     }
     let mut found = Vec::new();
-    for settings in outboxes {
-        let (schema, table) = (&settings.schema, &settings.table);
+    for (settings, OutboxTableSettings { schema, table, .. }) in
+        outboxes.iter().filter_map(|settings| Some((settings, settings.table()?)))
+    {
         let Some(table) = tables.iter().find(|it| it.is(schema, table)) else {
             return Err(not_there(client, &tables, schema, table, &format!("{}.table", settings.key)).await);
         };
-        found.push(Outbox { oid: table.oid, columns: outbox_columns(client, table.oid, settings).await? });
+        found.push(Outbox { oid: table.oid, columns: outbox_columns(client, table, settings).await? });
     }
     Ok(choose(&tables, selection, found))
 }
@@ -125,6 +136,7 @@ fn choose(tables: &[Table], selection: &Selection, outboxes: Vec<Outbox>) -> Wan
         partitions: tables.iter().filter(|table| !table.partitioned && below(table)).cloned().collect(),
         selected_partitions: selected.iter().filter(|table| below(table)).map(|table| table.oid).collect(),
         outboxes,
+        filters: Vec::new(),
     }
 }
 
@@ -222,33 +234,24 @@ fn distance(left: &str, right: &str) -> usize {
 }
 
 /// The columns that the configuration needs, when the outbox has them all.
-async fn outbox_columns(client: &Client, oid: u32, settings: &OutboxSettings) -> Result<Vec<String>, Failure> {
+async fn outbox_columns(client: &Client, table: &Table, settings: &OutboxSettings) -> Result<Vec<String>, Failure> {
     let doing = "reading the outbox table's columns";
     // A publication of PostgreSQL 18 can send those that are stored.
     let sql = "SELECT attname, attgenerated NOT IN ('', CASE WHEN current_setting('server_version_num')::int >= 180000 \
                THEN 's' ELSE '' END) FROM pg_attribute \
                WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
-    let rows = client.query(sql, &[&oid]).await.map_err(|error| sql_failure(doing, &error))?;
+    let rows = client.query(sql, &[&table.oid]).await.map_err(|error| sql_failure(doing, &error))?;
     let existing = rows
         .iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
         .collect::<Result<Vec<(String, bool)>, _>>()
         .map_err(|error| sql_failure(doing, &error))?;
-    let needed = needed_columns(settings);
-    check_columns(&format!("{}.{}", settings.schema, settings.table), &needed, &existing)?;
+    let needed = settings.used_columns();
+    check_columns(&format!("{}.{}", table.schema, table.name), &needed, &existing)?;
     let mut columns: Vec<String> = needed.into_iter().map(|(column, _)| column.to_owned()).collect();
     columns.sort();
     columns.dedup();
     Ok(columns)
-}
-
-/// Every column that the configuration uses, with the key that uses it.
-fn needed_columns(settings: &OutboxSettings) -> Vec<(&str, String)> {
-    let of_templates = settings.templates().flat_map(|(key, template)| {
-        let is_column = |variable: &&str| !settings.built_in().contains(variable);
-        template.variables().filter(is_column).map(move |variable| (variable, key.clone())).collect::<Vec<_>>()
-    });
-    settings.named_columns().map(|(key, column)| (column, key)).chain(of_templates).collect()
 }
 
 /// Columns as (name, generated): a generated column is not in the stream.

@@ -13,16 +13,16 @@ pub mod template;
 use std::sync::Arc;
 
 use crate::change::{Change, Row};
-use crate::config::{ChangesSettings, OnUpdate, Ordering, OutboxSettings, Settings};
+use crate::config::{ChangesSettings, OnUpdate, Ordering, OutboxOf, OutboxSettings, Settings};
 use crate::encode::json::RowPlan;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
 use crate::postgres::pgoutput::Tuple;
 use crate::postgres::relation::{OidMap, Relation};
 use crate::postgres::types::Types;
-use crate::route::messages::MessagesPlan;
+use crate::route::messages::{MessagesPlan, Prefixes};
 use crate::route::ordering::RowKey;
-use crate::route::outbox::{Misfit, OutboxPlan};
+use crate::route::outbox::{MessageOutbox, Misfit, OutboxPlan};
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
@@ -33,6 +33,8 @@ pub struct Router {
     tables: Selection,
     changes: ChangesSettings,
     outboxes: Vec<OutboxSettings>,
+    /// Of each of them that has no table.
+    message_outboxes: Vec<(Prefixes, MessageOutbox)>,
     types: Arc<Types>,
     messages: MessagesPlan,
     plans: OidMap<Plan>,
@@ -62,6 +64,17 @@ pub enum Verdict<'r, 'c> {
     Misfit(&'r Misfit),
     /// Settle it at once.
     Skip(Skip),
+}
+
+/// What becomes of one logical message.
+#[derive(Debug, Clone, Copy)]
+pub enum MessageVerdict<'r> {
+    /// Publish it as it is.
+    Message(&'r MessagesPlan),
+    /// Its content is the application's own event.
+    Outbox(&'r MessageOutbox),
+    /// Settle it at once.
+    Skip,
 }
 
 /// Why a change is not published.
@@ -114,6 +127,7 @@ impl Router {
         Self {
             name: settings.name.clone(),
             tables: settings.source.tables.clone(),
+            message_outboxes: outboxes.iter().filter_map(message_outbox).collect(),
             changes,
             outboxes,
             types: Arc::default(),
@@ -136,7 +150,7 @@ impl Router {
         let kinds = Kinds { types: &self.types, numeric: self.changes.numeric };
         let plan =
             match self.outboxes.iter().enumerate().find(|(_, outbox)| outbox.is(&relation.schema, &relation.name)) {
-                Some(outbox) => match OutboxPlan::new(&self.name, outbox, relation, kinds) {
+                Some(outbox) => match OutboxPlan::new(outbox, relation, kinds) {
                     Ok(plan) => Plan::Outbox(Box::new(plan)),
                     Err(misfit) => Plan::Misfit(Box::new(misfit)),
                 },
@@ -150,10 +164,14 @@ impl Router {
         Ok(before.is_some_and(|before| before.key() != key.as_ref()))
     }
 
-    /// How a logical message with this prefix becomes an event; none: it does not.
+    /// What becomes of a logical message with this prefix. As with tables, outboxes come first.
     #[must_use]
-    pub fn message(&self, prefix: &str) -> Option<&MessagesPlan> {
-        Some(&self.messages).filter(|messages| messages.selects(prefix))
+    pub fn message(&self, prefix: &str) -> MessageVerdict<'_> {
+        match self.message_outboxes.iter().find(|(prefixes, _)| prefixes.select(prefix)) {
+            Some((_, outbox)) => MessageVerdict::Outbox(outbox),
+            None if self.messages.selects(prefix) => MessageVerdict::Message(&self.messages),
+            None => MessageVerdict::Skip,
+        }
     }
 
     /// What becomes of a change.
@@ -178,6 +196,13 @@ impl Plan {
             // Those of an outbox have the key that the row says, whatever the table is.
             Self::Outbox(_) | Self::Misfit(_) | Self::Unselected => None,
         }
+    }
+}
+
+fn message_outbox(settings: &OutboxSettings) -> Option<(Prefixes, MessageOutbox)> {
+    match &settings.of {
+        OutboxOf::Table(_) => None,
+        OutboxOf::Messages(prefixes) => Some((prefixes.clone(), MessageOutbox::new(settings))),
     }
 }
 

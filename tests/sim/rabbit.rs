@@ -12,11 +12,14 @@ use super::amqp::{Published, Reader};
 use super::oracle::EventId;
 use super::world::{World, take_due};
 
+/// Events, and their bytes.
+type Load = Vec<(Option<EventId>, usize)>;
+
 #[derive(Default)]
 pub(crate) struct Rabbit {
     connections: u32,
     /// What each connection of each process has outstanding: events, and their bytes.
-    outstanding: HashMap<u32, HashMap<u32, Vec<(Option<EventId>, usize)>>>,
+    outstanding: HashMap<u32, HashMap<u32, Load>>,
     /// The last event that each process has published.
     published: HashMap<u32, EventId>,
     /// Connections without a client, and when their last bytes are read.

@@ -146,20 +146,20 @@ fn render(change: Change, serial: u32, commit_lsn: u64, ordinal: u64) -> Rendere
     let key = (10_000_000 + u64::from(serial) * 1_000 + ordinal).to_string();
     let note = |long: bool| "x".repeat(if long { 1_500 } else { 5 });
     let token = format!("\"ordinal\":{ordinal},\"xid\":{serial},");
-    let named = Some((format!("{NAME}:{position}"), token));
+    let own = Some((format!("{NAME}:{position}"), token));
     // Few rows and aggregates, so that they are met again.
     let number = u64::from(serial) * 31 + ordinal * 17;
     let [row, aggregate] = [(number % ROWS).to_string(), (number % AGGREGATES).to_string()];
     let of = |table: Table| Key::Of(table.name, number % ROWS);
     let (tables, bytes, names, key) = match change {
-        Change::Insert { table, long } => (vec![table], frames::insert(&table, &[&row, &note(long)]), named, of(table)),
-        Change::Update(table) => (vec![table], frames::update(&table, &[&row, "y"]), named, of(table)),
+        Change::Insert { table, long } => (vec![table], frames::insert(&table, &[&row, &note(long)]), own, of(table)),
+        Change::Update(table) => (vec![table], frames::update(&table, &[&row, "y"]), own, of(table)),
         Change::Move(table) => {
             let from = ((number + 1) % ROWS).to_string();
-            (vec![table], frames::moved(&table, &from, &[&row, "y"]), named, Key::All)
+            (vec![table], frames::moved(&table, &from, &[&row, "y"]), own, Key::All)
         }
-        Change::Delete(table) => (vec![table], frames::delete(&table, &row), named, of(table)),
-        Change::Truncate(table) => (vec![table, AUDIT], frames::truncate(&[table, AUDIT]), named, Key::All),
+        Change::Delete(table) => (vec![table], frames::delete(&table, &row), own, of(table)),
+        Change::Truncate(table) => (vec![table, AUDIT], frames::truncate(&[table, AUDIT]), own, Key::All),
         Change::Outbox { long } => {
             let (id, payload) = (format!("event-{key}"), format!("paid {key} {}", note(long)));
             let row = frames::insert(&OUTBOX, &[&id, "order", &aggregate, "Paid", &payload]);
