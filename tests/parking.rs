@@ -126,6 +126,8 @@ async fn what_can_not_be_published_is_waited_for() {
         let mut process = run(&scene, rabbitmq, outbox).await;
         let [first, last] = ["'1'", "'3'"].map(|payload| insert(good(outbox), payload));
         scene.database.execute(&first).await;
+        // Or it comes again: the broker closes the channel over an exchange that does not exist.
+        scene.acknowledged().await;
         scene.database.execute(&insert(kind, payload)).await;
         scene.database.execute(&last).await;
         scene.vhost.consume("all", 1, SOON).await;
