@@ -83,7 +83,7 @@ pub(crate) fn stream(data: &[u8]) -> usize {
                     ];
                     let all = all.map(|format| RowFormat::new(format, "fuzz", "fuzz", &relation, kinds));
                     formats.insert(relation.oid, all.into());
-                    return router.learn(&relation).map_err(|_| ());
+                    return router.learn(&relation).map(|_| ()).map_err(|_| ());
                 }
                 Step::Change(change) => {
                     let change = textual.change(&change).map_err(|_| ())?;

@@ -3,6 +3,8 @@
 //! It sits below all book-keeping (`rabbit::lane`), at one confirmed channel, so that the simulation
 //! of the tests exercises the same confirms, rewinds and windows as the real broker does.
 
+use std::task::{Context, Poll};
+
 use crate::failure::Failure;
 
 /// Opens confirmed channels.
@@ -21,8 +23,8 @@ pub trait Channel: Send + 'static {
     /// Writes as much of `output` as the connection takes now, or returns what the broker says,
     /// whichever comes first; the writer never blocks the reader. `output` is always whole AMQP
     /// frames for channel 1 (its two slices are one sequence of bytes); it may be empty.
-    /// Keeps heartbeats going. Cancel-safe.
-    fn turn(&mut self, output: [&[u8]; 2]) -> impl Future<Output = Result<Turn, Failure>> + Send;
+    /// Keeps heartbeats going. Whatever it waits for is kept in the channel, so that many can be polled in turn.
+    fn poll_turn(&mut self, cx: &mut Context<'_>, output: [&[u8]; 2]) -> Poll<Result<Turn, Failure>>;
 
     /// The largest frame the broker takes, in bytes, frame header and end included.
     fn frame_max(&self) -> usize;

@@ -26,6 +26,47 @@ pub struct Definite {
     pub error: anyhow::Error,
     /// What a human can do now; one or two sentences.
     pub hint: String,
+    /// It is about one event, which `rabbitmq.poison.policy` disposes of; none: the process stops.
+    pub poison: Option<Poison>,
+}
+
+/// Why an event can't be published as it is: the header `parked_reason`, and what `/readyz` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Poison {
+    /// Its body is larger than the broker takes.
+    TooLarge,
+    /// Its routing key, or another text that AMQP keeps short, is too long.
+    NameTooLong,
+    /// Its headers don't fit one frame.
+    HeadersTooLarge,
+    /// The name of its exchange is empty.
+    NoExchange,
+    /// The broker has no exchange of that name.
+    UnknownExchange,
+    /// What a column says can't be said in an AMQP property.
+    Property,
+    /// The outbox table lacks a column.
+    Columns,
+    /// Anything else, as the error says.
+    Other,
+}
+
+impl Poison {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::NameTooLong => "name_too_long",
+            Self::HeadersTooLarge => "headers_too_large",
+            Self::NoExchange => "no_exchange",
+            Self::UnknownExchange => "unknown_exchange",
+            Self::Property => "property",
+            Self::Columns => "columns",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// The exit code of each kind of definite failure. Documented in the README; 0 is a clean stop; a panic is 101, a bug.
@@ -46,14 +87,26 @@ pub enum Kind {
     Unreachable = 6,
     /// The checkpoint can't be read or written.
     Checkpoint = 7,
-    /// One event can't be published as configured: too large, routing key too long, …
+    /// One event can't be published as configured: too large, routing key too long, …; and the configuration asks to stop there.
     Event = 8,
 }
 
 impl Definite {
     /// A definite failure with its hint.
     pub fn new(kind: Kind, error: impl Into<anyhow::Error>, hint: impl Into<String>) -> Self {
-        Self { kind, error: error.into(), hint: hint.into() }
+        let poison = (kind == Kind::Event).then_some(Poison::Other);
+        Self { kind, error: error.into(), hint: hint.into(), poison }
+    }
+
+    /// An event that can't be published as it is.
+    pub fn poison(poison: Poison, error: impl Into<anyhow::Error>, hint: impl Into<String>) -> Self {
+        Self { poison: Some(poison), ..Self::new(Kind::Event, error, hint) }
+    }
+
+    /// The configuration asks for a stop here, whatever the policy is for events that can't be published.
+    #[must_use]
+    pub fn as_asked(self) -> Self {
+        Self { poison: None, ..self }
     }
 
     /// Says what was being done when this happened.

@@ -24,14 +24,14 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 use crate::broker::Broker;
 use crate::checkpoint::writer::Checkpointer;
 use crate::checkpoint::{Checkpoint, DurableLsn, Store};
-use crate::config::Settings;
+use crate::config::{PoisonPolicy, Settings};
 use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
 use crate::postgres::open::PostgresSource;
 use crate::postgres::outbox_cleanup::Cleaner;
 use crate::progress::{Progress, Window};
 use crate::rabbit::channel::RabbitBroker;
-use crate::rabbit::publisher::{Publisher, PublisherSettings};
+use crate::rabbit::lanes::{Failed, Lanes};
 use crate::retention::Retention;
 use crate::route::topology;
 use crate::source::{Source, Status};
@@ -68,7 +68,7 @@ pub async fn run(
 pub struct Pipeline<S: Source, B: Broker> {
     settings: Settings,
     source: Link<S>,
-    publisher: Publisher<B>,
+    publisher: Lanes<B>,
     store: Arc<dyn Store>,
     checkpointer: Option<Checkpointer>,
     intake: Intake,
@@ -77,6 +77,10 @@ pub struct Pipeline<S: Source, B: Broker> {
     /// What PostgreSQL was told last.
     reported: Option<DurableLsn>,
     report_tick: Interval,
+    /// The next event can't be published, and the policy is to wait.
+    stuck: Option<Stuck>,
+    /// What was logged of the last such event.
+    told: Option<String>,
     health: Health,
 }
 
@@ -95,6 +99,12 @@ pub struct Outcome {
     pub settled: Lsn,
 }
 
+/// An event that can't be published, and is waited for.
+struct Stuck {
+    /// What the broker took then: when it takes more, it may take the event.
+    max_message_bytes: Option<usize>,
+}
+
 /// Why the loop can't go on.
 enum Stop {
     /// The next event can't be published, or the next frame not read; both ends are well.
@@ -111,13 +121,13 @@ impl From<Definite> for Stop {
     }
 }
 
-impl<S: Source, B: Broker> Pipeline<S, B> {
+impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
     /// A pipeline that goes on from what `store` holds. Must be called within a tokio runtime.
     #[must_use]
     pub fn new(settings: Settings, source: S, broker: B, store: Arc<dyn Store>, health: Health) -> Self {
         Self {
             source: Link::new(source, Arc::clone(&store), settings.fail_fast, health.clone()),
-            publisher: Publisher::new(broker, publisher_settings(&settings)).with_health(health.clone()),
+            publisher: Lanes::new(broker, &settings.rabbitmq, settings.fail_fast, health.clone()),
             store,
             checkpointer: None,
             intake: Intake::new(&settings, None),
@@ -125,6 +135,8 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             retention: Retention::new(settings.source.retain, &[]),
             reported: None,
             report_tick: report_timer(settings.source.report_every),
+            stuck: None,
+            told: None,
             settings,
             health,
         }
@@ -160,7 +172,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             result,
             is_complete: self.is_complete(),
             tally: self.intake.tally(),
-            confirmed: self.publisher.counters().events.confirmed,
+            confirmed: self.publisher.confirmed(),
             settled: self.window.watermark().flushed,
         };
         self.publisher.close().await;
@@ -176,9 +188,7 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     async fn flow(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stop> {
         let mut shutdown = pin!(shutdown);
         loop {
-            if self.publisher.accepts() {
-                self.intake.take_in(&mut self.window, &mut self.publisher).map_err(Stop::Unpublishable)?;
-            }
+            self.take_in()?;
             if self.is_complete() {
                 return Ok(());
             }
@@ -186,13 +196,59 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
             // by the server. What is pending comes again.
             // Nothing is read before server and slot are on record: until then, the checkpoint may be somebody else's.
             let is_on_record = self.checkpointer.as_ref().is_none_or(|writer| writer.durable().is_some());
-            let may_read =
-                is_on_record && !self.intake.is_over() && (self.intake.pending.is_empty() || self.source.is_broken());
+            let may_read = is_on_record && !self.intake.is_over() && (self.has_taken_all() || self.source.is_broken());
             tokio::select! { biased;
                 () = &mut shutdown => return Ok(()),
                 turn = self.turn(may_read) => turn?,
             }
         }
+    }
+
+    /// What was read goes on its way, as far as there is room; up to an event that can't be published.
+    fn take_in(&mut self) -> Result<(), Stop> {
+        if let Some(stuck) = &self.stuck {
+            if self.publisher.max_message_bytes() > stuck.max_message_bytes {
+                // Read again, from its transaction's beginning; what of it was taken in is known.
+                self.stuck = None;
+                self.source.reopen();
+                self.lost();
+            }
+            return Ok(());
+        }
+        if !self.publisher.accepts() {
+            return Ok(());
+        }
+        let Err(definite) = self.intake.take_in(&mut self.window, &mut self.publisher) else { return Ok(()) };
+        if definite.poison.is_none() || self.settings.rabbitmq.poison != PoisonPolicy::Wait {
+            return Err(Stop::Unpublishable(definite));
+        }
+        self.wait_for(&definite);
+        // Those before it are not kept waiting.
+        match self.intake.break_off(&mut self.window, &mut self.publisher) {
+            Ok(()) => Ok(()),
+            Err(earlier) if earlier.poison.is_some() => Ok(()),
+            Err(definite) => Err(Stop::Failed(definite)),
+        }
+    }
+
+    /// Nothing behind this event is taken in, until a human has mended what is wrong with it, and restarts.
+    fn wait_for(&mut self, definite: &Definite) {
+        let what = definite.to_string();
+        self.health.event(definite.poison);
+        // The same one, read again, is nothing new.
+        if self.told.as_ref() != Some(&what) {
+            tracing::error!(
+                hint = definite.hint,
+                "{what}; it and all later events wait: mend it and restart, or set rabbitmq.poison.policy"
+            );
+            self.told = Some(what);
+        }
+        self.stuck = Some(Stuck { max_message_bytes: self.publisher.max_message_bytes() });
+    }
+
+    /// Whether there is room for more to be read.
+    fn has_taken_all(&self) -> bool {
+        self.stuck.is_none() && self.intake.pending.is_empty()
     }
 
     /// Does what is to be done next. In this order: keep the walsender content, whether or not the broker takes
@@ -211,9 +267,10 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
                 self.intake.cleanup.iter_mut().for_each(|cleanup| cleanup.passed(flushed));
                 self.report().await;
             }
-            settled = self.publisher.drive() => settled
-                .map_err(|definite| refused(definite, &self.window))?
-                .for_each(|seq| self.window.settle(seq)),
+            driven = self.publisher.drive() => {
+                driven.map_err(|failed| refused(failed, &self.window))?;
+                self.publisher.settled().for_each(|seq| self.window.settle(seq));
+            }
             news = self.source.next(), if may_read => match news.map_err(|definite| self.source_failed(definite))? {
                 News::Batch(batch) => self.intake.read(batch)?,
                 News::Opened { start, report_every } => self.opened(start, report_every),
@@ -227,6 +284,8 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
         self.report_tick = report_timer(report_every);
         self.publisher.hold(false);
         self.intake.forget_transaction();
+        self.stuck = None;
+        self.health.event(None);
         if let Some(cleanup) = &mut self.intake.cleanup {
             cleanup.restart(start.flushed);
         }
@@ -344,15 +403,6 @@ impl<S: Source, B: Broker> Pipeline<S, B> {
     }
 }
 
-fn publisher_settings(settings: &Settings) -> PublisherSettings {
-    PublisherSettings {
-        confirm_timeout: settings.rabbitmq.confirm_timeout,
-        unroutable: settings.rabbitmq.unroutable,
-        fail_fast: settings.fail_fast,
-        jitter_seed: fastrand::u64(..),
-    }
-}
-
 /// Offers the watermark to the checkpointer and waits until one is durable.
 async fn stored(checkpointer: &mut Option<Checkpointer>, window: &Window) -> Result<DurableLsn, Definite> {
     match checkpointer {
@@ -370,17 +420,10 @@ fn report_timer(every: Duration) -> Interval {
     timer
 }
 
-/// The broker refuses an event without a word about which.
-fn refused(definite: Definite, window: &Window) -> Definite {
-    match (definite.kind, window.oldest(), window.reached().position) {
-        (Kind::Event, Some(oldest), Some(newest)) => {
-            let count = window.len();
-            definite.context(if count == 1 {
-                format!("can't publish the event at {oldest}")
-            } else {
-                format!("can't publish one of the {count} events from {oldest} to {newest}")
-            })
-        }
-        _ => definite,
+/// The broker refuses an event; the lane knows which.
+fn refused(failed: Failed, window: &Window) -> Definite {
+    match failed.seq.and_then(|seq| window.position(seq)) {
+        Some(position) => failed.definite.context(format!("can't publish the event at {position}")),
+        None => failed.definite,
     }
 }

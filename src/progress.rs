@@ -140,9 +140,10 @@ impl Window {
         let entry = index.and_then(|index| self.entries.get_mut(index)).expect("a settled event is in flight");
         assert!(!entry.settled, "an event is settled once");
         entry.settled = true;
+        // What is behind a hole is remembered, not held.
+        self.bytes -= entry.bytes;
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.settled) {
             self.first += 1;
-            self.bytes -= entry.bytes;
             self.watermark = entry.through;
         }
     }
@@ -157,6 +158,13 @@ impl Window {
     #[must_use]
     pub fn oldest(&self) -> Option<Position> {
         self.entries.front().and_then(|entry| entry.through.position)
+    }
+
+    /// The position of this event in flight, as of the [oldest](Self::oldest).
+    #[must_use]
+    pub fn position(&self, seq: Seq) -> Option<Position> {
+        let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.entries.get(index)?.through.position
     }
 
     /// How far the stream was taken in, settled or not.

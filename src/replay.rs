@@ -15,7 +15,7 @@ use anyhow::anyhow;
 
 use crate::broker::Broker;
 use crate::checkpoint::memory::MemoryStore;
-use crate::config::{OutboxTableSettings, Retain, Settings};
+use crate::config::{OutboxTableSettings, PoisonPolicy, Retain, Settings};
 use crate::encode::Delivery;
 use crate::encode::message::Event;
 use crate::encode::time::rfc3339;
@@ -75,6 +75,10 @@ impl Overrides {
     pub fn apply(&self, mut settings: Settings) -> Result<Settings, Definite> {
         // Nobody is there to wait for a server that was never reached; later it is waited for.
         settings.fail_fast = true;
+        // Nor to mend an event.
+        if settings.rabbitmq.poison == PoisonPolicy::Wait {
+            settings.rabbitmq.poison = PoisonPolicy::Stop;
+        }
         // That is about the slot; its copy lets go of what was replayed.
         settings.source.retain = Retain::default();
         if let Some(tables) = &self.tables {
@@ -268,7 +272,7 @@ async fn run<S: Source>(
     pipeline(settings, source, broker, replay, shutdown).await
 }
 
-async fn pipeline<S: Source, B: Broker>(
+async fn pipeline<S: Source, B: Broker + Clone>(
     settings: Settings,
     source: S,
     broker: B,

@@ -100,7 +100,7 @@ async fn a_prefix_that_no_property_holds_is_cut_in_the_type_and_refused_as_routi
     assert_eq!(pgsluice.wait(SOON).await.0, Some(0));
 
     let lsn = emit(&scene, false, &prefix, b"").await;
-    let mut pgsluice = scene.run_with("[messages]\nprefixes = [\"*\"]\n").await;
+    let mut pgsluice = scene.run_with("poison.policy = \"stop\"\n[messages]\nprefixes = [\"*\"]\n").await;
     row(&scene).await;
     let (code, log) = pgsluice.wait(SOON).await;
     assert!(code == Some(8) && log.contains(&format!("can't publish the message {prefix} at {lsn}")), "{code:?} {log}");

@@ -105,7 +105,10 @@ async fn what_a_property_can_not_be_is_not_sent() {
     ] {
         let scene = self::scene().await;
         let properties = format!("properties = {{ {property} = \"{{{column}}}\" }}");
-        let mut running = pgsluice(&format!("fail_fast = true\n{}", config(&scene, &section(&properties))));
+        let mut running = pgsluice(&format!(
+            "fail_fast = true\n{}",
+            config(&scene, &format!("poison.policy = \"stop\"\n{}", section(&properties)))
+        ));
         running.wait_for_log("streaming from PostgreSQL", SOON).await;
         let insert = format!("INSERT INTO inbox (id, body, {column}) VALUES ('1', 'a', NULL), ('2', 'b', '{value}')");
         scene.database.execute(&insert).await;
@@ -289,7 +292,8 @@ async fn columns_that_are_not_there_are_named_before_anything_is_created() {
 #[tokio::test]
 async fn a_renamed_column_is_told_and_nothing_is_lost() {
     let scene = self::scene().await;
-    let mut running = run(&scene, &section("headers = { tenant = \"{tenant}\" }")).await;
+    let section_before = section("headers = { tenant = \"{tenant}\" }");
+    let mut running = run(&scene, &format!("poison.policy = \"stop\"\n{section_before}")).await;
     scene
         .database
         .execute("INSERT INTO inbox (id, tenant) VALUES ('1', 'a'); ALTER TABLE inbox RENAME tenant TO owner; INSERT INTO inbox (id, owner) VALUES ('2', 'b')")

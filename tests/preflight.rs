@@ -1,7 +1,7 @@
 //! What is wrong with a database is said before anything is changed in it, with what to do about it;
 //! and the publication holds exactly what the configuration selects.
 
-use pgsluice::config::{OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings};
+use pgsluice::config::{OnUpdate, Ordering, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::postgres::catalog::{Wanted, resolve};
 use pgsluice::postgres::preflight::{self, Look};
@@ -45,6 +45,7 @@ fn outbox(routing_key: &str) -> OutboxSettings {
         envelope: Vec::new(),
         route: None,
         expand_json_payload: false,
+        ordering: Ordering::Key,
         tombstone_on_empty_payload: false,
     }
 }

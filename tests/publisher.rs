@@ -10,7 +10,7 @@ use std::time::Duration;
 use lapin::options::ExchangeDeleteOptions;
 use pgsluice::broker::{Broker, Channel};
 use pgsluice::config::topology::Topology;
-use pgsluice::config::{RabbitSettings, Unroutable};
+use pgsluice::config::{ParkingSettings, PoisonPolicy, RabbitSettings, Unroutable};
 use pgsluice::encode::message::{Header, HeaderTable, Message, Properties};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::progress::{Limits, Seq};
@@ -35,6 +35,9 @@ fn settings(url: &str) -> RabbitSettings {
         confirm_timeout: Duration::from_secs(30),
         max_message_bytes: None,
         unroutable: Unroutable::Wait,
+        poison: PoisonPolicy::Stop,
+        parking: ParkingSettings { exchange: "parked".into(), queue: "parked".into() },
+        lanes: 1,
     }
 }
 
@@ -59,6 +62,7 @@ impl Rig {
             PublisherSettings {
                 confirm_timeout: settings.confirm_timeout,
                 unroutable: settings.unroutable,
+                poison: settings.poison,
                 fail_fast: true,
                 jitter_seed: 1,
             },

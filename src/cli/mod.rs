@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod parked;
 pub mod replay;
 pub mod report;
 pub mod run;
@@ -43,6 +44,9 @@ pub enum Command {
     /// Show, name or move the stored position
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Show the events that are parked, or send them again
+    #[command(subcommand)]
+    Parked(parked::ParkedCommand),
     /// Send events again that were delivered before, beside the pgsluice that runs
     #[command(after_help = EXIT_CODES)]
     Replay(replay::ReplayArguments),
@@ -58,6 +62,7 @@ impl Command {
             Self::Run(arguments) => run::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
+            Self::Parked(command) => block_on(parked::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
         }
     }
@@ -102,5 +107,5 @@ Exit codes:
   5  changes may be missing: the slot or the checkpoint is not what it was
   6  a server can't be reached, and --fail-fast was given, or the command is not run
   7  the checkpoint can't be read or written, or another instance has taken it over
-  8  an event can't be published as configured
+  8  an event can't be published as configured (rabbitmq.poison.policy is stop), or stays parked
   128 + signal  a second signal ended the process at once";

@@ -151,6 +151,8 @@ pub struct ChangesSettings {
     pub format: ChangeFormat,
     /// How a `numeric` is written, where the format leaves it open.
     pub numeric: Numeric,
+    /// Whether the events of a row stay in order.
+    pub ordering: Ordering,
 }
 
 /// `[messages]`: the events of logical messages.
@@ -187,6 +189,21 @@ pub struct RabbitSettings {
     pub max_message_bytes: Option<usize>,
     /// What to do with an event that no queue takes.
     pub unroutable: Unroutable,
+    /// What to do with an event that can't be published as it is.
+    pub poison: PoisonPolicy,
+    /// Where events are parked.
+    pub parking: ParkingSettings,
+    /// How many connections publish, each in order; at least 1.
+    pub lanes: usize,
+}
+
+impl RabbitSettings {
+    /// Where events are parked, if any policy does that.
+    #[must_use]
+    pub fn parking(&self) -> Option<&ParkingSettings> {
+        let parks = self.unroutable == Unroutable::Park || self.poison == PoisonPolicy::Park;
+        parks.then_some(&self.parking)
+    }
 }
 
 /// `[rabbitmq.unroutable] policy`
@@ -194,8 +211,41 @@ pub struct RabbitSettings {
 pub enum Unroutable {
     /// Publish it again, with backoff, until a queue takes it. Loses nothing; later events wait.
     Wait,
+    /// Publish it to the parking exchange, and go on.
+    Park,
     /// Count it and go on.
     Discard,
+}
+
+/// `[rabbitmq.poison] policy`: an event that can't be published as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PoisonPolicy {
+    /// Deliver what is before it, stay up, and wait for a human.
+    #[default]
+    Wait,
+    /// Publish it to the parking exchange with its error, and go on.
+    Park,
+    /// Deliver what is before it, and end the process.
+    Stop,
+}
+
+/// `[rabbitmq.parking]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkingSettings {
+    /// A fanout exchange; `{name}.parked` unless set.
+    pub exchange: String,
+    /// The queue that is bound to it; as the exchange unless set.
+    pub queue: String,
+}
+
+/// What has to stay in order with an event, when there are several lanes: `changes.key`, `outbox.key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ordering {
+    /// The events of the same row, or aggregate.
+    #[default]
+    Key,
+    /// Nothing.
+    None,
 }
 
 /// `[checkpoint]`

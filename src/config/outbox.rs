@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use super::CloudEvents;
+use super::{CloudEvents, Ordering};
 use crate::route::messages::Prefixes;
 use crate::route::template::Template;
 
@@ -36,6 +36,8 @@ pub struct OutboxSettings {
     pub expand_json_payload: bool,
     /// An event without a payload gets the header `tombstone`.
     pub tombstone_on_empty_payload: bool,
+    /// Whether the events of an aggregate stay in order.
+    pub ordering: Ordering,
 }
 
 /// What an outbox's rows are.

@@ -16,8 +16,9 @@ use super::format::{OF_CHANGES, OF_MESSAGES};
 use super::layers::{Layers, Origins};
 use super::written::{self, Written};
 use super::{
-    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessageFormat, MessagesSettings, Origin,
-    RabbitSettings, Retain, Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
+    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessageFormat, MessagesSettings, Ordering, Origin,
+    ParkingSettings, PoisonPolicy, RabbitSettings, Retain, Settings, SourceSettings, StoreSettings, Streaming,
+    Unroutable,
 };
 use crate::encode::values::Numeric;
 use crate::failure::Definite;
@@ -164,6 +165,8 @@ fn changes(at: &Origins, written: written::Changes, name: &str) -> Result<Change
         routing_key: template("changes.routing_key", written.routing_key, "{schema}.{table}.{op}")?,
         format: one_of(at, "changes.format", written.format, &OF_CHANGES)?.unwrap_or_default(),
         numeric: one_of(at, "changes.numeric", written.numeric, &NUMERIC)?.unwrap_or_default(),
+        ordering: one_of(at, "changes.key", written.key, &[("row", Ordering::Key), ("none", Ordering::None)])?
+            .unwrap_or_default(),
     })
 }
 
@@ -205,8 +208,10 @@ fn rabbit(at: &Origins, written: written::Rabbit, name: &str) -> Result<RabbitSe
     }
     let topology = topology::topology(at, written.exchanges, written.queues, written.bindings, name)?;
     let exchange_type = topology::exchange_type(at, "rabbitmq.exchange_type", written.exchange_type)?;
-    let policies = [("wait", Unroutable::Wait), ("discard", Unroutable::Discard)];
+    let policies = [("wait", Unroutable::Wait), ("park", Unroutable::Park), ("discard", Unroutable::Discard)];
     let unroutable = one_of(at, "rabbitmq.unroutable.policy", written.unroutable.policy, &policies)?;
+    let policies = [("wait", PoisonPolicy::Wait), ("park", PoisonPolicy::Park), ("stop", PoisonPolicy::Stop)];
+    let poison = one_of(at, "rabbitmq.poison.policy", written.poison.policy, &policies)?;
     let max_message_bytes = written.max_message_bytes.map(|bytes| {
         // No RabbitMQ takes more than 512 MiB in one message.
         size(at, "rabbitmq.max_message_bytes", Some(bytes), bytes, 1_024..=512 * MEBIBYTE, "bytes")
@@ -232,6 +237,23 @@ fn rabbit(at: &Origins, written: written::Rabbit, name: &str) -> Result<RabbitSe
         confirm_timeout,
         max_message_bytes: max_message_bytes.transpose()?,
         unroutable: unroutable.unwrap_or(Unroutable::Wait),
+        poison: poison.unwrap_or_default(),
+        parking: parking(at, written.parking, name)?,
+        lanes: size(at, "rabbitmq.lanes", written.lanes, 1, 1..=64, "lanes")?,
+    })
+}
+
+fn parking(at: &Origins, written: written::Parking, name: &str) -> Result<ParkingSettings, Definite> {
+    let named = |key, text: String| match text.len() {
+        0 => Err(at.wrong(key, "is empty", "leave the key out, or write a name")),
+        1..=MAX_NAME_BYTES => Ok(text),
+        _ => Err(at.wrong(key, "is longer than 255 bytes", "allowed: at most 255 bytes, by AMQP")),
+    };
+    let exchange = written.exchange.unwrap_or_else(|| format!("{name}.parked"));
+    let queue = written.queue.unwrap_or_else(|| exchange.clone());
+    Ok(ParkingSettings {
+        exchange: named("rabbitmq.parking.exchange", exchange)?,
+        queue: named("rabbitmq.parking.queue", queue)?,
     })
 }
 

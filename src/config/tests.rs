@@ -399,7 +399,7 @@ fn names_and_choices_say_what_is_allowed() {
     );
     assert_eq!(
         error(&with("rabbitmq.unroutable", "policy = \"drop\""), &[]),
-        "conf/shop.toml:9: rabbitmq.unroutable.policy can't be \"drop\"\nallowed: wait, discard"
+        "conf/shop.toml:9: rabbitmq.unroutable.policy can't be \"drop\"\nallowed: wait, park, discard"
     );
     assert_eq!(
         error(&with("rabbitmq", "exchange_type = \"tpoic\""), &[]),
@@ -512,6 +512,8 @@ fn keys(section: &str) -> Vec<String> {
         | "messages"
         | "rabbitmq"
         | "rabbitmq.unroutable"
+        | "rabbitmq.poison"
+        | "rabbitmq.parking"
         | "rabbitmq.exchanges"
         | "rabbitmq.queues"
         | "rabbitmq.bindings"

@@ -2,6 +2,8 @@
 
 use toml::{Table, Value};
 
+use super::ParkingSettings;
+
 /// `[[rabbitmq.exchanges]]`, `[[rabbitmq.queues]]`, `[[rabbitmq.bindings]]`, validated; and, once they were
 /// [added](Self::with_destinations), the exchanges that events go to. In the order of the configuration.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -79,6 +81,28 @@ impl Topology {
     #[must_use]
     pub fn exchange(&self, name: &str) -> Option<&Exchange> {
         self.exchanges.iter().find(|exchange| exchange.name == name)
+    }
+
+    /// With what parked events go to; with `declare`, with the queue that gets them, too, which is else nobody's concern.
+    #[must_use]
+    pub fn with_parking(self, parking: &ParkingSettings, declare: bool) -> Self {
+        let ParkingSettings { exchange, queue } = parking;
+        let mut topology = self.with_destinations(vec![exchange.clone()], "fanout");
+        if declare {
+            if topology.queues.iter().all(|described| described.name != *queue) {
+                let mut described = Queue::quorum(queue.clone());
+                // Whoever looks at what is parked gives it back: by default, RabbitMQ from 4.0 on drops what came back 20 times.
+                described.arguments.insert("x-delivery-limit".to_owned(), Value::from(i32::MAX));
+                topology.queues.push(described);
+            }
+            topology.bindings.push(Binding {
+                exchange: exchange.clone(),
+                to: Bound::Queue(queue.clone()),
+                routing_key: String::new(),
+                arguments: Table::new(),
+            });
+        }
+        topology
     }
 }
 

@@ -76,6 +76,7 @@ pub(super) struct Changes {
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
     pub(super) format: Option<String>,
+    pub(super) key: Option<String>,
     pub(super) numeric: Option<String>,
 }
 
@@ -87,6 +88,7 @@ pub(super) struct Outbox {
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
     pub(super) format: Option<String>,
+    pub(super) key: Option<String>,
     pub(super) on_update: Option<String>,
     #[serde(deserialize_with = "flag")]
     pub(super) expand_json_payload: Option<bool>,
@@ -168,6 +170,8 @@ pub(super) struct Rabbit {
     pub(super) declare: Option<bool>,
     pub(super) exchange_type: Option<String>,
     #[serde(deserialize_with = "number")]
+    pub(super) lanes: Option<i64>,
+    #[serde(deserialize_with = "number")]
     pub(super) in_flight_events: Option<i64>,
     #[serde(deserialize_with = "number")]
     pub(super) in_flight_bytes: Option<i64>,
@@ -175,7 +179,9 @@ pub(super) struct Rabbit {
     pub(super) confirm_timeout_ms: Option<i64>,
     #[serde(deserialize_with = "number")]
     pub(super) max_message_bytes: Option<i64>,
-    pub(super) unroutable: Unroutable,
+    pub(super) unroutable: Policy,
+    pub(super) poison: Policy,
+    pub(super) parking: Parking,
     #[serde(deserialize_with = "one_or_more")]
     pub(super) exchanges: Vec<Exchange>,
     #[serde(deserialize_with = "one_or_more")]
@@ -224,8 +230,15 @@ pub(super) struct Binding {
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Unroutable {
+pub(super) struct Policy {
     pub(super) policy: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Parking {
+    pub(super) exchange: Option<String>,
+    pub(super) queue: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

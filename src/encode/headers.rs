@@ -96,6 +96,11 @@ impl HeaderTable {
         }
     }
 
+    /// Adds headers as they go over the wire.
+    pub fn extend(&mut self, wire: &[u8]) {
+        self.bytes.extend_from_slice(wire);
+    }
+
     /// What was added so far.
     #[must_use]
     pub fn all(&self) -> Headers<'_> {

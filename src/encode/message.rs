@@ -2,6 +2,7 @@
 //! borrowed, so that it is copied once, into its frames.
 
 pub use super::headers::{Header, HeaderTable, Headers};
+use super::ordering::OrderingKey;
 
 /// A buffer that a large event has made larger than this is given back, in bytes.
 const KEEP_BYTES: usize = 16 << 20;
@@ -70,6 +71,8 @@ pub struct Event {
     pub origin: String,
     /// Microseconds since 2000-01-01 00:00 UTC; none outside of transactions.
     pub committed_at: Option<i64>,
+    /// What it stays in order with.
+    pub ordering_key: OrderingKey,
 }
 
 impl Event {
@@ -93,6 +96,7 @@ impl Event {
             subject,
             origin,
             committed_at,
+            ordering_key,
         } = self;
         let texts = [exchange, routing_key, content_type, content_encoding, correlation_id, reply_to, expiration];
         texts.into_iter().chain([message_id, event_type, app_id, subject, origin]).for_each(String::clear);
@@ -101,6 +105,7 @@ impl Event {
         // Does nothing to a buffer that is no larger.
         body.shrink_to(KEEP_BYTES);
         (*priority, *timestamp_s, *committed_at) = (None, None, None);
+        *ordering_key = OrderingKey::default();
     }
 
     /// As the publisher takes it.

@@ -11,7 +11,9 @@ pub mod headers;
 pub mod json;
 pub mod logical;
 pub mod message;
+pub mod ordering;
 pub mod outbox;
+pub mod parked;
 pub mod row;
 pub mod size;
 pub mod text;
@@ -23,6 +25,7 @@ use std::fmt::{self, Write as _};
 use crate::change::{Change, Transaction};
 use crate::encode::cloudevents::{Attributes, Incomplete};
 use crate::encode::message::{Event, Header};
+use crate::encode::ordering::OrderingKey;
 use crate::encode::values::Kind;
 use crate::postgres::pgoutput::Value;
 use crate::route::messages::{Content, MessagesPlan};
@@ -70,6 +73,16 @@ impl Encoder {
         Self { name: name.to_owned(), delivery }
     }
 
+    /// What names the event of a change that can't be made, and where it was to go, if that is known.
+    pub fn name_change(&self, event: &mut Event, destination: Option<&Destination>, change: &Change<'_>) {
+        self.start_change(event, change);
+        if let Some(destination) = destination {
+            event.exchange.push_str(&destination.exchange);
+            event.routing_key.push_str(&destination.routing_key);
+            event.event_type.push_str(&destination.event_type);
+        }
+    }
+
     /// A plain table's change as a row event.
     ///
     /// # Errors
@@ -81,10 +94,8 @@ impl Encoder {
         destination: &Destination,
         change: &Change<'_>,
     ) -> Result<(), Incomplete> {
-        self.start_change(event, change);
-        event.exchange.push_str(&destination.exchange);
-        event.routing_key.push_str(&destination.routing_key);
-        event.event_type.push_str(&destination.event_type);
+        self.name_change(event, Some(destination), change);
+        event.ordering_key = plan.key.of(&change.row);
         plan.format.make(event, &self.name, change)
     }
 
@@ -98,10 +109,7 @@ impl Encoder {
         plan: &MessagesPlan,
         logical: &LogicalMessage<'_>,
     ) -> Result<(), Incomplete> {
-        self.start_message(event, logical);
-        plan.render(logical.prefix, &mut event.exchange, &mut event.routing_key);
-        // Any text; a property holds no more.
-        event.event_type.push_str(&logical.prefix[..logical.prefix.floor_char_boundary(255)]);
+        self.name_message(event, plan, logical);
         event.content_type.push_str(&plan.content_type);
         match &plan.content {
             Content::Within => logical::message_event(&mut event.body, &event.message_id, logical),
@@ -115,6 +123,14 @@ impl Encoder {
         Ok(())
     }
 
+    /// What names the event of a logical message, and where it goes.
+    pub fn name_message(&self, event: &mut Event, plan: &MessagesPlan, logical: &LogicalMessage<'_>) {
+        self.start_message(event, logical);
+        plan.render(logical.prefix, &mut event.exchange, &mut event.routing_key);
+        // Any text; a property holds no more.
+        event.event_type.push_str(&logical.prefix[..logical.prefix.floor_char_boundary(255)]);
+    }
+
     /// A new event of this change.
     fn start_change(&self, event: &mut Event, change: &Change<'_>) {
         let committed_at = self.delivery.committed_at(&change.transaction);
@@ -124,13 +140,14 @@ impl Encoder {
     }
 
     /// A new event of this message. Outside of transactions its LSN names it.
-    fn start_message(&self, event: &mut Event, logical: &LogicalMessage<'_>) {
+    pub fn start_message(&self, event: &mut Event, logical: &LogicalMessage<'_>) {
         let committed_at = logical.within.map(|(_, transaction)| transaction.committed_at);
         match logical.within {
             Some((position, _)) => self.start(event, format_args!("{position}"), committed_at),
             None => self.start(event, format_args!("{}:message", logical.lsn), None),
         }
         event.origin.extend(["message ", logical.prefix]);
+        event.ordering_key = OrderingKey::text(logical.prefix);
     }
 
     /// A new event, named by its place, which is known where the commit time is.

@@ -11,11 +11,12 @@ use super::Encoder;
 use super::cloudevents::{Attributes, Incomplete};
 use super::fields::Fields;
 use super::message::{Event, Header};
+use super::ordering::OrderingKey;
 use super::text::json_string;
 use super::time;
 use super::values::{Kind, json_base64, json_value, raw_bytes};
 use crate::change::Change;
-use crate::config::Property;
+use crate::config::{Ordering, Property};
 use crate::postgres::pgoutput::{Tuple, Value};
 use crate::route::outbox::{HeaderPlan, OutboxPlan, Part};
 use crate::route::template::Bound;
@@ -81,7 +82,7 @@ impl Encoder {
     /// A row of an outbox table as the event that the application wrote.
     ///
     /// # Errors
-    /// A property that the broker would not take.
+    /// A property that the broker would not take; the event is whole without it.
     pub fn outbox(
         &self,
         event: &mut Event,
@@ -96,7 +97,7 @@ impl Encoder {
     /// The object that a logical message holds, as the same.
     ///
     /// # Errors
-    /// A property that the broker would not take.
+    /// A property that the broker would not take; the event is whole without it.
     pub fn outbox_message(
         &self,
         event: &mut Event,
@@ -107,10 +108,28 @@ impl Encoder {
         self.start_message(event, logical);
         fill(event, plan, row)
     }
+
+    /// What names the event of a row that can't be made, and where it was to go.
+    pub fn name_outbox(&self, event: &mut Event, plan: &OutboxPlan, change: &Change<'_>, row: OutboxRow<'_>) {
+        self.start_change(event, change);
+        name(event, plan, row);
+    }
+
+    /// The same of an object that a logical message holds.
+    pub fn name_outbox_message(
+        &self,
+        event: &mut Event,
+        plan: &OutboxPlan,
+        logical: &LogicalMessage<'_>,
+        row: OutboxRow<'_>,
+    ) {
+        self.start_message(event, logical);
+        name(event, plan, row);
+    }
 }
 
-/// All of a new event that its row says.
-fn fill(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Result<(), Unfit> {
+/// What names a new event, and where it goes.
+fn name(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) {
     if let Some(id) = row.text(plan.id) {
         event.message_id.clear();
         event.message_id.push_str(id);
@@ -120,24 +139,36 @@ fn fill(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Result<(), 
     }
     render(plan, row, &plan.exchange, &mut event.exchange);
     render(plan, row, &plan.routing_key, &mut event.routing_key);
+    event.ordering_key = match plan.ordering {
+        Ordering::Key => OrderingKey::text(plan.aggregate_id.and_then(|column| row.text(column)).unwrap_or_default()),
+        Ordering::None => OrderingKey::Any,
+    };
+}
+
+/// All of a new event that its row says.
+fn fill(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Result<(), Unfit> {
+    name(event, plan, row);
     headers(event, plan, row);
     let form = form(event, plan, row);
+    let mut unfit = None;
     let mut scratch = String::new();
     for (property, bound) in &plan.properties {
         scratch.clear();
         render(plan, row, bound, &mut scratch);
         if !scratch.is_empty() {
-            set(event, *property, &scratch)?;
+            unfit = unfit.or(set(event, *property, &scratch).err());
         }
     }
     let mut written_at = None;
     if let Some((column, kind)) = &plan.timestamp
         && let Value::Text(value) = row.get(*column)
     {
-        let at = time_of(row.kind(*column, kind), value).ok_or(Unfit::Timestamp)?;
-        (written_at, event.timestamp_s) = (Some(at), Some(time::unix_seconds(at)));
+        let at = time_of(row.kind(*column, kind), value);
+        (written_at, event.timestamp_s) = (at, at.map(time::unix_seconds).or(event.timestamp_s));
+        unfit = unfit.or(at.is_none().then_some(Unfit::Timestamp));
     }
-    body(event, plan, row, form, written_at)
+    let made = body(event, plan, row, form, written_at);
+    unfit.map_or(made, Err)
 }
 
 fn render(plan: &OutboxPlan, row: OutboxRow<'_>, bound: &Bound<Part>, out: &mut String) {

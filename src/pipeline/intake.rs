@@ -12,12 +12,12 @@ use anyhow::anyhow;
 use crate::broker::Broker;
 use crate::change::Change;
 use crate::cleanup::Cleanup;
-use crate::config::{OnUpdate, Settings};
+use crate::config::{OnUpdate, PoisonPolicy, Settings};
 use crate::encode::fields::Fields;
 use crate::encode::message::Event;
 use crate::encode::outbox::OutboxRow;
 use crate::encode::{Delivery, Encoder, size};
-use crate::failure::{Definite, Kind};
+use crate::failure::{Definite, Kind, Poison};
 use crate::lsn::Lsn;
 use crate::pipeline::outgoing::{Outgoing, Way, unpublishable};
 use crate::pipeline::scope::{Scope, Tally};
@@ -26,7 +26,8 @@ use crate::postgres::pgoutput;
 use crate::postgres::relation::Relation;
 use crate::postgres::replication::Frame;
 use crate::progress::Window;
-use crate::rabbit::publisher::{PublishError, Publisher};
+use crate::rabbit::lanes::Lanes;
+use crate::rabbit::publisher::PublishError;
 use crate::route::outbox::Misfit;
 use crate::route::{MessageVerdict, Router, Skip, Verdict};
 use crate::source::Batch;
@@ -59,6 +60,8 @@ pub(super) struct Intake {
     scope: Option<Scope>,
     encode: Encode,
     outgoing: Outgoing,
+    /// What can't be published is parked.
+    parks: bool,
     /// None: no outbox is cleaned.
     pub(super) cleanup: Option<Cleanup>,
 }
@@ -94,6 +97,7 @@ impl Intake {
                 outbox_update_seen: false,
             },
             outgoing: Outgoing::new(announce),
+            parks: settings.rabbitmq.poison == PoisonPolicy::Park,
             cleanup: None,
         }
     }
@@ -111,7 +115,9 @@ impl Intake {
             self.encode.textual.iter_mut().for_each(|textual| textual.set_types(Arc::clone(&types)));
             self.encode.router.set_types(types);
             for relation in self.assembler.relations() {
-                self.encode.learn(relation, self.received)?;
+                if self.encode.learn(relation, self.received)? {
+                    self.outgoing.fence();
+                }
             }
         }
         self.pending = batch;
@@ -119,11 +125,7 @@ impl Intake {
     }
 
     /// Takes pending frames in while the window has room for what they may publish.
-    pub(super) fn take_in<B: Broker>(
-        &mut self,
-        window: &mut Window,
-        publisher: &mut Publisher<B>,
-    ) -> Result<(), Definite> {
+    pub(super) fn take_in<B: Broker>(&mut self, window: &mut Window, publisher: &mut Lanes<B>) -> Result<(), Definite> {
         while window.has_room()
             && !self.is_over()
             && let Some(payload) = self.pending.next_payload()
@@ -152,9 +154,10 @@ impl Intake {
     pub(super) fn break_off<B: Broker>(
         &mut self,
         window: &mut Window,
-        publisher: &mut Publisher<B>,
+        publisher: &mut Lanes<B>,
     ) -> Result<(), Definite> {
-        self.outgoing.release(false, &mut Way { window, publisher, scope: self.scope.as_mut() })
+        let parks = self.parks;
+        self.outgoing.release(false, &mut Way { window, publisher, parks, scope: self.scope.as_mut() })
     }
 
     /// Whether all that is to be replayed was taken in.
@@ -172,18 +175,23 @@ impl Intake {
         lsn: Lsn,
         data: &[u8],
         window: &mut Window,
-        publisher: &mut Publisher<B>,
+        publisher: &mut Lanes<B>,
     ) -> Result<(), Definite> {
         let message = pgoutput::decode(data).map_err(|error| undecodable(error, lsn))?;
-        let Self { assembler, scope, encode, outgoing, received, cleanup, .. } = self;
-        let mut way = Way { window, publisher, scope: scope.as_mut() };
+        let Self { assembler, scope, encode, outgoing, received, cleanup, parks, .. } = self;
+        let mut way = Way { window, publisher, parks: *parks, scope: scope.as_mut() };
         let taken = assembler.take(message, &mut |step| match step {
             Step::Begin(transaction) => {
                 outgoing.begin();
                 way.scope.as_mut().map_or(Ok(()), |scope| scope.begin(&transaction))
             }
             // A relation's own frame has no LSN.
-            Step::Relation(relation) => encode.learn(relation, *received),
+            Step::Relation(relation) => {
+                if encode.learn(relation, *received)? {
+                    outgoing.fence();
+                }
+                Ok(())
+            }
             Step::Change(change) => encode.change(&change, outgoing, cleanup.as_mut(), &mut way),
             Step::Message(message) => encode.message(&message, outgoing, &mut way),
             Step::Commit { end_lsn, .. } => {
@@ -199,7 +207,7 @@ impl Intake {
 }
 
 impl Encode {
-    fn learn(&mut self, relation: &Relation, received: Lsn) -> Result<(), Definite> {
+    fn learn(&mut self, relation: &Relation, received: Lsn) -> Result<bool, Definite> {
         self.router
             .learn(relation)
             .map_err(|definite| definite.context(format!("can't publish the changes of {relation} after {received}")))
@@ -216,8 +224,8 @@ impl Encode {
         let Some((position, transaction)) = logical.within else {
             let is_taken = |scope: &&mut Scope| scope.takes_message(logical.lsn);
             if is_event && way.scope.as_ref().is_none_or(is_taken) && !way.window.has_passed(logical.lsn) {
-                self.message_event(logical, outgoing.next(), way.publisher)?;
-                outgoing.message(logical.lsn, way)?;
+                let unmade = self.make_message(outgoing.next(), logical, way)?;
+                outgoing.message(logical.lsn, unmade, way)?;
             }
             return Ok(());
         };
@@ -226,18 +234,34 @@ impl Encode {
             return Ok(());
         }
         if is_event && way.scope.as_ref().is_none_or(|scope| scope.takes()) {
-            self.message_event(logical, outgoing.next(), way.publisher)?;
-            outgoing.hold(position, transaction, way)?;
+            let unmade = self.make_message(outgoing.next(), logical, way)?;
+            outgoing.hold(position, transaction, unmade, way)?;
         }
         outgoing.reached(position, way.window);
         Ok(())
     }
 
+    /// The event of a logical message; or why it can't be made, and what names it is to be parked.
+    fn make_message<B: Broker>(
+        &mut self,
+        event: &mut Event,
+        logical: &LogicalMessage<'_>,
+        way: &Way<'_, B>,
+    ) -> Result<Option<Definite>, Definite> {
+        match self.message_event(logical, event, way.publisher) {
+            Ok(()) => Ok(None),
+            Err(definite) if way.parks && definite.poison.is_some() => Ok(Some(definite)),
+            Err(definite) => Err(definite),
+        }
+    }
+
+    /// # Errors
+    /// As [`make`].
     fn message_event<B: Broker>(
         &mut self,
         logical: &LogicalMessage<'_>,
         event: &mut Event,
-        publisher: &Publisher<B>,
+        publisher: &Lanes<B>,
     ) -> Result<(), Definite> {
         let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
         let at = logical.within.map_or_else(|| logical.lsn.to_string(), |(position, _)| position.to_string());
@@ -249,20 +273,27 @@ impl Encode {
                 // Its content is most of the event; what is too large is refused before it is made.
                 let bytes = size::message_bytes_min(plan, logical);
                 if bytes > limit {
+                    self.encoder.name_message(event, plan, logical);
                     return Err(oversize(bytes));
                 }
                 let hint = "select no empty prefix, or change messages.format";
-                self.encoder.message(event, plan, logical).map_err(|error| unfit(error, origin, &at, hint))?;
+                self.encoder
+                    .message(event, plan, logical)
+                    .map_err(|error| unfit(Poison::Property, error, origin, &at, hint))?;
             }
             MessageVerdict::Outbox(outbox) => {
                 let hint = "pg_logical_emit_message is to be given a JSON object with the fields of [outbox.columns]";
-                self.fields.read(&outbox.fields, logical.content).map_err(|error| unfit(error, origin, &at, hint))?;
+                if let Err(error) = self.fields.read(&outbox.fields, logical.content) {
+                    self.encoder.start_message(event, logical);
+                    return Err(unfit(Poison::Columns, error, origin, &at, hint));
+                }
                 let row = OutboxRow::Message { prefix: logical.prefix, fields: &self.fields };
                 if let Some(bytes) = size::payload_beyond(limit, &outbox.plan, row) {
+                    self.encoder.name_outbox_message(event, &outbox.plan, logical, row);
                     return Err(oversize(bytes));
                 }
                 let made = self.encoder.outbox_message(event, &outbox.plan, logical, row);
-                made.map_err(|error| unfit(error, origin, &at, UNFIT_HINT))?;
+                made.map_err(|error| unfit(Poison::Property, error, origin, &at, UNFIT_HINT))?;
             }
         }
         Ok(())
@@ -296,31 +327,16 @@ impl Encode {
             outgoing.count(usize::from(!matches!(verdict, Verdict::Skip(_))));
             return Ok(());
         }
-        let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
-        let oversize = match verdict {
-            Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.format, change),
-            Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, OutboxRow::Table(row)),
-            Verdict::Misfit(_) | Verdict::Skip(_) => None,
-        };
-        if let Some(bytes) = oversize {
-            let origin = format_args!("{} of {}", change.row.op(), change.relation);
-            return Err(unpublishable(PublishError::Oversize { bytes, limit }, origin, position));
-        }
         match verdict {
-            Verdict::Change(plan, destination) => {
-                let made = self.encoder.change(outgoing.next(), plan, destination, change);
-                let origin = format_args!("{} of {}", change.row.op(), change.relation);
-                made.map_err(|error| unfit(error, origin, position, UNFIT_HINT))?;
-                outgoing.hold(position, change.transaction, way)?;
+            Verdict::Change(..) | Verdict::Outbox(..) | Verdict::Misfit(_) => {
+                let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
+                let unmade = match make(&self.encoder, outgoing.next(), verdict, change, limit) {
+                    Ok(()) => None,
+                    Err(definite) if way.parks && definite.poison.is_some() => Some(definite),
+                    Err(definite) => return Err(definite),
+                };
+                outgoing.hold(position, change.transaction, unmade, way)?;
             }
-            Verdict::Outbox(plan, row) => {
-                let made = self.encoder.outbox(outgoing.next(), plan, change, OutboxRow::Table(row));
-                made.map_err(|error| {
-                    unfit(error, format_args!("insert of {}", change.relation), position, UNFIT_HINT)
-                })?;
-                outgoing.hold(position, change.transaction, way)?;
-            }
-            Verdict::Misfit(why) => return Err(misfit(why, change)),
             Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Fail)) => return Err(updated(change)),
             Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) => {
                 if !std::mem::replace(&mut self.outbox_update_seen, true) {
@@ -338,6 +354,54 @@ impl Encode {
     }
 }
 
+/// Makes the event of a change that has one. What is too large is refused before it is made.
+///
+/// # Errors
+/// It can't be made; then there is only what names it, but for a property that is unfit, without which it is whole.
+fn make(
+    encoder: &Encoder,
+    event: &mut Event,
+    verdict: Verdict<'_, '_>,
+    change: &Change<'_>,
+    limit: usize,
+) -> Result<(), Definite> {
+    let beyond = |oversize: Option<usize>| oversize.map(|bytes| PublishError::Oversize { bytes, limit });
+    let refused = |error| {
+        let origin = format_args!("{} of {}", change.row.op(), change.relation);
+        unpublishable(error, origin, change.position)
+    };
+    match verdict {
+        Verdict::Change(plan, destination) => {
+            if let Some(error) = beyond(size::row_event_beyond(limit, &plan.format, change)) {
+                encoder.name_change(event, Some(destination), change);
+                return Err(refused(error));
+            }
+            let made = encoder.change(event, plan, destination, change);
+            made.map_err(|error| {
+                let origin = format_args!("{} of {}", change.row.op(), change.relation);
+                unfit(Poison::Property, error, origin, change.position, UNFIT_HINT)
+            })?;
+        }
+        Verdict::Outbox(plan, row) => {
+            if let Some(error) = beyond(size::payload_beyond(limit, plan, OutboxRow::Table(row))) {
+                encoder.name_outbox(event, plan, change, OutboxRow::Table(row));
+                return Err(refused(error));
+            }
+            let made = encoder.outbox(event, plan, change, OutboxRow::Table(row));
+            made.map_err(|error| {
+                let origin = format_args!("insert of {}", change.relation);
+                unfit(Poison::Property, error, origin, change.position, UNFIT_HINT)
+            })?;
+        }
+        Verdict::Misfit(why) => {
+            encoder.name_change(event, None, change);
+            return Err(misfit(why, change));
+        }
+        Verdict::Skip(_) => {}
+    }
+    Ok(())
+}
+
 /// The stream makes no sense. Reading it again would bring the same bytes.
 fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
     Definite::new(
@@ -351,7 +415,7 @@ fn undecodable(error: impl Into<anyhow::Error>, lsn: Lsn) -> Definite {
 fn updated(change: &Change<'_>) -> Definite {
     let error = anyhow!("a row of the outbox {} was updated at {}", change.relation, change.position);
     let hint = "outbox.on_update = \"warn\" goes on: its event is out already, as the row was inserted. Then find who updates it";
-    Definite::new(Kind::Event, error, hint)
+    Definite::new(Kind::Event, error, hint).as_asked()
 }
 
 /// The outbox was altered since the start.
@@ -362,19 +426,20 @@ fn misfit(misfit: &Misfit, change: &Change<'_>) -> Definite {
          table has no effect on rows that were written before",
         misfit.columns.join(", ")
     );
-    Definite::new(Kind::Event, anyhow!(misfit.clone()).context(what), hint)
+    Definite::poison(Poison::Columns, anyhow!(misfit.clone()).context(what), hint)
 }
 
 const UNFIT_HINT: &str = "change the template, or what the application writes";
 
 /// What the application wrote can't be an event.
 fn unfit(
+    poison: Poison,
     error: impl Into<anyhow::Error>,
     origin: impl fmt::Display,
     at: impl fmt::Display,
     hint: &'static str,
 ) -> Definite {
-    Definite::new(Kind::Event, error.into().context(format!("can't publish the {origin} at {at}")), hint)
+    Definite::poison(poison, error.into().context(format!("can't publish the {origin} at {at}")), hint)
 }
 
 /// The stream makes no sense by binary transfer.

@@ -121,6 +121,11 @@ impl<S: Source> Link<S> {
         }
     }
 
+    /// Opens another stream in the place of this one.
+    pub(super) fn reopen(&mut self) {
+        self.state = State::Waiting(Instant::now());
+    }
+
     /// Nothing more is going to be read: an opening that nobody waits for must not hold what the checkpoint's store needs.
     pub(super) fn stop_opening(&mut self) {
         if let State::Opening(_) = self.state {

@@ -11,15 +11,18 @@ use super::scope::Scope;
 use crate::broker::Broker;
 use crate::change::Transaction;
 use crate::encode::message::{Event, Header};
-use crate::failure::{Definite, Kind};
+use crate::failure::{Definite, Kind, Poison};
 use crate::lsn::{Lsn, Position};
 use crate::progress::Window;
-use crate::rabbit::publisher::{PublishError, Publisher};
+use crate::rabbit::lanes::Lanes;
+use crate::rabbit::publisher::PublishError;
 
 /// Where events go, and who counts them.
 pub(super) struct Way<'w, B: Broker> {
     pub(super) window: &'w mut Window,
-    pub(super) publisher: &'w mut Publisher<B>,
+    pub(super) publisher: &'w mut Lanes<B>,
+    /// What can't be published is parked.
+    pub(super) parks: bool,
     /// None: no replay.
     pub(super) scope: Option<&'w mut Scope>,
 }
@@ -35,6 +38,8 @@ pub(super) struct Outgoing {
     spare: Event,
     /// Events of this transaction so far.
     number: i64,
+    /// For the next event: see [`Held::is_fenced`].
+    fences: bool,
 }
 
 #[derive(Debug)]
@@ -45,6 +50,10 @@ struct Held {
     /// None: its change has more events.
     through: Option<Position>,
     is_numbered: bool,
+    /// It could not be made, and is to be parked as what it is.
+    unmade: Option<Definite>,
+    /// Keys are not what they were before it.
+    is_fenced: bool,
 }
 
 impl Outgoing {
@@ -68,11 +77,17 @@ impl Outgoing {
         &mut self.spare
     }
 
-    /// The event is whole; the one before it goes out.
+    /// The next event may have another key than those before it, though it is of the same row.
+    pub(super) fn fence(&mut self) {
+        self.fences = true;
+    }
+
+    /// The event is whole, or there is only what names it, because it can't be made; the one before it goes out.
     pub(super) fn hold<B: Broker>(
         &mut self,
         at: Position,
         transaction: Transaction,
+        unmade: Option<Definite>,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
         self.release(false, way)?;
@@ -87,7 +102,8 @@ impl Outgoing {
             event.headers.push("transaction_last", Header::Bool(false));
         }
         std::mem::swap(&mut self.newest, &mut self.spare);
-        self.held = Some(Held { transaction, at, through: None, is_numbered });
+        let is_fenced = std::mem::take(&mut self.fences);
+        self.held = Some(Held { transaction, at, through: None, is_numbered, unmade, is_fenced });
         Ok(())
     }
 
@@ -107,8 +123,13 @@ impl Outgoing {
     }
 
     /// An event outside of transactions goes out at once. `end_lsn`: where it ends in the WAL.
-    pub(super) fn message<B: Broker>(&mut self, end_lsn: Lsn, way: &mut Way<'_, B>) -> Result<(), Definite> {
-        let published = publish(self.announce, &self.spare, end_lsn, way);
+    pub(super) fn message<B: Broker>(
+        &mut self,
+        end_lsn: Lsn,
+        unmade: Option<Definite>,
+        way: &mut Way<'_, B>,
+    ) -> Result<(), Definite> {
+        let published = publish(self.announce, &mut self.spare, unmade, end_lsn, way);
         self.spare.clear();
         way.window.publish_message(end_lsn, published?);
         if let Some(scope) = &mut way.scope {
@@ -119,11 +140,16 @@ impl Outgoing {
 
     /// What is held goes out.
     pub(super) fn release<B: Broker>(&mut self, is_last: bool, way: &mut Way<'_, B>) -> Result<(), Definite> {
-        let Some(Held { transaction, at, through, is_numbered }) = self.held.take() else { return Ok(()) };
+        let Some(Held { transaction, at, through, is_numbered, unmade, is_fenced }) = self.held.take() else {
+            return Ok(());
+        };
+        if is_fenced {
+            way.publisher.fence(way.window.next_seq());
+        }
         if is_numbered {
             self.newest.headers.set_last(is_last);
         }
-        let published = publish(self.announce, &self.newest, at, way);
+        let published = publish(self.announce, &mut self.newest, unmade, at, way);
         // At once: after a large event there may be no other for long.
         self.newest.clear();
         way.window.publish(through, published?);
@@ -134,15 +160,30 @@ impl Outgoing {
     }
 }
 
+/// Publishes an event, or parks it; the bytes that it holds.
 fn publish<B: Broker>(
     announce: Option<Announce>,
-    event: &Event,
+    event: &mut Event,
+    unmade: Option<Definite>,
     at: impl std::fmt::Display,
     way: &mut Way<'_, B>,
 ) -> Result<usize, Definite> {
-    announce.map_or(Ok(()), |announce| announce(event)).map_err(unwritable)?;
-    let publishing = way.publisher.publish(way.window.next_seq(), &event.message());
-    publishing.map_err(|error| unpublishable(error, &event.origin, at))
+    let seq = way.window.next_seq();
+    let (definite, is_made) = if let Some(definite) = unmade {
+        // But for a property, that event is whole.
+        let is_made = definite.poison == Some(Poison::Property);
+        (definite, is_made)
+    } else {
+        announce.map_or(Ok(()), |announce| announce(event)).map_err(unwritable)?;
+        match way.publisher.publish(seq, &event.message(), event.ordering_key) {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => (unpublishable(error, &event.origin, at), true),
+        }
+    };
+    if !way.parks || definite.poison.is_none() {
+        return Err(definite);
+    }
+    way.publisher.park(seq, event, &definite, is_made).ok_or(definite)
 }
 
 /// Nobody reads what is announced.
@@ -170,5 +211,6 @@ pub(super) fn unpublishable(
         }
         PublishError::NotReady => "this is a bug in pgsluice; please report it",
     };
-    Definite::new(Kind::Event, anyhow!(error).context(format!("can't publish the {origin} at {at}")), hint)
+    let poison = error.poison().unwrap_or(Poison::Other);
+    Definite::poison(poison, anyhow!(error).context(format!("can't publish the {origin} at {at}")), hint)
 }

@@ -1,6 +1,6 @@
 //! Our own publish-only AMQP 0-9-1 connection with one channel in confirm mode.
 //!
-//! One task, no queues: [`RabbitChannel::turn`] writes from the caller's buffer and reads into its own, whichever is
+//! One task, no queues: a turn of [`RabbitChannel`] writes from the caller's buffer and reads into its own, whichever is
 //! possible. Invariants: the writer never blocks the reader; a heartbeat goes out only between whole frames; a
 //! cancelled turn loses nothing, since whatever a poll did, that same poll returns. `handshake` opens the
 //! connection, `publisher` drives it.
@@ -24,6 +24,7 @@ use super::alarm::Alarm;
 use super::handshake::{self, CLOSE_LIMIT, Link, Opened, Plan};
 use super::inbox::Incoming;
 use super::refusal::{self, Stage};
+pub(crate) use super::topology::Session;
 use crate::broker::{Broker, Channel, Reply, Turn};
 use crate::config::RabbitSettings;
 use crate::config::topology::Topology;
@@ -55,6 +56,21 @@ impl RabbitBroker {
             opened: AtomicBool::new(false),
         };
         Self { plan: Arc::new(plan), next: Arc::default() }
+    }
+
+    /// A connection of lapin's, to the first host that gives one.
+    pub(crate) async fn session(&self) -> Result<Session, Failure> {
+        let mut failures = Vec::new();
+        for (host, port) in &self.plan.uri.hosts {
+            match Session::open(&self.plan, host, *port).await {
+                Ok(session) => return Ok(session),
+                Err(Failure::Transient(error)) => {
+                    failures.push(format!("{:#}", error.context(format!("{host}:{port}"))));
+                }
+                Err(definite @ Failure::Definite(_)) => return Err(definite),
+            }
+        }
+        Err(Failure::transient(anyhow!("no connection to RabbitMQ: {}", failures.join("; "))))
     }
 }
 
@@ -149,30 +165,6 @@ impl RabbitChannel {
         }
     }
 
-    fn poll_turn(&mut self, cx: &mut Context<'_>, output: [&[u8]; 2]) -> Poll<Result<Turn, Failure>> {
-        loop {
-            if let Poll::Ready(result) = self.poll_reply(cx) {
-                return Poll::Ready(result.map(Turn::Reply));
-            }
-            if let Poll::Ready(result) = self.poll_write(cx, output) {
-                return Poll::Ready(result.map(Turn::Wrote));
-            }
-            let between_frames = self.heartbeat_left == 0 && output.iter().all(|slice| slice.is_empty());
-            match self.pulse.poll(cx, between_frames) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Beat::Send) => {
-                    self.heartbeat_left = HEARTBEAT.len();
-                    // Counts as sent from now on, or it would be due again at once.
-                    self.pulse.written = Instant::now();
-                }
-                Poll::Ready(Beat::Dead) => {
-                    let silence = self.pulse.interval * 2;
-                    return Poll::Ready(Err(self.lost(&format!("not a sign of life for {} s", silence.as_secs()))));
-                }
-            }
-        }
-    }
-
     /// What was read already comes first, then what can be read now.
     fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Failure>> {
         if !self.link.early.is_empty() {
@@ -182,7 +174,8 @@ impl RabbitChannel {
             match self.link.inbox.next() {
                 Ok(Some(Incoming::Reply(reply))) => return Poll::Ready(Ok(reply)),
                 Ok(Some(Incoming::Method(_, method))) => {
-                    let failure = refusal::unexpected(&method, Stage::Publishing, &self.plan.uri);
+                    let declared = &self.plan.topology.exchanges;
+                    let failure = refusal::unexpected(&method, Stage::Publishing { declared }, &self.plan.uri);
                     return Poll::Ready(Err(failure.context(format!("can't publish to RabbitMQ at {}", self.peer))));
                 }
                 Ok(None) => {}
@@ -248,8 +241,28 @@ impl RabbitChannel {
 }
 
 impl Channel for RabbitChannel {
-    async fn turn(&mut self, output: [&[u8]; 2]) -> Result<Turn, Failure> {
-        std::future::poll_fn(|cx| self.poll_turn(cx, output)).await
+    fn poll_turn(&mut self, cx: &mut Context<'_>, output: [&[u8]; 2]) -> Poll<Result<Turn, Failure>> {
+        loop {
+            if let Poll::Ready(result) = self.poll_reply(cx) {
+                return Poll::Ready(result.map(Turn::Reply));
+            }
+            if let Poll::Ready(result) = self.poll_write(cx, output) {
+                return Poll::Ready(result.map(Turn::Wrote));
+            }
+            let between_frames = self.heartbeat_left == 0 && output.iter().all(|slice| slice.is_empty());
+            match self.pulse.poll(cx, between_frames) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Beat::Send) => {
+                    self.heartbeat_left = HEARTBEAT.len();
+                    // Counts as sent from now on, or it would be due again at once.
+                    self.pulse.written = Instant::now();
+                }
+                Poll::Ready(Beat::Dead) => {
+                    let silence = self.pulse.interval * 2;
+                    return Poll::Ready(Err(self.lost(&format!("not a sign of life for {} s", silence.as_secs()))));
+                }
+            }
+        }
     }
 
     fn frame_max(&self) -> usize {

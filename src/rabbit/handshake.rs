@@ -27,7 +27,7 @@ use crate::config::topology::Topology;
 use crate::failure::{Failure, Kind, within};
 
 /// The largest frame that we agree to, in bytes: RabbitMQ's default. Larger ones buy nothing.
-const FRAME_MAX: u32 = 131_072;
+pub(super) const FRAME_MAX: u32 = 131_072;
 /// How long a goodbye may take.
 pub(super) const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Largest message by default: 128 MiB before RabbitMQ 4.0, 16 MiB from there on.
@@ -107,7 +107,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         link.send(AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
         match link.method().await? {
             AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)) => Ok(()),
-            other => Err(refusal::unexpected(&other, Stage::Publishing, uri)),
+            other => Err(refusal::unexpected(&other, Stage::Publishing { declared: &plan.topology.exchanges }, uri)),
         }
     })
     .await?;
@@ -115,7 +115,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         link.send(AMQPClass::Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false }))).await?;
         match link.method().await? {
             AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(_)) => Ok(()),
-            other => Err(refusal::unexpected(&other, Stage::Publishing, uri)),
+            other => Err(refusal::unexpected(&other, Stage::Publishing { declared: &plan.topology.exchanges }, uri)),
         }
     })
     .await?;

@@ -2,8 +2,9 @@
 //!
 //! Holds the frames of every unsettled event, oldest first, so that any of them can be published again. Invariants:
 //!
-//! * An event settles when it is confirmed, was not returned (or the policy discards what is), and every event
-//!   before it is settled: settlement is a prefix, in order.
+//! * An event settles when it is confirmed, was not returned (or the policy discards or parks what is), and every
+//!   event before it is settled: settlement is a prefix, in order. What is parked is handed out, and settled here.
+//! * Nothing from the fence on is begun: see [`Lane::set_fence`].
 //! * Nothing is published out of order on a live channel. After a nack, or a return under `wait`, sending stops at
 //!   the end of an event, every event that was sent gets its answer, and then *everything* above the watermark is
 //!   published again (go-back-N), confirmed or not: after the last failure a consumer sees a complete, ordered
@@ -19,12 +20,13 @@ use super::wire::{self, EXCHANGE_AT, FrameError};
 use crate::broker::Returned;
 use crate::config::Unroutable;
 use crate::encode::message::Message;
+use crate::failure::Definite;
 use crate::progress::Seq;
 
 /// After so many events were confirmed in one ramp, sending is unlimited again.
 const RAMP_END: usize = 1024;
-/// An empty lane keeps at most so much memory for the next events, in bytes.
-const KEEP_BYTES: usize = 16 << 20;
+/// An empty lane keeps at most so much memory for the next events, in bytes, unless told.
+pub(super) const KEEP_BYTES: usize = 16 << 20;
 
 /// The broker answered something that was not asked. Nothing on this channel can be relied upon any more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +91,8 @@ enum Mark {
     Confirmed,
     /// Came back, was acked, and the policy gives it up.
     Discarded,
+    /// Came back and was acked, or is refused for good, and goes to the parking exchange.
+    Parked,
     /// To be published again.
     Failed,
 }
@@ -106,6 +110,17 @@ impl Entry {
     fn end(&self) -> u64 {
         self.start + self.bytes as u64
     }
+}
+
+/// An event that the lane is rid of, and that is to be parked.
+#[derive(Debug)]
+pub struct Parked {
+    /// Its name in the lane.
+    pub seq: Seq,
+    /// As they were to go out.
+    pub frames: Vec<u8>,
+    /// Why the broker refuses it; none: no queue takes it.
+    pub refusal: Option<Definite>,
 }
 
 /// The events in flight on one channel.
@@ -129,6 +144,12 @@ pub struct Lane {
     answered: usize,
     /// Delivery tag of `entries[0]` in this pass.
     first_tag: u64,
+    /// From this one on, nothing is begun.
+    fence: Seq,
+    parked: VecDeque<Parked>,
+    /// Why the head is parked, if it is no return.
+    refusal: Option<Definite>,
+    keep_bytes: usize,
     counters: Counters,
 }
 
@@ -148,8 +169,23 @@ impl Lane {
             sent: 0,
             answered: 0,
             first_tag: 1,
+            fence: Seq::MAX,
+            parked: VecDeque::new(),
+            refusal: None,
+            keep_bytes: KEEP_BYTES,
             counters: Counters::default(),
         }
+    }
+
+    /// Empty, it keeps at most so much memory for the next events.
+    #[must_use]
+    pub fn keeping(self, keep_bytes: usize) -> Self {
+        Self { keep_bytes, ..self }
+    }
+
+    /// From this event on nothing is begun, until the fence is set further on. [`Seq::MAX`]: there is none.
+    pub fn set_fence(&mut self, fence: Seq) {
+        self.fence = fence;
     }
 
     /// Takes an event into flight; returns the bytes of its frames.
@@ -185,8 +221,10 @@ impl Lane {
             _ if paused => self.boundary(),
             Mode::Flowing => self.end(),
             Mode::Draining | Mode::Waiting => self.boundary(),
-            Mode::Probing { left, .. } => self.entries.get(self.sent + left).map_or(self.end(), |entry| entry.start),
+            Mode::Probing { left, .. } => self.start_of(self.sent + left),
         };
+        // Never into what is begun: the fence is set before anything behind it is sent.
+        let until = until.min(self.fenced());
         let (from, until) = (self.index(self.written), self.index(until));
         let (head, tail) = self.frames.as_slices();
         let middle = head.len();
@@ -215,8 +253,9 @@ impl Lane {
             let mark = match (self.entries[index].mark, self.policy) {
                 (Mark::Open, _) => Mark::Confirmed,
                 (Mark::Returned, Unroutable::Discard) => Mark::Discarded,
+                (Mark::Returned, Unroutable::Park) => Mark::Parked,
                 (Mark::Returned, Unroutable::Wait) => Mark::Failed,
-                (Mark::Confirmed | Mark::Discarded | Mark::Failed, _) => continue,
+                (Mark::Confirmed | Mark::Discarded | Mark::Parked | Mark::Failed, _) => continue,
             };
             self.answer(index, mark);
         }
@@ -235,7 +274,7 @@ impl Lane {
                     self.counters.nacked += 1;
                     self.answer(index, Mark::Failed);
                 }
-                Mark::Confirmed | Mark::Discarded | Mark::Failed => {}
+                Mark::Confirmed | Mark::Discarded | Mark::Parked | Mark::Failed => {}
             }
         }
         self.advance();
@@ -257,6 +296,22 @@ impl Lane {
             self.mode = Mode::Draining;
         }
         Ok(())
+    }
+
+    /// The broker refuses the oldest event for good, over which it has closed the channel: it leaves the lane to be parked.
+    /// Only what a new channel is opened for may follow.
+    pub fn park_head(&mut self, refusal: Definite) {
+        self.rewind();
+        let Some(head) = self.entries.front_mut() else { return };
+        head.mark = Mark::Parked;
+        (self.sent, self.answered, self.written) = (1, 1, head.end());
+        self.refusal = Some(refusal);
+        self.advance();
+    }
+
+    /// What is to be parked, oldest first.
+    pub fn take_parked(&mut self) -> Option<Parked> {
+        self.parked.pop_front()
     }
 
     /// What settled since the last call, in order and without a hole.
@@ -357,6 +412,11 @@ impl Lane {
             match entry.mark {
                 Mark::Confirmed => self.counters.confirmed += 1,
                 Mark::Discarded => self.counters.discarded += 1,
+                Mark::Parked => {
+                    let at = self.index(entry.start);
+                    let frames = self.frames.range(at..at + entry.bytes).copied().collect();
+                    self.parked.push_back(Parked { seq: self.first, frames, refusal: self.refusal.take() });
+                }
                 Mark::Open | Mark::Returned | Mark::Failed => break,
             }
             freed += entry.bytes;
@@ -369,8 +429,8 @@ impl Lane {
         if freed > 0 {
             self.frames.drain(..freed);
             self.base += freed as u64;
-            if self.frames.is_empty() && self.frames.capacity() > KEEP_BYTES {
-                self.frames.shrink_to(KEEP_BYTES);
+            if self.frames.is_empty() && self.frames.capacity() > self.keep_bytes {
+                self.frames.shrink_to(self.keep_bytes);
             }
         }
         match self.mode {
@@ -402,6 +462,18 @@ impl Lane {
             Some(entry) if entry.start < self.written => entry.end(),
             Some(_) | None => self.written,
         }
+    }
+
+    /// Where this one starts, or the last ends.
+    fn start_of(&self, index: usize) -> u64 {
+        self.entries.get(index).map_or(self.end(), |entry| entry.start)
+    }
+
+    fn fenced(&self) -> u64 {
+        if self.fence == Seq::MAX {
+            return u64::MAX;
+        }
+        self.start_of(usize::try_from(self.fence.saturating_sub(self.first)).unwrap_or(usize::MAX))
     }
 
     fn end(&self) -> u64 {

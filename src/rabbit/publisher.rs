@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -14,16 +14,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::alarm::Alarm;
-
-use super::lane::{self, Lane, Mode};
+use super::lane::{self, Lane, Mode, Parked};
+use super::voice::Voice;
 use super::wire::FrameError;
 use crate::backoff::Backoff;
 use crate::broker::{Broker, Channel, Reply, Returned, Turn};
-use crate::config::Unroutable;
+use crate::config::{PoisonPolicy, Unroutable};
 use crate::encode::message::Message;
-use crate::failure::{Definite, Failure, Kind};
+use crate::failure::{Definite, Failure, Kind, Poison};
 use crate::progress::Seq;
-use crate::telemetry::health::{self, Health};
 
 /// Between two attempts to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -43,6 +42,8 @@ pub struct PublisherSettings {
     pub confirm_timeout: Duration,
     /// What to do with an event that no queue takes.
     pub unroutable: Unroutable,
+    /// What to do with an event that the broker refuses for good.
+    pub poison: PoisonPolicy,
     /// When the first connect fails, give up.
     pub fail_fast: bool,
     /// Seeds the jitter of all backoffs.
@@ -79,6 +80,20 @@ pub enum PublishError {
     Frame(#[from] FrameError),
 }
 
+impl PublishError {
+    /// What is wrong with the event; none: it is not the event.
+    #[must_use]
+    pub fn poison(&self) -> Option<Poison> {
+        match self {
+            Self::NotReady => None,
+            Self::NoExchange => Some(Poison::NoExchange),
+            Self::TooLarge { .. } | Self::Oversize { .. } => Some(Poison::TooLarge),
+            Self::Frame(FrameError::TooLong { .. }) => Some(Poison::NameTooLong),
+            Self::Frame(FrameError::HeaderTooLarge { .. }) => Some(Poison::HeadersTooLarge),
+        }
+    }
+}
+
 /// What the publisher is doing, for the status and the readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -90,6 +105,8 @@ pub enum State {
     Blocked,
     /// The broker refused events, or no queue takes one: waiting, then trying again.
     Retrying,
+    /// The broker refuses the oldest event for good, and the policy is to wait: trying it again, now and then.
+    Poisoned(Poison),
     /// The connection is lost: trying to reconnect.
     Reconnecting,
 }
@@ -139,7 +156,9 @@ pub struct Publisher<B: Broker> {
     probe_at: Option<Instant>,
     alarm: Alarm,
     reconnects: u64,
-    health: Health,
+    /// What is wrong with the oldest event, if the broker refuses it for good.
+    poison: Option<Poison>,
+    voice: Voice,
     /// Nothing may be sent, see [`hold`](Self::hold).
     held: bool,
     /// What was logged last, so that each change of state makes one line.
@@ -171,17 +190,46 @@ impl<B: Broker> Publisher<B> {
             probe_at: None,
             alarm: Alarm::new(),
             reconnects: 0,
-            health: Health::default(),
+            poison: None,
+            voice: Voice::default(),
             held: false,
             trouble: None,
             discard_logged: None,
         }
     }
 
-    /// Lets `health` know what it is doing.
+    /// Speaks as one of several, which say the same thing once.
     #[must_use]
-    pub fn with_health(self, health: Health) -> Self {
-        Self { health, ..self }
+    pub fn with_voice(self, voice: Voice) -> Self {
+        Self { voice, ..self }
+    }
+
+    /// With nothing in flight, it keeps at most so many bytes for what comes next.
+    #[must_use]
+    pub fn keeping(self, keep_bytes: usize) -> Self {
+        Self { lane: self.lane.keeping(keep_bytes), ..self }
+    }
+
+    /// From this event on nothing is begun; [`Seq::MAX`]: there is no such event.
+    pub fn set_fence(&mut self, fence: Seq) {
+        self.lane.set_fence(fence);
+        if let Link::Up { progress, .. } = &mut self.link
+            && self.lane.unanswered() == 0
+        {
+            // The wait for an answer begins with what may be sent now.
+            *progress = Instant::now();
+        }
+    }
+
+    /// What has left the lane to be parked, oldest first; it is among what [`Self::drive`] tells to be settled.
+    pub fn take_parked(&mut self) -> Option<Parked> {
+        self.lane.take_parked()
+    }
+
+    /// The largest frame that the broker takes, in bytes; none before the first connection.
+    #[must_use]
+    pub fn frame_max(&self) -> Option<usize> {
+        self.limits.map(|limits| limits.frame_max)
     }
 
     /// Sends nothing until it is let go: without its stream, who knows whether another pgsluice has it by now, and is
@@ -238,34 +286,36 @@ impl<B: Broker> Publisher<B> {
     /// # Errors
     /// Only what trying again can't mend. When it is about an event, then about the oldest one.
     pub async fn drive(&mut self) -> Result<Range<Seq>, Definite> {
+        std::future::poll_fn(|cx| self.poll_drive(cx)).await
+    }
+
+    /// [`Self::drive`], for who drives several.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Range<Seq>, Definite>> {
         loop {
             let settled = self.lane.settled();
             if !settled.is_empty() {
                 self.reconnect.reset();
                 self.republish.reset();
-                return Ok(settled);
+                return Poll::Ready(Ok(settled));
             }
-            self.health.broker(match self.state() {
-                State::Connecting | State::Reconnecting => health::Broker::Connecting,
-                State::Flowing => health::Broker::Flowing,
-                State::Blocked => health::Broker::Blocked,
-                State::Retrying => health::Broker::Retrying,
-            });
             match &mut self.link {
                 Link::Down(until) => {
-                    tokio::time::sleep_until(*until).await;
+                    ready!(self.alarm.poll(cx, *until));
                     self.link = Link::Opening(Box::pin(self.broker.open()));
                 }
                 Link::Opening(opening) => {
                     let first = self.limits.is_none();
-                    let opened = opening.as_mut().await;
+                    let opened = ready!(opening.as_mut().poll(cx));
                     self.opened(opened)?;
                     if first && self.limits.is_some() {
-                        return Ok(self.lane.settled());
+                        return Poll::Ready(Ok(self.lane.settled()));
                     }
                 }
                 Link::Up { .. } => {
-                    let event = self.next_event().await;
+                    let event = ready!(self.poll_event(cx));
                     self.handle(event)?;
                 }
             }
@@ -275,6 +325,9 @@ impl<B: Broker> Publisher<B> {
     /// What the publisher is doing.
     #[must_use]
     pub fn state(&self) -> State {
+        if let Some(poison) = self.poison {
+            return State::Poisoned(poison);
+        }
         match (&self.link, self.lane.mode()) {
             (Link::Down(_) | Link::Opening(_), _) if self.limits.is_none() => State::Connecting,
             (Link::Down(_) | Link::Opening(_), _) => State::Reconnecting,
@@ -348,34 +401,30 @@ impl<B: Broker> Publisher<B> {
         let now = Instant::now();
         self.link = Link::Up { channel, since: now, blocked: false, progress: now };
         // A new connection is the end of all trouble but that which it may end.
-        if !self.is_not_taken() {
-            self.trouble = None;
+        if !self.is_not_taken() && self.poison.is_none() {
+            self.over(None);
         }
         Ok(())
     }
 
-    /// Waits for whatever comes first; only called with an open channel, otherwise it waits for ever.
-    async fn next_event(&mut self) -> Event {
+    /// Whatever comes first; only called with an open channel, otherwise there is nothing.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let Self { link: Link::Up { channel, blocked, progress, .. }, lane, alarm, probe_at, settings, held, .. } =
             self
         else {
-            return std::future::pending().await;
+            return Poll::Pending;
         };
         let blocked = *blocked || *held;
         let output = lane.output(blocked);
         let waits = !blocked && (lane.unanswered() > 0 || output.iter().any(|slice| !slice.is_empty()));
         let timeout = waits.then(|| *progress + settings.confirm_timeout);
         let probe = probe_at.filter(|_| !blocked);
-        let mut turn = std::pin::pin!(channel.turn(output));
-        std::future::poll_fn(|cx| {
-            // First what the broker says: an answer that is there already counts before any deadline.
-            if let Poll::Ready(turn) = turn.as_mut().poll(cx) {
-                return Poll::Ready(Event::Turn(turn));
-            }
-            let Some(due) = [timeout, probe].into_iter().flatten().min() else { return Poll::Pending };
-            alarm.poll(cx, due).map(|()| if probe == Some(due) { Event::Probe } else { Event::ConfirmTimeout })
-        })
-        .await
+        // First what the broker says: an answer that is there already counts before any deadline.
+        if let Poll::Ready(turn) = channel.poll_turn(cx, output) {
+            return Poll::Ready(Event::Turn(turn));
+        }
+        let Some(due) = [timeout, probe].into_iter().flatten().min() else { return Poll::Pending };
+        alarm.poll(cx, due).map(|()| if probe == Some(due) { Event::Probe } else { Event::ConfirmTimeout })
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Definite> {
@@ -391,10 +440,7 @@ impl<B: Broker> Publisher<B> {
             // It may be about any of the events in flight, and has cost those before it their confirms. Sent again, the oldest
             // one alone, they get them; and when it comes again, it is known which event it is about.
             Event::Turn(Err(Failure::Definite(definite))) if self.lane.begun() > 1 => self.down(&anyhow!(definite)),
-            Event::Turn(Err(Failure::Definite(definite))) => {
-                self.link = Link::Down(Instant::now() + self.reconnect.next_wait());
-                return Err(definite);
-            }
+            Event::Turn(Err(Failure::Definite(definite))) => self.refused(definite)?,
             Event::Probe => {
                 self.probe_at = None;
                 self.lane.probe();
@@ -405,6 +451,30 @@ impl<B: Broker> Publisher<B> {
             }
         }
         self.notice(before);
+        Ok(())
+    }
+
+    /// For good, and it is about the oldest event, if about any.
+    fn refused(&mut self, definite: Definite) -> Result<(), Definite> {
+        match (definite.poison, self.settings.poison) {
+            (Some(poison), PoisonPolicy::Wait) if !self.lane.is_empty() => {
+                self.poison = Some(poison);
+                self.link = Link::Down(Instant::now() + self.reconnect.next_wait());
+                self.in_trouble(&format!(
+                    "{definite}; it and all later events wait ({}): {}",
+                    poison.as_str(),
+                    definite.hint
+                ));
+            }
+            (Some(_), PoisonPolicy::Park) if !self.lane.is_empty() => {
+                self.link = Link::Down(Instant::now());
+                self.lane.park_head(definite);
+            }
+            (Some(_) | None, _) => {
+                self.link = Link::Down(Instant::now() + self.reconnect.next_wait());
+                return Err(definite);
+            }
+        }
         Ok(())
     }
 
@@ -432,8 +502,7 @@ impl<B: Broker> Publisher<B> {
             }
             Reply::Unblocked => {
                 self.set_blocked(false);
-                self.trouble = None;
-                info!("RabbitMQ takes messages again");
+                self.over(Some("RabbitMQ takes messages again"));
                 Ok(())
             }
         }
@@ -444,14 +513,16 @@ impl<B: Broker> Publisher<B> {
         let now = Instant::now();
         let settling = self.lane.has_settled();
         let moved = settling || self.lane.mode() != mode || unanswered == 0;
-        if let Link::Up { progress, .. } = &mut self.link {
-            if moved {
-                *progress = now;
-            }
-            if settling && self.trouble.is_some() && self.state() == State::Flowing {
-                self.trouble = None;
-                info!("events flow again");
-            }
+        if let Link::Up { progress, .. } = &mut self.link
+            && moved
+        {
+            *progress = now;
+        }
+        if settling {
+            self.poison = None;
+        }
+        if settling && self.trouble.is_some() && self.state() == State::Flowing {
+            self.over(Some("events flow again"));
         }
         if matches!(self.link, Link::Up { .. }) && self.lane.mode() == Mode::Waiting && self.probe_at.is_none() {
             self.put_off(now);
@@ -504,14 +575,19 @@ impl<B: Broker> Publisher<B> {
     fn unroutable(&mut self, returned: &Returned) {
         let Returned { code, text, exchange, routing_key, message_id } = returned;
         match self.settings.unroutable {
+            Unroutable::Park => {
+                let now = Instant::now();
+                if self.is_due(now) {
+                    warn!(message_id, exchange, routing_key, "no queue takes this event: parked");
+                }
+            }
             Unroutable::Wait => self.in_trouble(&format!(
                 "{UNROUTABLE} {message_id} (exchange '{exchange}', routing key '{routing_key}'): {text} ({code}); \
                  it and all later events wait: bind a queue, or set rabbitmq.unroutable.policy",
             )),
             Unroutable::Discard => {
                 let now = Instant::now();
-                if self.discard_logged.is_none_or(|logged| now.duration_since(logged) >= DISCARD_LOG) {
-                    self.discard_logged = Some(now);
+                if self.is_due(now) {
                     let returned = self.lane.counters().returned;
                     warn!(message_id, exchange, routing_key, returned, "no queue takes this event: discarded");
                 }
@@ -519,10 +595,31 @@ impl<B: Broker> Publisher<B> {
         }
     }
 
+    /// Whether another line may be logged of what is given up.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.discard_logged.is_none_or(|logged| now.duration_since(logged) >= DISCARD_LOG);
+        if is_due {
+            self.discard_logged = Some(now);
+        }
+        is_due
+    }
+
     fn in_trouble(&mut self, what: &str) {
         if self.trouble.as_deref() != Some(what) {
-            warn!("{what}");
             self.trouble = Some(what.to_owned());
+            if self.voice.is_news(what) {
+                warn!("{what}");
+            }
+        }
+    }
+
+    /// Nothing is wrong any more.
+    fn over(&mut self, what: Option<&str>) {
+        self.trouble = None;
+        if self.voice.is_over()
+            && let Some(what) = what
+        {
+            info!("{what}");
         }
     }
 }

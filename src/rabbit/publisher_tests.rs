@@ -72,9 +72,9 @@ fn publishes(mut frames: &[u8]) -> u64 {
 }
 
 impl Channel for ScriptedChannel {
-    async fn turn(&mut self, output: [&[u8]; 2]) -> Result<Turn, Failure> {
+    fn poll_turn(&mut self, _: &mut Context<'_>, output: [&[u8]; 2]) -> Poll<Result<Turn, Failure>> {
         let bytes = output.iter().map(|slice| slice.len()).sum();
-        match &mut self.script {
+        Poll::Ready(match &mut self.script {
             Script::Close { doomed: true } => {
                 Err(Failure::definite(Kind::Event, anyhow!("too large"), "make it smaller"))
             }
@@ -105,8 +105,8 @@ impl Channel for ScriptedChannel {
             | Script::Silent
             | Script::Blocked
             | Script::Stuck
-            | Script::Refuse => std::future::pending().await,
-        }
+            | Script::Refuse => return Poll::Pending,
+        })
     }
 
     fn frame_max(&self) -> usize {
@@ -124,8 +124,13 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn connected(scripts: &[Script]) -> (Publisher<Scripted>, Scripted) {
     let broker = Scripted::new(scripts);
-    let settings =
-        PublisherSettings { confirm_timeout: TIMEOUT, unroutable: Unroutable::Wait, fail_fast: false, jitter_seed: 0 };
+    let settings = PublisherSettings {
+        confirm_timeout: TIMEOUT,
+        unroutable: Unroutable::Wait,
+        poison: PoisonPolicy::Stop,
+        fail_fast: false,
+        jitter_seed: 0,
+    };
     let mut publisher = Publisher::new(broker.clone(), settings);
     assert_eq!(publisher.state(), State::Connecting);
     assert_eq!(publish(&mut publisher, 0, b""), Err(PublishError::NotReady));

@@ -10,7 +10,8 @@ use anyhow::anyhow;
 use super::inbox::{ProtocolError, method_name};
 use super::steps::{By, Step};
 use super::uri::BrokerUri;
-use crate::failure::{Failure, Kind};
+use crate::config::topology::Exchange;
+use crate::failure::{Definite, Failure, Kind, Poison};
 
 const INVALID_PATH: u16 = 402;
 const ACCESS_REFUSED: u16 = 403;
@@ -29,8 +30,8 @@ pub(super) enum Stage<'a> {
     Login,
     /// Declaring, or looking for, something; for the first time in this process, or again.
     Topology { step: Step<'a>, is_first: bool },
-    /// Everything later.
-    Publishing,
+    /// Everything later, with these exchanges declared, or found.
+    Publishing { declared: &'a [Exchange] },
 }
 
 /// A method that was not expected here: the broker closes, or breaks the protocol.
@@ -74,14 +75,14 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             format!("create it, rabbitmqctl add_vhost '{vhost}', or correct the path of rabbitmq.url"),
         ),
         (NOT_ALLOWED, Stage::Login) => broker(&format!("virtual host '{vhost}' to user '{user}'"), permissions),
-        (ACCESS_REFUSED, Stage::Topology { .. } | Stage::Publishing) if text.contains("access to topic '") => broker(
+        (ACCESS_REFUSED, Stage::Topology { .. } | Stage::Publishing { .. }) if text.contains("access to topic '") => broker(
             "the routing key",
             format!("rabbitmqctl set_topic_permissions -p '{vhost}' '{user}' '<exchange>' '<write>' '<read>'"),
         ),
-        (ACCESS_REFUSED, Stage::Publishing) if text.contains("internal exchange") => {
+        (ACCESS_REFUSED, Stage::Publishing { .. }) if text.contains("internal exchange") => {
             broker("to take events", "give the events another exchange, to which the internal one is bound".into())
         }
-        (ACCESS_REFUSED, Stage::Publishing) => broker("to take events", permissions),
+        (ACCESS_REFUSED, Stage::Publishing { .. }) => broker("to take events", permissions),
         // A node that is down comes with more words. These may pass too, but not when they come at the first try.
         (INTERNAL_ERROR, Stage::Topology { step, is_first: true }) if text == "INTERNAL_ERROR" => {
             let hint = "the broker fails at it, and its log says how: a value in its arguments may be none that it can read";
@@ -91,12 +92,24 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             Some((what, hint)) => broker(&what, hint),
             None => transient(code, text),
         },
-        (PRECONDITION_FAILED, Stage::Publishing) if text.contains("message size") => Failure::definite(
-            Kind::Event,
+        // One that was there a moment ago is declared again, or missed, by the next connection.
+        (NOT_FOUND, Stage::Publishing { declared })
+            if text.contains("no exchange") && !declared.iter().any(|it| text.contains(&format!("'{}'", it.name))) =>
+        {
+            Definite::poison(
+                Poison::UnknownExchange,
+                anyhow!("an event is for an exchange that does not exist: {text} ({code})"),
+                "create the exchange, or correct the template or the row that names it",
+            )
+            .into()
+        }
+        (PRECONDITION_FAILED, Stage::Publishing { .. }) if text.contains("message size") => Definite::poison(
+            Poison::TooLarge,
             anyhow!("an event is larger than RabbitMQ takes: {text} ({code})"),
             "raise max_message_size on the broker; set rabbitmq.max_message_bytes to the broker's limit to learn \
              which event it is before it is sent",
-        ),
+        )
+        .into(),
         _ => transient(code, text),
     }
 }
@@ -195,6 +208,8 @@ mod tests {
     use super::*;
     use crate::config::topology::{Exchange, Queue};
 
+    const PUBLISHING: Stage<'static> = Stage::Publishing { declared: &[] };
+
     fn sort(code: u16, text: &str, stage: Stage<'_>) -> Failure {
         let uri = BrokerUri::parse("amqp://app:hunter2@mq1/shop").expect("a good URI");
         closed(code, text, stage, &uri)
@@ -220,10 +235,16 @@ mod tests {
             (541, "INTERNAL_ERROR - Cannot declare a queue on node 'rabbit@mq1': nodedown", topology, None),
             (541, "INTERNAL_ERROR", topology, Some(Kind::Broker)),
             (541, "INTERNAL_ERROR", again, None),
-            (404, "NOT_FOUND - no exchange 'e'", Stage::Publishing, None),
-            (403, "ACCESS_REFUSED - access to exchange 'e'", Stage::Publishing, Some(Kind::Broker)),
-            (406, "PRECONDITION_FAILED - message size 9 is larger than 8", Stage::Publishing, Some(Kind::Event)),
-            (320, "CONNECTION_FORCED - broker forced connection closure", Stage::Publishing, None),
+            (
+                404,
+                "NOT_FOUND - no exchange 'e' in vhost 'shop'",
+                Stage::Publishing { declared: &[Exchange::durable("e".to_owned(), "topic")] },
+                None,
+            ),
+            (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", PUBLISHING, Some(Kind::Event)),
+            (403, "ACCESS_REFUSED - access to exchange 'e'", PUBLISHING, Some(Kind::Broker)),
+            (406, "PRECONDITION_FAILED - message size 9 is larger than 8", PUBLISHING, Some(Kind::Event)),
+            (320, "CONNECTION_FORCED - broker forced connection closure", PUBLISHING, None),
         ] {
             let found = match sort(code, text, stage) {
                 Failure::Transient(error) => {

@@ -18,7 +18,7 @@ use rustls::ClientConfig;
 use socket2::{SockRef, Socket};
 use toml::{Table, Value};
 
-use super::handshake::{CLOSE_LIMIT, Plan};
+use super::handshake::{self, CLOSE_LIMIT, Plan};
 use super::refusal::{self, Stage};
 use super::steps::{By, Item, Step, steps};
 use super::tls;
@@ -47,6 +47,36 @@ pub(super) async fn declare(
     declared
 }
 
+/// A connection of lapin's, for who takes messages as well.
+pub(crate) struct Session {
+    connection: Connection,
+    _hang_up: HangUp,
+}
+
+impl Session {
+    pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Self, Failure> {
+        let secure = match &plan.uri.tls {
+            Some(options) => Some(tls::config(options.clone()).await?),
+            None => None,
+        };
+        // Headers come in one frame, and are as large as those that were published.
+        let frame_max = handshake::FRAME_MAX;
+        let (connection, hang_up) = connect(plan, host, port, secure.as_ref(), frame_max).await?;
+        Ok(Self { connection, _hang_up: hang_up })
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(crate) async fn close(self) {
+        let goodbye = async { self.connection.close(200, "bye".into()).await.map_err(Failure::transient) };
+        if let Err(failure) = within(CLOSE_LIMIT, "closing", goodbye).await {
+            tracing::debug!(%failure, "RabbitMQ did not say goodbye");
+        }
+    }
+}
+
 async fn declare_all(lapin: &Lapin<'_>, steps: &[Step<'_>]) -> Result<(), Failure> {
     let channel = lapin.channel().await?;
     for step in steps {
@@ -69,12 +99,12 @@ impl<'p> Lapin<'p> {
         port: u16,
         secure: Option<&Arc<ClientConfig>>,
     ) -> Result<Self, Failure> {
-        let (connection, hang_up) = connect(plan, host, port, secure).await?;
+        let (connection, hang_up) = connect(plan, host, port, secure, FRAME_MAX).await?;
         Ok(Self { connection, plan, _hang_up: hang_up })
     }
 
     pub(super) async fn channel(&self) -> Result<Channel, Failure> {
-        let refused = |error| sort(error, Stage::Publishing, &self.plan.uri);
+        let refused = |error| sort(error, Stage::Publishing { declared: &[] }, &self.plan.uri);
         let opening = async { self.connection.create_channel().await.map_err(refused) };
         within(self.plan.uri.connection_timeout, "opening a channel for the topology", opening).await
     }
@@ -199,6 +229,7 @@ async fn connect(
     host: &str,
     port: u16,
     secure: Option<&Arc<ClientConfig>>,
+    frame_max: u32,
 ) -> Result<(Connection, HangUp), Failure> {
     let limit = plan.uri.connection_timeout;
     let runtime = lapin::runtime::default_runtime().map_err(Failure::transient)?;
@@ -222,14 +253,19 @@ async fn connect(
         stream.ok_or_else(|| Error::from(std::io::Error::from(std::io::ErrorKind::NotConnected)))
     };
     let opening = async {
-        let opened = Connection::connector(address(&plan.uri, host, port), runtime, hand_over, properties(&plan.name));
+        let opened = Connection::connector(
+            address(&plan.uri, host, port, frame_max),
+            runtime,
+            hand_over,
+            properties(&plan.name),
+        );
         opened.await.map_err(|error| sort(error, Stage::Login, &plan.uri))
     };
     Ok((within(limit, "login for the topology", opening).await?, hang_up))
 }
 
 /// What lapin needs to know of the URI; it never sees the query, which means other things there.
-fn address(uri: &BrokerUri, host: &str, port: u16) -> AMQPUri {
+fn address(uri: &BrokerUri, host: &str, port: u16, frame_max: u32) -> AMQPUri {
     AMQPUri {
         scheme: if uri.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
         authority: AMQPAuthority {
@@ -239,7 +275,7 @@ fn address(uri: &BrokerUri, host: &str, port: u16) -> AMQPUri {
         },
         vhost: uri.vhost.clone(),
         query: AMQPQueryString {
-            frame_max: Some(FRAME_MAX),
+            frame_max: Some(frame_max),
             heartbeat: Some(u16::try_from(uri.heartbeat.as_secs()).unwrap_or(u16::MAX)),
             auth_mechanism: Some(match uri.mechanism {
                 Mechanism::Plain => SASLMechanism::Plain,

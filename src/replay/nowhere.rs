@@ -2,6 +2,8 @@
 //!
 //! So that a dry run goes all the way that a replay goes, framing included, without a connection to RabbitMQ.
 
+use std::task::{Context, Poll};
+
 use crate::broker::{Broker, Channel, Reply, Turn};
 use crate::failure::Failure;
 
@@ -38,17 +40,18 @@ impl Broker for Nowhere {
 }
 
 impl Channel for NowhereChannel {
-    async fn turn(&mut self, output: [&[u8]; 2]) -> Result<Turn, Failure> {
+    /// Without output and with nothing to confirm it waits for whoever publishes, who polls again.
+    fn poll_turn(&mut self, _: &mut Context<'_>, output: [&[u8]; 2]) -> Poll<Result<Turn, Failure>> {
         if output.iter().any(|slice| !slice.is_empty()) {
             let output = output.concat();
             self.published += messages(&output);
-            return Ok(Turn::Wrote(output.len()));
+            return Poll::Ready(Ok(Turn::Wrote(output.len())));
         }
         if self.confirmed == self.published {
-            return std::future::pending().await;
+            return Poll::Pending;
         }
         self.confirmed = self.published;
-        Ok(Turn::Reply(Reply::Ack { tag: self.published, multiple: true }))
+        Poll::Ready(Ok(Turn::Reply(Reply::Ack { tag: self.published, multiple: true })))
     }
 
     fn frame_max(&self) -> usize {

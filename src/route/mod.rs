@@ -5,6 +5,7 @@
 //! Pure: no IO, no clock.
 
 pub mod messages;
+pub mod ordering;
 pub mod outbox;
 pub mod select;
 pub mod template;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use crate::change::{Change, Row};
 use crate::config::topology::Topology;
-use crate::config::{ChangesSettings, OnUpdate, OutboxOf, OutboxSettings, Settings};
+use crate::config::{ChangesSettings, OnUpdate, Ordering, OutboxOf, OutboxSettings, Settings};
 use crate::encode::format::RowFormat;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
@@ -22,6 +23,7 @@ use crate::postgres::pgoutput::Tuple;
 use crate::postgres::relation::{OidMap, Relation};
 use crate::postgres::types::Types;
 use crate::route::messages::{MessagesPlan, Prefixes};
+use crate::route::ordering::RowKey;
 use crate::route::outbox::{MessageOutbox, Misfit, OutboxPlan};
 use crate::route::select::Selection;
 use crate::route::template::{Template, UnknownVariable};
@@ -94,6 +96,8 @@ pub enum Skip {
 pub struct ChangesPlan {
     /// How they become bodies.
     pub format: RowFormat,
+    /// What they stay in order with.
+    pub key: RowKey,
     insert: Destination,
     update: Destination,
     delete: Destination,
@@ -115,17 +119,21 @@ impl Router {
     /// A router for these settings, knowing no relation yet.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
+        let (mut changes, mut outboxes) = (settings.changes.clone(), settings.outboxes.clone());
+        if settings.rabbitmq.lanes == 1 {
+            // All is in order; nothing has to look for a key.
+            changes.ordering = Ordering::None;
+            for outbox in &mut outboxes {
+                outbox.ordering = Ordering::None;
+            }
+        }
         Self {
             name: settings.name.clone(),
             database: settings.source.conninfo.dbname().to_owned(),
             tables: settings.source.tables.clone(),
-            changes: settings.changes.clone(),
-            outboxes: settings.outboxes.clone(),
-            message_outboxes: settings
-                .outboxes
-                .iter()
-                .filter_map(|outbox| message_outbox(&settings.name, outbox))
-                .collect(),
+            message_outboxes: outboxes.iter().filter_map(|outbox| message_outbox(&settings.name, outbox)).collect(),
+            changes,
+            outboxes,
             types: Arc::default(),
             messages: MessagesPlan::new(&settings.name, &settings.messages),
             plans: OidMap::default(),
@@ -137,11 +145,12 @@ impl Router {
         self.types = types;
     }
 
-    /// Makes the plan for a relation that the stream has just described.
+    /// Makes the plan for a relation that the stream has just described. True: what comes next may have another key than what
+    /// came before, though it is of the same row.
     ///
     /// # Errors
     /// A template of `[changes]` can't be filled in.
-    pub fn learn(&mut self, relation: &Relation) -> Result<(), Definite> {
+    pub fn learn(&mut self, relation: &Relation) -> Result<bool, Definite> {
         let kinds = Kinds { types: &self.types, numeric: self.changes.numeric };
         let plan =
             match self.outboxes.iter().enumerate().find(|(_, outbox)| outbox.is(&relation.schema, &relation.name)) {
@@ -154,8 +163,9 @@ impl Router {
                 )),
                 None => Plan::Unselected,
             };
-        self.plans.insert(relation.oid, plan);
-        Ok(())
+        let key = plan.key().cloned();
+        let before = self.plans.insert(relation.oid, plan);
+        Ok(before.is_some_and(|before| before.key() != key.as_ref()))
     }
 
     /// What becomes of a logical message with this prefix. As with tables, outboxes come first.
@@ -179,6 +189,16 @@ impl Router {
             Plan::Outbox(plan) => outbox(change, plan.on_update, |row| Verdict::Outbox(plan, row)),
             Plan::Misfit(misfit) => outbox(change, misfit.on_update, |_| Verdict::Misfit(misfit)),
             Plan::Unselected => Verdict::Skip(Skip::Unselected),
+        }
+    }
+}
+
+impl Plan {
+    fn key(&self) -> Option<&RowKey> {
+        match self {
+            Self::Changes(plan) => Some(&plan.key),
+            // Those of an outbox have the key that the row says, whatever the table is.
+            Self::Outbox(_) | Self::Misfit(_) | Self::Unselected => None,
         }
     }
 }
@@ -220,7 +240,11 @@ pub fn exchanges(settings: &Settings) -> Vec<String> {
 #[must_use]
 pub fn topology(settings: &Settings) -> Topology {
     let rabbitmq = &settings.rabbitmq;
-    rabbitmq.topology.clone().with_destinations(exchanges(settings), &rabbitmq.exchange_type)
+    let topology = rabbitmq.topology.clone().with_destinations(exchanges(settings), &rabbitmq.exchange_type);
+    match rabbitmq.parking() {
+        Some(parking) => topology.with_parking(parking, rabbitmq.declare),
+        None => topology,
+    }
 }
 
 /// Where the changes of a table go: one exchange, unless its template has `{op}`. What is not among [`exchanges`] nobody
@@ -264,6 +288,7 @@ impl ChangesPlan {
         };
         Ok(Self {
             format: RowFormat::new(settings.format, name, database, relation, kinds),
+            key: RowKey::new(settings.ordering, relation),
             insert: destination("insert")?,
             update: destination("update")?,
             delete: destination("delete")?,

@@ -4,7 +4,7 @@
 //! configurable, Debezium's are the defaults. A row is one of a table, or the JSON object of a logical message, whose
 //! fields are its columns. `encode::outbox` makes the message.
 
-use crate::config::{OF_COLUMN, OnUpdate, OutboxSettings, Property, RouteSettings};
+use crate::config::{OF_COLUMN, OnUpdate, Ordering, OutboxSettings, Property, RouteSettings};
 use crate::encode::cloudevents::Wrapper;
 use crate::encode::values::{Kind as ValueKind, Kinds};
 use crate::postgres::relation::Relation;
@@ -48,6 +48,8 @@ pub struct OutboxPlan {
     pub payload_kind: ValueKind,
     /// A payload that is a JSON object or array is one, whatever its kind.
     pub expand_json_payload: bool,
+    /// Whether the events of an aggregate stay in order.
+    pub ordering: Ordering,
     /// What to do when a row is updated.
     pub on_update: OnUpdate,
     /// An event without a payload gets the header `tombstone`.
@@ -213,6 +215,7 @@ impl OutboxPlan {
             route: route.transpose()?,
             payload_kind: kind(payload),
             expand_json_payload: settings.expand_json_payload,
+            ordering: settings.ordering,
             on_update,
             tombstone_on_empty_payload: settings.tombstone_on_empty_payload,
             cleanup: index.filter(|_| settings.table().is_some_and(|table| table.cleanup.is_some())),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::failure::Poison;
+
 /// Shared by all parts of one pipeline.
 #[derive(Debug, Clone)]
 pub struct Health(Arc<watch::Sender<State>>);
@@ -20,6 +22,8 @@ pub struct State {
     pub broker: Broker,
     /// The store of the checkpoint.
     pub checkpoint: Checkpoint,
+    /// What is wrong with an event that can't be published, for which all later ones wait.
+    pub event: Option<Poison>,
 }
 
 /// Of the source.
@@ -48,6 +52,8 @@ pub enum Broker {
     Blocked,
     /// The broker refused events, or no queue takes one: waiting, then trying again.
     Retrying,
+    /// The broker refuses an event for good, and those behind it wait: trying it again, now and then.
+    Refusing,
 }
 
 /// Of the store.
@@ -65,7 +71,8 @@ impl State {
     /// Whether changes flow from one end to the other, and are acknowledged.
     #[must_use]
     pub fn is_ready(self) -> bool {
-        self == Self { source: Source::Streaming, broker: Broker::Flowing, checkpoint: Checkpoint::Fine }
+        let (source, broker, checkpoint) = (Source::Streaming, Broker::Flowing, Checkpoint::Fine);
+        self == Self { source, broker, checkpoint, event: None }
     }
 }
 
@@ -95,6 +102,11 @@ impl Health {
     /// The store may have changed.
     pub fn checkpoint(&self, checkpoint: Checkpoint) {
         self.set(|state| State { checkpoint, ..state });
+    }
+
+    /// An event that can't be published is waited for, or none any more.
+    pub fn event(&self, event: Option<Poison>) {
+        self.set(|state| State { event, ..state });
     }
 
     fn set(&self, change: impl FnOnce(State) -> State) {

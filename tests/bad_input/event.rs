@@ -3,6 +3,9 @@
 use super::{Overrides, ended, says, streaming};
 use crate::support::{Process, RabbitServer, SOON, Scene, postgres};
 
+/// They end the process only where that is asked for.
+const STOP: (&str, &str) = ("rabbitmq.poison.policy", "stop");
+
 /// Commits an outbox row.
 async fn commit(scene: &Scene, aggregate: &str, payload: &str) {
     let sql = format!(
@@ -25,6 +28,7 @@ async fn position(scene: &Scene, process: &mut Process) -> String {
 
 /// Commits a good row, the bad one and a good one; the message that ends the process.
 async fn stopped_by(scene: &Scene, overrides: Overrides<'_>, aggregate: &str, payload: &str) -> String {
+    let overrides = &[overrides, &[STOP]].concat();
     let mut process = streaming(scene, overrides).await;
     commit(scene, "'First'", "'1'").await;
     commit(scene, aggregate, payload).await;
@@ -71,7 +75,7 @@ async fn an_event_that_is_larger_than_the_configuration_allows() {
 async fn an_event_that_is_larger_than_the_broker_takes() {
     let server = RabbitServer::private(&[("max_message_size", "3000")]);
     let scene = Scene::on(postgres(), &server).await;
-    let mut process = streaming(&scene, &[]).await;
+    let mut process = streaming(&scene, &[STOP]).await;
     commit(&scene, "'First'", "'1'").await;
     assert_eq!(scene.vhost.consume("all", 1, SOON).await[0].text(), "1");
     scene.acknowledged().await;
@@ -86,7 +90,7 @@ async fn an_event_that_is_larger_than_the_broker_takes() {
     // Whether the one after it was sent already, the broker decides by its haste.
     assert!(message.contains("error: can't publish the event at ") || message.contains("one of the 2 events from "));
     // As the hint says: then the event is named, and not sent.
-    let mut named = super::start(&scene, &[("rabbitmq.max_message_bytes", "3000")]);
+    let mut named = super::start(&scene, &[("rabbitmq.max_message_bytes", "3000"), STOP]);
     position(&scene, &mut named).await;
 
     server.rabbitmqctl(&["eval", "application:set_env(rabbit, max_message_size, 10000)."]);

@@ -82,7 +82,7 @@ async fn a_publication_that_is_dropped_is_in_doubt() {
 #[tokio::test]
 async fn an_outbox_column_that_is_renamed() {
     let scene = Scene::new().await;
-    let mut process = streaming(&scene, &[]).await;
+    let mut process = streaming(&scene, &[("rabbitmq.poison.policy", "stop")]).await;
     let insert = "INSERT INTO outbox (aggregatetype, aggregateid, type, $) VALUES ('Order', '1', 'OrderPlaced', '1')";
     scene.database.execute(&insert.replace('$', "payload")).await;
     scene.vhost.consume("all", 1, SOON).await;

@@ -87,7 +87,7 @@ async fn a_permission_that_is_taken_away_under_load_costs_no_event() {
 async fn an_event_that_is_too_large_for_the_broker_under_load_keeps_only_what_is_behind_it() {
     let node = RabbitServer::private(&[("max_message_size", "3000")]);
     let scene = Scene::with(impatient_postgres(), node.vhost(), &[ONE_CONSUMER]).await;
-    let mut pgsluice = streaming(&scene, &[]).await;
+    let mut pgsluice = streaming(&scene, &[("rabbitmq.poison.policy", "stop")]).await;
     let mut traffic = Traffic::start(&scene, Account::default());
     traffic.more(1000, RECOVERY).await;
     scene.database.execute("INSERT INTO ledger (filler) VALUES (repeat('x', 5000))").await;

@@ -213,7 +213,7 @@ async fn what_is_no_object_or_does_not_fit_can_not_be_published() {
     ] {
         let scene = Scene::new().await;
         let section = format!("{OUTBOX}routing_key = \"k\"\ncolumns = {{ timestamp = \"at\" }}\n");
-        let mut running = run(&scene, &section).await;
+        let mut running = run(&scene, &format!("poison.policy = \"stop\"\n{section}")).await;
         emit(&scene, true, r#"{"id":"1"}"#).await;
         emit(&scene, transactional, content).await;
         emit(&scene, true, r#"{"id":"2"}"#).await;

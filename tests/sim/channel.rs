@@ -1,8 +1,12 @@
 //! The client's end of a connection to RabbitMQ: writes that are cut anywhere, replies that come late, alarms,
 //! silence, and the end.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use pgsluice::broker::{Broker, Channel, Turn};
 use pgsluice::failure::Failure;
+use tokio::time::{Sleep, sleep_until};
 
 use super::rabbit::Connection;
 use super::world::{Process, World};
@@ -10,6 +14,7 @@ use super::world::{Process, World};
 /// A connection on which nothing is heard is given up after so many milliseconds (heartbeats).
 const HEARTBEAT_MS: u64 = 6_000;
 
+#[derive(Clone)]
 pub(crate) struct SimBroker(pub(crate) Process);
 
 pub(crate) struct SimChannel {
@@ -20,6 +25,7 @@ pub(crate) struct SimChannel {
     state: State,
     /// The next turn is not before.
     ready_ms: u64,
+    sleep: Pin<Box<Sleep>>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,20 +57,27 @@ impl Broker for SimBroker {
             process.note(&mut world, || "connects to the broker".to_owned());
             let (frame_max, ready_ms) = (world.schedule.frame_max, world.now_ms() + 1);
             drop(world);
-            Ok(SimChannel { process, connection: Some(connection), frame_max, state: State::Well, ready_ms })
+            let sleep = Box::pin(sleep_until(process.instant(ready_ms)));
+            Ok(SimChannel { process, connection: Some(connection), frame_max, state: State::Well, ready_ms, sleep })
         }
     }
 }
 
 impl Channel for SimChannel {
-    async fn turn(&mut self, output: [&[u8]; 2]) -> Result<Turn, Failure> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>, output: [&[u8]; 2]) -> Poll<Result<Turn, Failure>> {
         loop {
             let has_output = output.iter().any(|slice| !slice.is_empty());
-            let Some(due_ms) = self.due_ms(has_output) else { return std::future::pending().await };
-            self.process.at(due_ms).await;
-            self.process.step().await;
+            let Some(due_ms) = self.due_ms(has_output) else { return Poll::Pending };
+            let due = self.process.instant(due_ms);
+            if self.sleep.deadline() != due {
+                self.sleep.as_mut().reset(due);
+            }
+            ready!(self.sleep.as_mut().poll(cx));
+            if self.process.dies() {
+                return Poll::Pending;
+            }
             if let Some(turn) = self.take_turn(output)? {
-                return Ok(turn);
+                return Poll::Ready(Ok(turn));
             }
         }
     }

@@ -73,6 +73,11 @@ pub(crate) fn update(table: &Table, values: &[&str]) -> Vec<u8> {
     [&b"U"[..], &table.oid.to_be_bytes(), b"N", &tuple(table, values)].concat()
 }
 
+/// To another key.
+pub(crate) fn moved(table: &Table, from: &str, values: &[&str]) -> Vec<u8> {
+    [&b"U"[..], &table.oid.to_be_bytes(), b"K", &tuple(table, &[from]), b"N", &tuple(table, values)].concat()
+}
+
 pub(crate) fn delete(table: &Table, key: &str) -> Vec<u8> {
     [&b"D"[..], &table.oid.to_be_bytes(), b"K", &tuple(table, &[key])].concat()
 }

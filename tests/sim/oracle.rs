@@ -3,7 +3,7 @@
 //! Each event knows the one before it in the history in which it was committed. After a failover or a restore there
 //! can be several histories: what a server no longer has need not arrive, and must not be mixed with what it has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use pgsluice::checkpoint::Checkpoint;
@@ -14,6 +14,15 @@ use super::amqp::Published;
 /// Names an event.
 pub(crate) type EventId = usize;
 
+/// What an event has to stay in order with, where there are several lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// The row of this table, the outbox's aggregate, or the messages.
+    Of(&'static str, u64),
+    /// Everything.
+    All,
+}
+
 /// A change that has to arrive.
 #[derive(Debug)]
 struct Event {
@@ -23,6 +32,7 @@ struct Event {
     token: String,
     /// The one before it.
     previous: Option<EventId>,
+    key: Key,
     /// Its number in its transaction, from 1, and whether it is the last.
     numbered: Option<(i64, bool)>,
     /// As it was seen first.
@@ -33,6 +43,8 @@ struct Event {
     given_up: bool,
     /// It was returned, refused, or forgotten.
     refused: bool,
+    /// This process has taken it out of its lane, to park it.
+    parking: Option<u32>,
 }
 
 /// An entry of the queue.
@@ -82,12 +94,25 @@ impl Oracle {
         message_id: String,
         token: String,
         previous: Option<EventId>,
+        key: Key,
     ) -> EventId {
         let id = self.events.len();
         self.by_place.insert((position, committed_at_us), id);
         self.by_name.entry(message_id.clone()).or_default().push(id);
         let (numbered, body, settled, given_up, refused) = (None, None, false, false, false);
-        self.events.push(Event { position, message_id, token, previous, numbered, body, settled, given_up, refused });
+        self.events.push(Event {
+            position,
+            message_id,
+            token,
+            previous,
+            key,
+            numbered,
+            body,
+            settled,
+            given_up,
+            refused,
+            parking: None,
+        });
         id
     }
 
@@ -151,6 +176,16 @@ impl Oracle {
         (self.events[event].settled, self.events[event].given_up) = (true, true);
     }
 
+    /// A process is told that no queue took it, and parks it.
+    pub(crate) fn parking(&mut self, event: EventId, process: u32) {
+        self.events[event].parking = Some(process);
+    }
+
+    /// Whether nothing of it is in a lane of this process.
+    pub(crate) fn has_left(&self, event: EventId, process: u32) -> bool {
+        self.events[event].settled || self.events[event].parking == Some(process)
+    }
+
     /// No queue took it, or one refused it.
     pub(crate) fn refused(&mut self, event: EventId) {
         self.events[event].refused = true;
@@ -162,6 +197,38 @@ impl Oracle {
 
     pub(crate) fn previous(&self, event: EventId) -> Option<EventId> {
         self.events[event].previous
+    }
+
+    /// Those before it that it has to be behind: with several lanes, the last one of its key, and all if it is for all.
+    fn before(&self, event: EventId) -> impl Iterator<Item = EventId> {
+        let key = self.events[event].key;
+        let all = std::iter::successors(self.previous(event), |before| self.previous(*before));
+        let mut is_done = false;
+        all.filter(move |before| {
+            let before = self.events[*before].key;
+            let counts = !is_done && (key == Key::All || before == Key::All || before == key);
+            // Before that one are those that it was behind itself.
+            is_done |= counts && (before == Key::All || key != Key::All);
+            counts
+        })
+    }
+
+    /// Whether an event is for all, so that nothing may be in flight with it.
+    pub(crate) fn is_for_all(&self, event: EventId) -> bool {
+        self.events[event].key == Key::All
+    }
+
+    /// With several lanes: the first of those before it that is neither settled nor, of the same key, among `sent`.
+    pub(crate) fn is_overtaking(
+        &self,
+        event: EventId,
+        process: u32,
+        sent: impl Fn(EventId) -> bool,
+    ) -> Option<EventId> {
+        let is_one = |before: &EventId| self.events[*before].key == self.events[event].key && !self.is_for_all(event);
+        self.before(event).find(|before| {
+            !self.is_settled(*before) && !(is_one(before) && (sent(*before) || self.has_left(*before, process)))
+        })
     }
 
     pub(crate) fn name(&self, event: EventId) -> &str {
@@ -198,7 +265,7 @@ impl Oracle {
 
     /// Once all is quiet, of what the server has: the queue has each event, the last deliveries are in order, and the
     /// first ones too, except behind an event that was refused.
-    pub(crate) fn judge_queue(&mut self, history: &[EventId]) {
+    pub(crate) fn judge_queue(&mut self, history: &[EventId], lanes: usize) {
         self.stored(self.stored.0);
         let mut first = HashMap::new();
         let mut last = HashMap::new();
@@ -215,8 +282,18 @@ impl Oracle {
         if let Some(lost) = kept.iter().find(|event| !last.contains_key(*event)) {
             return self.violate(format!("{} is not in the queue", self.name(*lost)));
         }
-        for pair in kept.windows(2) {
-            let [before, after] = [pair[0], pair[1]];
+        let is_kept: HashSet<EventId> = kept.iter().copied().collect();
+        let in_order = |after: EventId| -> Vec<EventId> {
+            if lanes > 1 {
+                return self.before(after).filter(|before| is_kept.contains(before)).collect();
+            }
+            std::iter::successors(self.previous(after), |before| self.previous(*before))
+                .find(|before| is_kept.contains(before))
+                .into_iter()
+                .collect()
+        };
+        let pairs = kept.iter().flat_map(|after| in_order(*after).into_iter().map(|before| (before, *after)));
+        for (before, after) in pairs {
             if last[&before] > last[&after] {
                 violations.push(format!("the last {} is behind the last {}", self.name(before), self.name(after)));
             }

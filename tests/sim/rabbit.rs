@@ -2,7 +2,7 @@
 //!
 //! A connection outlives its client: what was written may be read later, when others have published already.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 
 use pgsluice::broker::{Reply, Returned};
@@ -12,11 +12,14 @@ use super::amqp::{Published, Reader};
 use super::oracle::EventId;
 use super::world::{World, take_due};
 
+/// Events, and their bytes.
+type Load = Vec<(Option<EventId>, usize)>;
+
 #[derive(Default)]
 pub(crate) struct Rabbit {
     connections: u32,
-    /// The newest connection of each process.
-    newest: HashMap<u32, u32>,
+    /// What each connection of each process has outstanding: events, and their bytes.
+    outstanding: HashMap<u32, HashMap<u32, Load>>,
     /// The last event that each process has published.
     published: HashMap<u32, EventId>,
     /// Connections without a client, and when their last bytes are read.
@@ -41,6 +44,8 @@ pub(crate) struct Connection {
     alarms: Vec<Range<usize>>,
     /// The client was told something that can't be; it must not go on.
     pub(crate) lied: bool,
+    /// The client has given it up.
+    is_abandoned: bool,
 }
 
 /// A message that was read.
@@ -50,6 +55,8 @@ struct Outstanding {
     entry: Option<usize>,
     wire_bytes: usize,
     verdict: Verdict,
+    /// It is the parked copy of its event.
+    is_parked: bool,
     answer_ms: u64,
     answered: bool,
 }
@@ -67,11 +74,16 @@ enum Verdict {
 #[derive(Default)]
 struct Pass {
     last: Option<EventId>,
+    /// All of it.
+    sent: HashSet<EventId>,
     /// How much the client had written when it was told of a failure.
     failed_at: Option<usize>,
     /// It is a repetition, whose first event goes alone.
     probes: bool,
 }
+
+/// Where events are parked.
+const PARKING: &str = "sim.parked";
 
 impl Rabbit {
     pub(crate) fn published(&self, process: u32) -> Option<EventId> {
@@ -83,7 +95,6 @@ impl Connection {
     pub(crate) fn open(world: &mut World, process: u32) -> Self {
         world.rabbit.connections += 1;
         let id = world.rabbit.connections;
-        world.rabbit.newest.insert(process, id);
         Self {
             id,
             process,
@@ -95,6 +106,7 @@ impl Connection {
             pass: Pass::default(),
             alarms: Vec::new(),
             lied: false,
+            is_abandoned: false,
         }
     }
 
@@ -110,12 +122,14 @@ impl Connection {
     }
 
     fn route(&mut self, message: Published, world: &mut World) {
-        self.judge_size(world);
         let event = world.oracle.recognize(&message);
+        let is_parked = message.exchange == PARKING;
         if let Some(event) = event {
             let last = world.rabbit.published.entry(self.process).or_default();
             *last = event.max(*last);
-            self.judge_order(event, message.begins_at, world);
+            if !is_parked {
+                self.judge_order(event, message.begins_at, world);
+            }
             self.judge_repetition(event, world);
         }
         let now = world.now_ms();
@@ -130,10 +144,12 @@ impl Connection {
         };
         // Of two queues, one may have taken what the other refused.
         let is_taken = verdict == Verdict::Confirm || (verdict == Verdict::Refuse && world.random.u8(..4) == 0);
+        // Into the queue of what is parked, which nobody reads.
+        let is_taken = is_taken && !is_parked;
         if let Some(event) = event.filter(|_| verdict != Verdict::Confirm) {
             world.oracle.refused(event);
         }
-        let late = world.rabbit.newest.get(&self.process) != Some(&self.id);
+        let late = self.is_abandoned;
         let entry = event.filter(|_| is_taken).map(|event| world.oracle.enqueue(event, self.process, late));
         world.note("broker", || format!("{} on connection {}: {verdict:?}", message.message_id, self.id));
         let mute = world.schedule.faults.mute;
@@ -144,30 +160,54 @@ impl Connection {
             self.confirm_ms = self.confirm_ms.max(answer_ms);
             answer_ms = self.confirm_ms;
         }
-        let wire_bytes = message.wire_bytes;
-        self.window.push_back(Outstanding { event, entry, wire_bytes, verdict, answer_ms, answered: false });
+        // What a parked copy says beside its event counts for nobody.
+        let wire_bytes = if is_parked { 0 } else { message.wire_bytes };
+        self.window.push_back(Outstanding { event, entry, wire_bytes, verdict, is_parked, answer_ms, answered: false });
+        self.count(world);
+        self.judge_size(world);
         if verdict == Verdict::Return {
             let Published { exchange, routing_key, message_id, .. } = message;
             self.replies.push_back(returned(exchange, routing_key, message_id));
         }
     }
 
-    /// No more is in flight than is allowed, but for one event that is larger than that.
+    /// Keeps account of what is outstanding on all connections of the process.
+    fn count(&self, world: &mut World) {
+        let all = world.rabbit.outstanding.entry(self.process).or_default();
+        if self.is_abandoned {
+            all.remove(&self.id);
+        } else {
+            all.insert(self.id, self.window.iter().map(|one| (one.event, one.wire_bytes)).collect());
+        }
+    }
+
+    /// No more is in flight than is allowed, on all connections together: before the last one was let in, there was room.
     fn judge_size(&self, world: &mut World) {
         let limits = world.schedule.limits;
-        let bytes: usize = self.window.iter().map(|outstanding| outstanding.wire_bytes).sum();
-        if self.window.len() >= limits.events || bytes >= limits.bytes {
-            let events = self.window.len();
-            world.oracle.violate(format!("one more in flight than {events} events, {bytes} bytes: over the limit"));
+        let all = world.rabbit.outstanding.get(&self.process).into_iter().flat_map(HashMap::values).flatten();
+        let (events, bytes) = all.clone().fold((0, 0), |(events, bytes), (_, one)| (events + 1, bytes + one));
+        let before = bytes - all.max().map_or(0, |(_, last)| *last);
+        if events > limits.events || (events > 0 && before >= limits.bytes) {
+            world.oracle.violate(format!("{events} events and {bytes} bytes are in flight: over the limit"));
         }
     }
 
     /// On a live channel each event follows the one before it. All is published again only after a failure, when all
     /// is answered, from the first one on that is not settled, which goes alone at first.
     fn judge_order(&mut self, event: EventId, begins_at: usize, world: &mut World) {
+        let is_one_lane = world.schedule.lanes == 1;
         let previous = world.oracle.previous(event);
-        let goes_on = self.pass.last.is_some() && self.pass.last == previous;
-        let broken = if goes_on {
+        let goes_on =
+            self.pass.last.is_some_and(|last| if is_one_lane { Some(last) == previous } else { last < event });
+        let sent = |before| goes_on && self.pass.sent.contains(&before);
+        let overtaken = if is_one_lane {
+            previous.filter(|previous| !goes_on && !world.oracle.has_left(*previous, self.process))
+        } else {
+            world.oracle.is_overtaking(event, self.process, sent)
+        };
+        let broken = if overtaken.is_some() {
+            Some("published before its predecessor")
+        } else if goes_on {
             if self.pass.failed_at.is_some_and(|failed_at| begins_at >= failed_at) {
                 Some("published after the channel has failed")
             } else if self.pass.probes && !self.window.is_empty() {
@@ -175,8 +215,6 @@ impl Connection {
             } else {
                 None
             }
-        } else if previous.is_some_and(|previous| !world.oracle.is_settled(previous)) {
-            Some("published before its predecessor")
         } else if self.pass.last.is_some() && self.pass.failed_at.is_none() {
             Some("published again without a failure")
         } else if !self.window.is_empty() {
@@ -191,15 +229,17 @@ impl Connection {
         }
         if goes_on {
             self.pass.last = Some(event);
+            self.pass.sent.insert(event);
             self.pass.probes = false;
         } else {
-            self.pass = Pass { probes: self.pass.last.is_some(), last: Some(event), failed_at: None };
+            let probes = self.pass.last.is_some();
+            self.pass = Pass { probes, last: Some(event), sent: HashSet::from([event]), failed_at: None };
         }
     }
 
     /// Who has stored that an event is settled does not publish it again.
     fn judge_repetition(&self, event: EventId, world: &mut World) {
-        let is_live = world.rabbit.newest.get(&self.process) == Some(&self.id) && world.disk.is_owned_by(self.process);
+        let is_live = !self.is_abandoned && world.disk.is_owned_by(self.process);
         let is_covered = world.disk.stored().is_some_and(|stored| world.oracle.covers(stored, event));
         if is_live && world.database.damage().is_none() && is_covered {
             let name = world.oracle.name(event).to_owned();
@@ -247,6 +287,7 @@ impl Connection {
         while self.window.pop_front_if(|outstanding| outstanding.answered).is_some() {
             self.first_tag += 1;
         }
+        self.count(world);
         Some(if ack { Reply::Ack { tag, multiple } } else { Reply::Nack { tag, multiple } })
     }
 
@@ -254,15 +295,17 @@ impl Connection {
     fn answer(&mut self, index: usize, world: &mut World) {
         let outstanding = &mut self.window[index];
         outstanding.answered = true;
-        let verdict = outstanding.verdict;
+        let (verdict, is_parked) = (outstanding.verdict, outstanding.is_parked);
         if verdict == Verdict::Refuse {
             self.failed();
         }
         let Some(event) = self.window[index].event else { return };
         match (verdict, world.schedule.unroutable) {
+            (Verdict::Confirm, _) if is_parked => world.oracle.discarded(event),
             (Verdict::Confirm, _) => world.oracle.confirmed(event),
+            (Verdict::Return, Unroutable::Park) if !is_parked => world.oracle.parking(event, self.process),
             (Verdict::Return, Unroutable::Discard) => world.oracle.discarded(event),
-            (Verdict::Return, Unroutable::Wait) | (Verdict::Refuse, _) => {}
+            (Verdict::Return, Unroutable::Wait | Unroutable::Park) | (Verdict::Refuse, _) => {}
         }
     }
 
@@ -312,6 +355,8 @@ impl Connection {
 
     /// The client is gone. What it had written may be read yet: a part of it, or all; now, or later.
     pub(crate) fn abandon(mut self, world: &mut World) {
+        self.is_abandoned = true;
+        self.count(world);
         let unread = self.reader.unread();
         let lost = if world.random.bool() { 0 } else { world.random.usize(..=unread) };
         self.reader.lose(lost);

@@ -79,6 +79,7 @@ async fn play(shared: &Shared, mut settings: Settings) {
         let schedule = &mut world().schedule;
         settings.rabbitmq.in_flight = schedule.limits;
         settings.rabbitmq.unroutable = schedule.unroutable;
+        settings.rabbitmq.lanes = schedule.lanes;
         settings.rabbitmq.confirm_timeout = Duration::from_millis(schedule.confirm_timeout_ms);
         settings.checkpoint.interval = Duration::from_millis(schedule.checkpoint_interval_ms);
         settings.source.report_every = Duration::from_millis(schedule.report_every_ms);
@@ -90,7 +91,8 @@ async fn play(shared: &Shared, mut settings: Settings) {
     world.arrive(u64::MAX);
     if world.is_done() {
         let history: Vec<_> = world.database.history().collect();
-        world.oracle.judge_queue(&history);
+        let lanes = world.schedule.lanes;
+        world.oracle.judge_queue(&history, lanes);
     } else if world.database.damage().is_none() {
         world.oracle.violate("it ended too early");
     }

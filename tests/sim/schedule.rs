@@ -11,6 +11,7 @@ use super::frames::{ITEMS, ORDERS, Table};
 #[derive(Debug)]
 pub(crate) struct Schedule {
     pub(crate) limits: Limits,
+    pub(crate) lanes: usize,
     pub(crate) unroutable: Unroutable,
     pub(crate) frame_max: usize,
     pub(crate) report_every_ms: u64,
@@ -95,6 +96,8 @@ pub(crate) enum Change {
         long: bool,
     },
     Update(Table),
+    /// Of the key, too.
+    Move(Table),
     Delete(Table),
     /// Of this table, and of one that is not selected.
     Truncate(Table),
@@ -197,13 +200,23 @@ impl Schedule {
         let mut agenda = commits(random, span_ms);
         agenda.extend(disasters(random, span_ms, machines.len()));
         agenda.sort_by_key(|(at_ms, _)| std::cmp::Reverse(*at_ms));
+        let unroutable = match random.u8(..6) {
+            0 => Unroutable::Discard,
+            1 | 2 => Unroutable::Park,
+            _ => Unroutable::Wait,
+        };
         Self {
+            lanes: one_of(random, &[1, 1, 2, 3, 8]),
             limits: Limits {
                 events: one_of(random, &[1, 3, 10, 40, 1_000]),
                 bytes: one_of(random, &[1_000, 5_000, 1_000_000]),
             },
-            unroutable: if random.u8(..6) == 0 { Unroutable::Discard } else { Unroutable::Wait },
-            frame_max: one_of(random, &[400, 4096, 131_072]),
+            unroutable,
+            // What says why an event is parked needs more room.
+            frame_max: one_of(
+                random,
+                if unroutable == Unroutable::Park { &[4096, 131_072] } else { &[400, 4096, 131_072] },
+            ),
             report_every_ms: one_of(random, &[200, 1_000, 5_000]),
             checkpoint_interval_ms: one_of(random, &[0, 10, 100, 1_000]),
             confirm_timeout_ms: random.u64(1_000..5_000),
@@ -263,6 +276,7 @@ fn change(random: &mut fastrand::Rng) -> Change {
         2 => Change::OutboxDelete,
         3 => Change::Truncate(table),
         4 => Change::Delete(table),
+        5 if random.bool() => Change::Move(table),
         5 => Change::Update(table),
         6 | 7 => Change::Outbox { long },
         _ => Change::Insert { table, long },

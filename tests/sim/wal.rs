@@ -9,7 +9,7 @@ use pgsluice::lsn::{Lsn, Position};
 use pgsluice::postgres::slot::Switch;
 
 use super::frames::{self, AUDIT, OUTBOX, SELECTED, Table};
-use super::oracle::{EventId, Oracle};
+use super::oracle::{EventId, Key, Oracle};
 use super::schedule::{Change, Commit};
 use super::world::NAME;
 
@@ -17,6 +17,9 @@ use super::world::NAME;
 pub(crate) const BEGIN: u64 = 1_000;
 /// The bytes of a commit record, and of a message outside of transactions.
 const RECORD: u64 = 48;
+/// How many rows each table has, and how many aggregates the outbox.
+const ROWS: u64 = 6;
+const AGGREGATES: u64 = 3;
 /// From PostgreSQL's epoch, 2000-01-01, back to 1970.
 const EPOCH_US: i64 = 946_684_800_000_000;
 
@@ -90,7 +93,9 @@ impl Server {
         for change in &commit.changes {
             let rendered = render(*change, serial, commit_lsn, ordinal);
             let place = (rendered.position, i64::from(serial) + EPOCH_US);
-            let event = rendered.names.map(|(message_id, token)| oracle.expect(place, message_id, token, previous));
+            let key = rendered.key;
+            let event =
+                rendered.names.map(|(message_id, token)| oracle.expect(place, message_id, token, previous, key));
             previous = event.or(previous);
             ordinal = rendered.next_ordinal;
             messages.push(Logged { tables: rendered.tables, bytes: rendered.bytes, event });
@@ -133,41 +138,47 @@ struct Rendered {
     bytes: Vec<u8>,
     /// The event's `message_id`, and what is in no other body.
     names: Option<(String, String)>,
+    key: Key,
 }
 
 fn render(change: Change, serial: u32, commit_lsn: u64, ordinal: u64) -> Rendered {
     let position = Position { commit_lsn: Lsn(commit_lsn), ordinal };
     let key = (10_000_000 + u64::from(serial) * 1_000 + ordinal).to_string();
     let note = |long: bool| "x".repeat(if long { 1_500 } else { 5 });
-    let by_key = Some((format!("{NAME}:{position}"), format!("{{\"id\":{key}")));
-    let (tables, bytes, names) = match change {
-        Change::Insert { table, long } => (vec![table], frames::insert(&table, &[&key, &note(long)]), by_key),
-        Change::Update(table) => (vec![table], frames::update(&table, &[&key, "y"]), by_key),
-        Change::Delete(table) => (vec![table], frames::delete(&table, &key), by_key),
-        Change::Truncate(table) => {
-            let token = format!("\"ordinal\":{ordinal},\"xid\":{serial},");
-            let names = Some((format!("{NAME}:{position}"), token));
-            (vec![table, AUDIT], frames::truncate(&[table, AUDIT]), names)
+    let token = format!("\"ordinal\":{ordinal},\"xid\":{serial},");
+    let own = Some((format!("{NAME}:{position}"), token));
+    // Few rows and aggregates, so that they are met again.
+    let number = u64::from(serial) * 31 + ordinal * 17;
+    let [row, aggregate] = [(number % ROWS).to_string(), (number % AGGREGATES).to_string()];
+    let of = |table: Table| Key::Of(table.name, number % ROWS);
+    let (tables, bytes, names, key) = match change {
+        Change::Insert { table, long } => (vec![table], frames::insert(&table, &[&row, &note(long)]), own, of(table)),
+        Change::Update(table) => (vec![table], frames::update(&table, &[&row, "y"]), own, of(table)),
+        Change::Move(table) => {
+            let from = ((number + 1) % ROWS).to_string();
+            (vec![table], frames::moved(&table, &from, &[&row, "y"]), own, Key::All)
         }
+        Change::Delete(table) => (vec![table], frames::delete(&table, &row), own, of(table)),
+        Change::Truncate(table) => (vec![table, AUDIT], frames::truncate(&[table, AUDIT]), own, Key::All),
         Change::Outbox { long } => {
             let (id, payload) = (format!("event-{key}"), format!("paid {key} {}", note(long)));
-            let row = frames::insert(&OUTBOX, &[&id, "order", "7", "Paid", &payload]);
-            (vec![OUTBOX], row, Some((id, payload)))
+            let row = frames::insert(&OUTBOX, &[&id, "order", &aggregate, "Paid", &payload]);
+            (vec![OUTBOX], row, Some((id, payload)), Key::Of(OUTBOX.name, number % AGGREGATES))
         }
-        Change::OutboxDelete => (vec![OUTBOX], frames::delete(&OUTBOX, "gone"), None),
-        Change::Unselected { long } => (vec![AUDIT], frames::insert(&AUDIT, &[&key, &note(long)]), None),
+        Change::OutboxDelete => (vec![OUTBOX], frames::delete(&OUTBOX, "gone"), None, Key::All),
+        Change::Unselected { long } => (vec![AUDIT], frames::insert(&AUDIT, &[&key, &note(long)]), None, Key::All),
         Change::Message { long, selected } => {
             let content = format!("{key} {}", note(long));
             let prefix = if selected { SELECTED } else { "sim" };
             let names = selected.then(|| (format!("{NAME}:{position}"), STANDARD.encode(&content)));
-            (Vec::new(), frames::logical(true, commit_lsn, prefix, &content), names)
+            (Vec::new(), frames::logical(true, commit_lsn, prefix, &content), names, Key::Of("message", 0))
         }
         Change::Bare { long } => {
             let (lsn, content) = (commit_lsn + RECORD, format!("{key} {}", note(long)));
             let names = Some((format!("{NAME}:{}:message", Lsn(lsn)), STANDARD.encode(&content)));
-            (Vec::new(), frames::logical(false, lsn, SELECTED, &content), names)
+            (Vec::new(), frames::logical(false, lsn, SELECTED, &content), names, Key::Of("message", 0))
         }
     };
     let next_ordinal = ordinal + if matches!(change, Change::Truncate(_)) { 2 } else { 1 };
-    Rendered { position, next_ordinal, tables, bytes, names }
+    Rendered { position, next_ordinal, tables, bytes, names, key }
 }

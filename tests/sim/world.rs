@@ -132,9 +132,12 @@ impl Process {
         world
     }
 
+    pub(crate) fn instant(&self, at_ms: u64) -> Instant {
+        self.world().base + Duration::from_millis(at_ms)
+    }
+
     pub(crate) async fn at(&self, at_ms: u64) {
-        let base = self.world().base;
-        sleep_until(base + Duration::from_millis(at_ms)).await;
+        sleep_until(self.instant(at_ms)).await;
     }
 
     /// Time passes, up to so much.
@@ -145,10 +148,19 @@ impl Process {
 
     /// A step of a peer, at which the process may be killed.
     pub(crate) async fn step(&self) {
-        if self.steps_left.fetch_sub(1, Ordering::Relaxed) <= 1 {
-            self.death.notify_one();
+        if self.dies() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// A step of a peer: whether the process is killed at it, and does no more.
+    pub(crate) fn dies(&self) -> bool {
+        let dies = self.steps_left.fetch_sub(1, Ordering::Relaxed) <= 1;
+        if dies {
+            self.steps_left.store(0, Ordering::Relaxed);
+            self.death.notify_one();
+        }
+        dies
     }
 
     pub(crate) async fn killed(&self) {

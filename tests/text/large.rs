@@ -32,7 +32,11 @@ async fn streaming_within(scene: &Scene, mib: usize) -> Process {
     std::fs::write(&path, scene.config("")).expect("write the configuration");
     let limit = format!("--data={}", mib << 20);
     let run = ["run", "--config", path.to_str().expect("text")];
-    let process = pgsluice_under(&["prlimit", &limit, "--"], &run, &[("PGSLUICE__SOURCE__TABLES", TABLES.1)]);
+    let process = pgsluice_under(
+        &["prlimit", &limit, "--"],
+        &run,
+        &[("PGSLUICE__SOURCE__TABLES", TABLES.1), ("PGSLUICE__RABBITMQ__POISON__POLICY", "stop")],
+    );
     process.wait_for_log("streaming from PostgreSQL", SOON).await;
     process
 }

@@ -8,8 +8,8 @@ use super::super::format::OF_DATA;
 use super::super::layers::Origins;
 use super::super::written;
 use super::super::{
-    CleanupSettings, CloudEvents, OF_COLUMN, OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings,
-    Property, RouteSettings,
+    CleanupSettings, CloudEvents, OF_COLUMN, OnUpdate, Ordering, OutboxColumns, OutboxOf, OutboxSettings,
+    OutboxTableSettings, Property, RouteSettings,
 };
 use super::{MAX_WAIT_MS, identifier, millis, not_default_exchange, one_of, qualified, required, size, template};
 use crate::encode::headers::NAME_BYTES_MAX;
@@ -70,6 +70,8 @@ fn outbox(at: &Origins, key: String, written: written::Outbox, name: &str) -> Re
         envelope: envelope(at, &sub("envelope"), written.envelope.unwrap_or_default())?,
         route: route(at, &sub("route"), written.route)?,
         expand_json_payload: written.expand_json_payload.unwrap_or(false),
+        ordering: one_of(at, &sub("key"), written.key, &[("aggregate", Ordering::Key), ("none", Ordering::None)])?
+            .unwrap_or_default(),
         tombstone_on_empty_payload: written.tombstone_on_empty_payload.unwrap_or(false),
         columns,
         key,
