@@ -72,22 +72,35 @@ pub(crate) fn stream(data: &[u8]) -> usize {
                 Step::Relation(relation) => return router.learn(&untrusting(relation)).map_err(|_| ()),
                 Step::Change(change) => {
                     let change = textual.change(&change).map_err(|_| ())?;
-                    match router.verdict(&change) {
-                        Verdict::Change(plan, destination) => {
-                            let told = size::row_event_beyond(0, &plan.row, &change).unwrap_or_default();
-                            encoder.change(&mut event, plan, destination, &change);
-                            assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
-                            is_json(&event.body);
-                            events += 1;
+                    for verdict in router.verdicts(&change) {
+                        match verdict {
+                            Verdict::Change(plan, destination) => {
+                                let told = size::row_event_beyond(0, &plan.row, &change).unwrap_or_default();
+                                encoder.change(&mut event, plan, destination, &change);
+                                assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
+                                is_json(&event.body);
+                                events += 1;
+                            }
+                            Verdict::Outbox(plan, row) => {
+                                let told = size::payload_beyond(0, plan, row).unwrap_or_default();
+                                encoder.outbox(&mut event, plan, &change, row).expect("no property that may not fit");
+                                assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
+                                events += 1;
+                            }
+                            Verdict::Rule(plan) => {
+                                let told = size::rule_event_beyond(0, plan, &change).unwrap_or_default();
+                                // A condition, or a computed field, may fail: it is an error then, and no event.
+                                if plan.wants(&change).unwrap_or(false)
+                                    && encoder.domain(&mut event, plan, &change).is_ok()
+                                {
+                                    assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
+                                    is_json(&event.body);
+                                    events += 1;
+                                }
+                            }
+                            Verdict::Misfit(_) | Verdict::RuleMisfit(_) => {}
+                            Verdict::Skip(_) => assert!(!matches!(change.row, Row::Insert { .. })),
                         }
-                        Verdict::Outbox(plan, row) => {
-                            let told = size::payload_beyond(0, plan, row).unwrap_or_default();
-                            encoder.outbox(&mut event, plan, &change, row).expect("no property that may not fit");
-                            assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
-                            events += 1;
-                        }
-                        Verdict::Misfit(_) => {}
-                        Verdict::Skip(_) => assert!(!matches!(change.row, Row::Insert { .. })),
                     }
                 }
                 Step::Begin(_) | Step::Message(_) | Step::Commit { .. } => {}

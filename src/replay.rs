@@ -81,6 +81,9 @@ impl Overrides {
             known(&settings, tables)?;
             settings.outboxes.retain(|outbox| tables.selects(&outbox.schema, &outbox.table));
             settings.source.tables = settings.source.tables.and(tables.clone());
+            for rule in &mut settings.rules {
+                rule.tables = std::mem::take(&mut rule.tables).and(tables.clone());
+            }
             // They are of no table.
             settings.messages.prefixes = Prefixes::default();
         }
@@ -96,11 +99,13 @@ impl Overrides {
             settings.changes.exchange = Template::fixed(exchange);
             settings.messages.exchange = Template::fixed(exchange);
             settings.outboxes.iter_mut().for_each(|outbox| outbox.exchange = Template::fixed(exchange));
+            settings.rules.iter_mut().for_each(|rule| rule.exchange = Template::fixed(exchange));
         }
         if let Some(key) = &self.routing_key {
             settings.changes.routing_key = Template::fixed(key);
             settings.messages.routing_key = Template::fixed(key);
             settings.outboxes.iter_mut().for_each(|outbox| outbox.routing_key = Template::fixed(key));
+            settings.rules.iter_mut().for_each(|rule| rule.routing_key = Template::fixed(key));
         }
         Ok(settings)
     }
@@ -114,9 +119,10 @@ fn known(settings: &Settings, tables: &Selection) -> Result<(), Definite> {
         if let Ok((schema, table)) = parse_qualified(pattern)
             && !settings.source.tables.selects(&schema, &table)
             && !is_outbox(&schema, &table)
+            && !settings.rules.iter().any(|rule| rule.tables.selects(&schema, &table))
         {
             let error = anyhow!("--table {pattern}: the configuration does not select this table");
-            return Err(usage(error, "of what source.tables and outbox.table select, --table chooses some"));
+            return Err(usage(error, "of what source.tables, outbox.table and the rules select, --table chooses some"));
         }
     }
     Ok(())

@@ -82,6 +82,12 @@ impl Origins {
         self.file.parent().unwrap_or(Path::new(""))
     }
 
+    /// Where the section of this index is: `events[1]`, or `events` when it was written as the only one.
+    pub(super) fn section(&self, name: &str, index: usize) -> String {
+        let item = format!("{name}[{index}]");
+        if self.lines.contains_key(&item) { item } else { name.to_owned() }
+    }
+
     /// Whether the key's value is the environment's.
     pub(super) fn is_variable(&self, key: &str) -> bool {
         self.variables.contains_key(key)

@@ -5,6 +5,7 @@
 //! `resolve` turns it into [`Settings`], the contract that everything else is built on.
 //! `docs/configuration.md` describes every key.
 
+mod events;
 mod layers;
 mod outbox;
 mod resolve;
@@ -25,6 +26,7 @@ use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
+pub use events::{ColumnChoice, DataSettings, HashKey, RuleSettings};
 pub use layers::VARIABLE_PREFIX;
 pub use outbox::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
 
@@ -48,6 +50,8 @@ pub struct Settings {
     pub changes: ChangesSettings,
     /// The outbox tables.
     pub outboxes: Vec<OutboxSettings>,
+    /// Which changes are events of the domain, in the order in which those of one change are published.
+    pub rules: Vec<RuleSettings>,
     /// Which logical messages are events, and where they go.
     pub messages: MessagesSettings,
     /// RabbitMQ.

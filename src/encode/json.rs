@@ -271,7 +271,7 @@ impl<'o> Object<'o> {
 }
 
 /// Appends an array of strings that are escaped already.
-fn list<'a>(out: &mut Vec<u8>, names: impl Iterator<Item = &'a [u8]>) {
+pub(super) fn list<'a>(out: &mut Vec<u8>, names: impl Iterator<Item = &'a [u8]>) {
     out.push(b'[');
     for (index, name) in names.enumerate() {
         if index > 0 {
@@ -282,7 +282,7 @@ fn list<'a>(out: &mut Vec<u8>, names: impl Iterator<Item = &'a [u8]>) {
     out.push(b']');
 }
 
-fn integer(out: &mut Vec<u8>, number: impl itoa::Integer) {
+pub(super) fn integer(out: &mut Vec<u8>, number: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 

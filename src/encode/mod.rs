@@ -2,6 +2,7 @@
 //!
 //! An [`Event`]'s buffers are used again for the next event, so that encoding allocates nothing once they have grown.
 
+pub mod domain;
 pub mod headers;
 pub mod json;
 pub mod logical;

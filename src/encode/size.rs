@@ -7,6 +7,7 @@ use super::values::Kind;
 use crate::change::{Change, Row};
 use crate::encode::json::RowPlan;
 use crate::postgres::pgoutput::{Tuple, Value};
+use crate::route::domain::{Field, RulePlan, Shown};
 use crate::route::outbox::OutboxPlan;
 
 /// How long the body of a row event is at the least, if that is more than `limit`. The row alone counts, as it is after
@@ -21,6 +22,19 @@ pub fn row_event_beyond(limit: usize, plan: &RowPlan, change: &Change<'_>) -> Op
     let sum = || row.iter().enumerate().map(|(column, value)| json_bytes_min(plan.kind(column), value)).sum();
     // Nearly every row ends here, at no cost.
     (row.size() > limit).then(sum).filter(|bytes| *bytes > limit)
+}
+
+/// How long the body of a rule's event is at the least, if that is more than `limit`.
+#[must_use]
+pub fn rule_event_beyond(limit: usize, plan: &RulePlan, change: &Change<'_>) -> Option<usize> {
+    let row = match change.row {
+        Row::Insert { new } | Row::Update { new, .. } => new,
+        Row::Delete { old } => old.tuple(),
+        Row::Truncate { .. } => return None,
+    };
+    let shown = plan.fields.iter().filter(|field| matches!(field.shown, Shown::Value));
+    let bytes = |field: &Field| row.get(field.index).map_or(0, |value| json_bytes_min(Some(&field.kind), value));
+    (row.size() > limit).then(|| shown.map(bytes).sum()).filter(|bytes| *bytes > limit)
 }
 
 /// How long an outbox row's payload is at the least, if that is more than `limit`.

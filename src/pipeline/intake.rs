@@ -26,6 +26,7 @@ use crate::postgres::relation::Relation;
 use crate::postgres::replication::Frame;
 use crate::progress::Window;
 use crate::rabbit::publisher::{PublishError, Publisher};
+use crate::route::domain::{self, RuleError};
 use crate::route::outbox::Misfit;
 use crate::route::{Router, Skip, Verdict};
 use crate::source::Batch;
@@ -237,7 +238,7 @@ impl Encode {
         &mut self,
         change: &Change<'_>,
         outgoing: &mut Outgoing,
-        cleanup: Option<&mut Cleanup>,
+        mut cleanup: Option<&mut Cleanup>,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
         let position = change.position;
@@ -251,53 +252,81 @@ impl Encode {
             Some(textual) => textual.change(change).map_err(|error| unreadable(error, change))?,
             None => *change,
         };
-        let verdict = self.router.verdict(change);
-        if let (Some(cleanup), Verdict::Outbox(plan, row)) = (cleanup, verdict)
-            && let (Some(outbox), Some(id)) = (plan.cleanup, row.text(plan.id))
-        {
-            cleanup.note(position.commit_lsn, outbox, id);
-        }
-        if way.window.has_reached(position) {
-            outgoing.count(usize::from(!matches!(verdict, Verdict::Skip(_))));
-            return Ok(());
-        }
+        let was_taken_in = way.window.has_reached(position);
         let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
-        let oversize = match verdict {
-            Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.row, change),
-            Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, row),
-            Verdict::Misfit(_) | Verdict::Skip(_) => None,
-        };
-        if let Some(bytes) = oversize {
-            let origin = format_args!("{} of {}", change.row.op(), change.relation);
-            return Err(unpublishable(PublishError::Oversize { bytes, limit }, origin, position));
-        }
-        match verdict {
-            Verdict::Change(plan, destination) => {
-                self.encoder.change(outgoing.next(), plan, destination, change);
+        for verdict in self.router.verdicts(change) {
+            if let (Some(cleanup), Verdict::Outbox(plan, row)) = (&mut cleanup, verdict)
+                && let (Some(outbox), Some(id)) = (plan.cleanup, row.text(plan.id))
+            {
+                cleanup.note(position.commit_lsn, outbox, id);
+            }
+            if was_taken_in {
+                outgoing.count(usize::from(was_event(verdict, change)));
+            } else if event(&self.encoder, outgoing.next(), verdict, change, limit)? {
                 outgoing.hold(position, change.transaction, way)?;
+            } else if let Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) = verdict
+                && !std::mem::replace(&mut self.outbox_update_seen, true)
+            {
+                tracing::warn!(
+                    %position,
+                    table = %change.relation,
+                    "a row of the outbox was updated; its event is out already, and updates are ignored"
+                );
             }
-            Verdict::Outbox(plan, row) => {
-                self.encoder
-                    .outbox(outgoing.next(), plan, change, row)
-                    .map_err(|error| unfit(error, change.relation, position))?;
-                outgoing.hold(position, change.transaction, way)?;
-            }
-            Verdict::Misfit(why) => return Err(misfit(why, change)),
-            Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Fail)) => return Err(updated(change)),
-            Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) => {
-                if !std::mem::replace(&mut self.outbox_update_seen, true) {
-                    tracing::warn!(
-                        %position,
-                        table = %change.relation,
-                        "a row of the outbox was updated; its event is out already, and updates are ignored"
-                    );
-                }
-            }
-            Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Ignore) | Skip::Unselected | Skip::OutboxCleanup) => {}
         }
-        outgoing.reached(position, way.window);
+        if !was_taken_in {
+            outgoing.reached(position, way.window);
+        }
         Ok(())
     }
+}
+
+/// Whether an event was made of it when it was taken in: the answer has not changed, because it depends on the change alone.
+fn was_event(verdict: Verdict<'_, '_>, change: &Change<'_>) -> bool {
+    match verdict {
+        Verdict::Change(..) | Verdict::Outbox(..) => true,
+        Verdict::Rule(plan) => plan.wants(change).unwrap_or(false),
+        Verdict::Misfit(_) | Verdict::RuleMisfit(_) | Verdict::Skip(_) => false,
+    }
+}
+
+/// Makes the event of a verdict; false when it is none. What is certainly larger than `limit` bytes is not made.
+fn event(
+    encoder: &Encoder,
+    event: &mut Event,
+    verdict: Verdict<'_, '_>,
+    change: &Change<'_>,
+    limit: usize,
+) -> Result<bool, Definite> {
+    if let Verdict::Rule(plan) = verdict
+        && !plan.wants(change).map_err(|error| unevaluated(error, change))?
+    {
+        return Ok(false);
+    }
+    let oversize = match verdict {
+        Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.row, change),
+        Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, row),
+        Verdict::Rule(plan) => size::rule_event_beyond(limit, plan, change),
+        Verdict::Misfit(_) | Verdict::RuleMisfit(_) | Verdict::Skip(_) => None,
+    };
+    if let Some(bytes) = oversize {
+        let origin = format_args!("{} of {}", change.row.op(), change.relation);
+        return Err(unpublishable(PublishError::Oversize { bytes, limit }, origin, change.position));
+    }
+    match verdict {
+        Verdict::Change(plan, destination) => encoder.change(event, plan, destination, change),
+        Verdict::Outbox(plan, row) => {
+            encoder.outbox(event, plan, change, row).map_err(|error| unfit(error, change.relation, change.position))?;
+        }
+        Verdict::Rule(plan) => {
+            encoder.domain(event, plan, change).map_err(|error| unevaluated(error, change))?;
+        }
+        Verdict::Misfit(why) => return Err(misfit(why, change)),
+        Verdict::RuleMisfit(why) => return Err(rule_misfit(why, change)),
+        Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Fail)) => return Err(updated(change)),
+        Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn | OnUpdate::Ignore) | Skip::OutboxCleanup) => return Ok(false),
+    }
+    Ok(true)
 }
 
 /// Its Base64 is most of the event; what is too large is refused before it is made.
@@ -336,6 +365,25 @@ fn misfit(misfit: &Misfit, change: &Change<'_>) -> Definite {
         misfit.columns.join(", ")
     );
     Definite::new(Kind::Event, anyhow!(misfit.clone()).context(what), hint)
+}
+
+/// The table is not what a rule says, because one of the two was altered.
+fn rule_misfit(misfit: &domain::Misfit, change: &Change<'_>) -> Definite {
+    let what = format!("can't publish the {} of {} at {}", change.row.op(), change.relation, change.position);
+    let hint = format!(
+        "when this row was written, its columns were {}: correct the rule. Changing the table has no effect on rows that were \
+         written before",
+        misfit.columns.join(", ")
+    );
+    Definite::new(Kind::Event, anyhow!(misfit.clone()).context(what), hint)
+}
+
+/// An expression that fits the table, but not this row.
+fn unevaluated(error: RuleError, change: &Change<'_>) -> Definite {
+    let what = format!("can't publish the {} of {} at {}", change.row.op(), change.relation, change.position);
+    let hint = "correct the expression: has(old.column) tells whether PostgreSQL sent a value, new.column != null whether there is \
+                one; with REPLICA IDENTITY FULL it sends the whole old row";
+    Definite::new(Kind::Event, anyhow!(error).context(what), hint)
 }
 
 /// What a column says can't be said to the broker.

@@ -12,7 +12,7 @@ use crate::encode::headers::NAME_BYTES_MAX;
 use crate::failure::Definite;
 use crate::route::template::Template;
 
-/// The headers that an outbox event has anyway.
+/// The headers that events have anyway.
 const OWN_HEADERS: [&str; 12] = [
     "position",
     "committed_at_us",
@@ -121,7 +121,7 @@ fn properties(
         .collect()
 }
 
-fn headers(
+pub(super) fn headers(
     at: &Origins,
     key: &str,
     written: BTreeMap<String, String>,
