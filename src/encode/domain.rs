@@ -191,3 +191,6 @@ impl<'a> Iterator for Fields<'a> {
         Some((field, if self.is_delete { before } else { after(value, || before) }))
     }
 }
+
+#[cfg(test)]
+mod tests;

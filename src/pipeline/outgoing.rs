@@ -35,6 +35,8 @@ pub(super) struct Outgoing {
     spare: Event,
     /// Events of this transaction so far.
     number: i64,
+    /// The change whose first events are in the window, and how many: a stream that broke between them brings all again.
+    partly: Option<(Position, usize)>,
 }
 
 #[derive(Debug)]
@@ -61,6 +63,11 @@ impl Outgoing {
     /// So many events of it were taken in before a restart.
     pub(super) fn count(&mut self, events: usize) {
         self.number += i64::try_from(events).unwrap_or(i64::MAX);
+    }
+
+    /// So many of a change's events are in the window already, which keeps them: those that follow are still to come.
+    pub(super) fn taken_in(&self, position: Position) -> usize {
+        self.partly.map_or(0, |(at, events)| if at == position { events } else { 0 })
     }
 
     /// For the next event; [`Self::hold`] takes it.
@@ -127,6 +134,7 @@ impl Outgoing {
         // At once: after a large event there may be no other for long.
         self.newest.clear();
         way.window.publish(through, published?);
+        self.partly = through.is_none().then(|| (at, self.taken_in(at) + 1));
         if let Some(scope) = &mut way.scope {
             scope.published(Some(&transaction));
         }

@@ -19,8 +19,10 @@ use cel::{Context, Env, ExecutionError, Value};
 pub use check::{Image, Use};
 use row::Variables;
 
-/// Longer ones are refused, so that reading one needs no more stack than there is.
+/// Longer ones are refused, so that [`STACK_BYTES`] are enough to read them, however they are nested.
 pub const MAX_BYTES: usize = 1_000;
+/// The parser descends into what is nested. Only what is used of it takes memory.
+const STACK_BYTES: usize = 256 << 20;
 
 /// The standard functions. There is no clock among them.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(false)));
@@ -97,6 +99,18 @@ impl ExpressionError {
     }
 }
 
+/// What is refused for its depth is dropped here too, where there is the stack for it.
+fn read(text: &str) -> Result<(Tree, check::Found), ExpressionError> {
+    let tree = ENVIRONMENT.parser().parse(text).map_err(|errors| {
+        let first = errors.errors.first();
+        let (line, column) = first.map_or((1, 1), |error| error.pos);
+        let what = first.map_or_else(|| errors.to_string(), |error| error.msg.clone());
+        ExpressionError::Syntax { line: line.max(1), column: column.max(1), what }
+    })?;
+    let found = check::check(&tree)?;
+    Ok((tree, found))
+}
+
 /// Why an expression has no value for a row. Tells none of its values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -111,13 +125,13 @@ impl Expression {
         if text.len() > MAX_BYTES {
             return Err(ExpressionError::TooLong(text.len()));
         }
-        let tree = ENVIRONMENT.parser().parse(text).map_err(|errors| {
-            let first = errors.errors.first();
-            let (line, column) = first.map_or((1, 1), |error| error.pos);
-            let what = first.map_or_else(|| errors.to_string(), |error| error.msg.clone());
-            ExpressionError::Syntax { line, column: column.max(1), what }
-        })?;
-        let found = check::check(&tree)?;
+        let read = || read(text);
+        let reader = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let read = std::thread::scope(|scope| Ok(reader.spawn_scoped(scope, read)?.join()));
+        let unread = |what: &str| ExpressionError::Syntax { line: 1, column: 1, what: what.to_owned() };
+        // Neither without a thread nor by a bug of the parser is it anything else than an error.
+        let read = read.map_err(|error: std::io::Error| unread(&error.to_string()))?;
+        let (tree, found) = read.map_err(|_| unread("the parser failed"))??;
         Ok(Self { written: text.to_owned(), tree, uses: found.uses, uses_changed: found.changed })
     }
 

@@ -152,11 +152,12 @@ impl Connection {
         }
     }
 
-    /// No more is in flight than is allowed, but for one event that is larger than that.
+    /// No more is in flight than is allowed, but for one event that is larger than that, or the three of one change.
     fn judge_size(&self, world: &mut World) {
         let limits = world.schedule.limits;
         let bytes: usize = self.window.iter().map(|outstanding| outstanding.wire_bytes).sum();
-        if self.window.len() >= limits.events || bytes >= limits.bytes {
+        let of_change = self.window.iter().rev().take(2).map(|outstanding| outstanding.wire_bytes).sum::<usize>();
+        if self.window.len() >= limits.events + 2 || bytes >= limits.bytes + of_change {
             let events = self.window.len();
             world.oracle.violate(format!("one more in flight than {events} events, {bytes} bytes: over the limit"));
         }

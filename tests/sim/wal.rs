@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use pgsluice::lsn::{Lsn, Position};
 use pgsluice::postgres::slot::Switch;
 
-use super::frames::{self, AUDIT, OUTBOX, SELECTED, Table};
+use super::frames::{self, AUDIT, BILLS, OUTBOX, SELECTED, Table};
 use super::oracle::{EventId, Oracle};
 use super::schedule::{Change, Commit};
 use super::world::NAME;
@@ -61,8 +61,8 @@ pub(crate) struct Logged {
     /// The tables that it needs.
     pub(crate) tables: Vec<Table>,
     pub(crate) bytes: Vec<u8>,
-    /// Its event, if it is to have one.
-    pub(crate) event: Option<EventId>,
+    /// Its events.
+    pub(crate) events: Range<EventId>,
 }
 
 impl Slot {
@@ -90,10 +90,13 @@ impl Server {
         for change in &commit.changes {
             let rendered = render(*change, serial, commit_lsn, ordinal);
             let place = (rendered.position, i64::from(serial) + EPOCH_US);
-            let event = rendered.names.map(|(message_id, token)| oracle.expect(place, message_id, token, previous));
-            previous = event.or(previous);
+            let begin = oracle.next_event();
+            for (message_id, token) in rendered.names {
+                previous = Some(oracle.expect(place, message_id, token, previous));
+            }
             ordinal = rendered.next_ordinal;
-            messages.push(Logged { tables: rendered.tables, bytes: rendered.bytes, event });
+            let events = begin..oracle.next_event();
+            messages.push(Logged { tables: rendered.tables, bytes: rendered.bytes, events });
         }
         let (end_lsn, events) = (commit_lsn + RECORD, first..oracle.next_event());
         let is_bare = matches!(commit.changes[..], [Change::Bare { .. }]);
@@ -131,43 +134,59 @@ struct Rendered {
     next_ordinal: u64,
     tables: Vec<Table>,
     bytes: Vec<u8>,
-    /// The event's `message_id`, and what is in no other body.
-    names: Option<(String, String)>,
+    /// Of each event, in their order: the `message_id`, and what is in no other body.
+    names: Vec<(String, String)>,
 }
 
 fn render(change: Change, serial: u32, commit_lsn: u64, ordinal: u64) -> Rendered {
     let position = Position { commit_lsn: Lsn(commit_lsn), ordinal };
     let key = (10_000_000 + u64::from(serial) * 1_000 + ordinal).to_string();
     let note = |long: bool| "x".repeat(if long { 1_500 } else { 5 });
-    let by_key = Some((format!("{NAME}:{position}"), format!("{{\"id\":{key}")));
+    let by_key = |table: Table| match table {
+        BILLS => by_rules(position, key.parse::<u64>().expect("a number") % 3),
+        _ => vec![(format!("{NAME}:{position}"), format!("{{\"id\":{key}"))],
+    };
     let (tables, bytes, names) = match change {
-        Change::Insert { table, long } => (vec![table], frames::insert(&table, &[&key, &note(long)]), by_key),
-        Change::Update(table) => (vec![table], frames::update(&table, &[&key, "y"]), by_key),
-        Change::Delete(table) => (vec![table], frames::delete(&table, &key), by_key),
+        Change::Insert { table, long } => (vec![table], frames::insert(&table, &[&key, &note(long)]), by_key(table)),
+        Change::Update(table) => (vec![table], frames::update(&table, &[&key, "y"]), by_key(table)),
+        Change::Delete(table) => (vec![table], frames::delete(&table, &key), by_key(table)),
         Change::Truncate(table) => {
             let token = format!("\"ordinal\":{ordinal},\"xid\":{serial},");
-            let names = Some((format!("{NAME}:{position}"), token));
+            let names =
+                if table == BILLS { by_rules(position, 1) } else { vec![(format!("{NAME}:{position}"), token)] };
             (vec![table, AUDIT], frames::truncate(&[table, AUDIT]), names)
         }
         Change::Outbox { long } => {
             let (id, payload) = (format!("event-{key}"), format!("paid {key} {}", note(long)));
             let row = frames::insert(&OUTBOX, &[&id, "order", "7", "Paid", &payload]);
-            (vec![OUTBOX], row, Some((id, payload)))
+            (vec![OUTBOX], row, vec![(id, payload)])
         }
-        Change::OutboxDelete => (vec![OUTBOX], frames::delete(&OUTBOX, "gone"), None),
-        Change::Unselected { long } => (vec![AUDIT], frames::insert(&AUDIT, &[&key, &note(long)]), None),
+        Change::OutboxDelete => (vec![OUTBOX], frames::delete(&OUTBOX, "gone"), Vec::new()),
+        Change::Unselected { long } => (vec![AUDIT], frames::insert(&AUDIT, &[&key, &note(long)]), Vec::new()),
         Change::Message { long, selected } => {
             let content = format!("{key} {}", note(long));
             let prefix = if selected { SELECTED } else { "sim" };
-            let names = selected.then(|| (format!("{NAME}:{position}"), STANDARD.encode(&content)));
+            let names =
+                selected.then(|| (format!("{NAME}:{position}"), STANDARD.encode(&content))).into_iter().collect();
             (Vec::new(), frames::logical(true, commit_lsn, prefix, &content), names)
         }
         Change::Bare { long } => {
             let (lsn, content) = (commit_lsn + RECORD, format!("{key} {}", note(long)));
-            let names = Some((format!("{NAME}:{}:message", Lsn(lsn)), STANDARD.encode(&content)));
+            let names = vec![(format!("{NAME}:{}:message", Lsn(lsn)), STANDARD.encode(&content))];
             (Vec::new(), frames::logical(false, lsn, SELECTED, &content), names)
         }
     };
     let next_ordinal = ordinal + if matches!(change, Change::Truncate(_)) { 2 } else { 1 };
     Rendered { position, next_ordinal, tables, bytes, names }
+}
+
+/// None, one or three events, by the remainder of the key.
+fn by_rules(position: Position, remainder: u64) -> Vec<(String, String)> {
+    let rules: &[&str] = match remainder {
+        0 => &[],
+        1 => &["one"],
+        _ => &["one", "two", "three"],
+    };
+    let names = rules.iter().map(|rule| format!("{NAME}:{position}:{rule}"));
+    names.map(|name| (name.clone(), format!("{{\"id\":\"{name}\""))).collect()
 }

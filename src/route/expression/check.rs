@@ -43,7 +43,7 @@ pub struct Use {
     pub is_tested: bool,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) uses: Vec<Use>,
     pub(super) changed: bool,
