@@ -205,7 +205,9 @@ fn settings() -> &'static Settings {
     SETTINGS.get_or_init(|| {
         let file: PathBuf = std::env::temp_dir().join(format!("pgsluice-fuzz-{}.toml", std::process::id()));
         let text = "name = \"fuzz\"\n[source]\nurl = \"postgres://fuzz@localhost/fuzz\"\ntables = [\"*.*\"]\n\
-                    [outbox]\ntable = \"public.outbox\"\n[rabbitmq]\nurl = \"amqp://localhost\"\n\
+                    [outbox]\ntable = \"public.outbox\"\n[[events]]\ntable = \"*.*\"\nname = \"all\"\ntype = \"{schema}.{op}\"\n\
+                    when = \"op in ['insert', 'update', 'delete'] && (new != null || changed == [])\"\n\
+                    compute = { 'of \"it\"' = \"[table, schema]\" }\n[rabbitmq]\nurl = \"amqp://localhost\"\n\
                     [checkpoint]\npath = \"unused\"\n";
         std::fs::write(&file, text).expect("write a configuration");
         let settings = config::load(&file).expect("is valid");

@@ -253,7 +253,6 @@ impl Encode {
             None => *change,
         };
         let was_taken_in = way.window.has_reached(position);
-        let mut taken_in = outgoing.taken_in(position);
         let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
         for verdict in self.router.verdicts(change) {
             if let (Some(cleanup), Verdict::Outbox(plan, row)) = (&mut cleanup, verdict)
@@ -261,10 +260,8 @@ impl Encode {
             {
                 cleanup.note(position.commit_lsn, outbox, id);
             }
-            if was_taken_in || taken_in > 0 {
-                let events = usize::from(was_event(verdict, change));
-                taken_in = taken_in.saturating_sub(events);
-                outgoing.count(events);
+            if was_taken_in {
+                outgoing.count(usize::from(was_event(verdict, change)));
             } else if event(&self.encoder, outgoing.next(), verdict, change, limit)? {
                 outgoing.hold(position, change.transaction, way)?;
             } else if let Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) = verdict

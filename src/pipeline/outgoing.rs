@@ -1,8 +1,9 @@
 //! The last step of the way in: events in their transaction's order, each numbered, and the last one marked.
 //!
-//! That an event is the last of its transaction shows only at what comes after it. So the newest is held back until the
-//! next event or the commit, which come with it or right behind. Invariants: what is held is not in the window, and the
-//! position does not pass it: a stream that breaks, or a stop, forgets it, and it comes again. No IO.
+//! That an event is the last of its transaction shows only at what comes after it. So those of the newest change are held back
+//! until the next change that has some, or the commit, which come with it or right behind. Invariants: what is held is not in the
+//! window, and the position does not pass it: a stream that breaks, or a stop, forgets it, and it comes again; and the events of
+//! one change enter the window together, so that none of them comes again without the process having died. No IO.
 
 use anyhow::anyhow;
 
@@ -29,24 +30,22 @@ pub(super) struct Way<'w, B: Broker> {
 pub(super) struct Outgoing {
     announce: Option<Announce>,
     held: Option<Held>,
-    /// Of `held`, if there is one.
-    newest: Event,
-    /// For the next one.
-    spare: Event,
+    /// Those that are held, and one for the next.
+    events: Vec<Event>,
     /// Events of this transaction so far.
     number: i64,
-    /// The change whose first events are in the window, and how many: a stream that broke between them brings all again.
-    partly: Option<(Position, usize)>,
 }
 
+/// The newest change that has events.
 #[derive(Debug)]
 struct Held {
     transaction: Transaction,
-    /// Where its change is, to name it in errors.
+    /// Where it is.
     at: Position,
-    /// None: its change has more events.
+    /// How many it has so far.
+    events: usize,
+    /// How far all is settled with them; none: it may have more.
     through: Option<Position>,
-    is_numbered: bool,
 }
 
 impl Outgoing {
@@ -65,36 +64,41 @@ impl Outgoing {
         self.number += i64::try_from(events).unwrap_or(i64::MAX);
     }
 
-    /// So many of a change's events are in the window already, which keeps them: those that follow are still to come.
-    pub(super) fn taken_in(&self, position: Position) -> usize {
-        self.partly.map_or(0, |(at, events)| if at == position { events } else { 0 })
-    }
-
     /// For the next event; [`Self::hold`] takes it.
     pub(super) fn next(&mut self) -> &mut Event {
-        &mut self.spare
+        let spare = self.spare();
+        if self.events.len() == spare {
+            self.events.push(Event::default());
+        }
+        &mut self.events[spare]
     }
 
-    /// The event is whole; the one before it goes out.
+    fn spare(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.events)
+    }
+
+    /// The event of this change is whole; those of the change before it go out.
     pub(super) fn hold<B: Broker>(
         &mut self,
         at: Position,
         transaction: Transaction,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
-        self.release(false, way)?;
+        let mut index = self.spare();
+        if self.held.as_ref().is_some_and(|held| held.at != at) {
+            self.release(false, way)?;
+            self.events.swap(0, index);
+            index = 0;
+        }
         self.number += 1;
-        let event = &mut self.spare;
-        // Without a commit time nothing is known of the transaction.
-        let is_numbered = event.committed_at.is_some();
-        if is_numbered {
+        let event = &mut self.events[index];
+        if is_numbered(event) {
             // `0/16B3748` and its like: a transaction has no other name that lasts.
             event.headers.push_display("transaction_id", transaction.commit_lsn);
             event.headers.push("transaction_number", Header::Int(self.number));
             event.headers.push("transaction_last", Header::Bool(false));
         }
-        std::mem::swap(&mut self.newest, &mut self.spare);
-        self.held = Some(Held { transaction, at, through: None, is_numbered });
+        self.held = Some(Held { transaction, at, events: index + 1, through: None });
         Ok(())
     }
 
@@ -115,8 +119,10 @@ impl Outgoing {
 
     /// An event outside of transactions goes out at once. `end_lsn`: where it ends in the WAL.
     pub(super) fn message<B: Broker>(&mut self, end_lsn: Lsn, way: &mut Way<'_, B>) -> Result<(), Definite> {
-        let published = publish(self.announce, &self.spare, end_lsn, way);
-        self.spare.clear();
+        let announce = self.announce;
+        let event = self.next();
+        let published = publish(announce, event, end_lsn, way);
+        event.clear();
         way.window.publish_message(end_lsn, published?);
         if let Some(scope) = &mut way.scope {
             scope.published(None);
@@ -124,22 +130,28 @@ impl Outgoing {
         Ok(())
     }
 
-    /// What is held goes out.
+    /// What is held goes out, if it is whole.
     pub(super) fn release<B: Broker>(&mut self, is_last: bool, way: &mut Way<'_, B>) -> Result<(), Definite> {
-        let Some(Held { transaction, at, through, is_numbered }) = self.held.take() else { return Ok(()) };
-        if is_numbered {
-            self.newest.headers.set_last(is_last);
-        }
-        let published = publish(self.announce, &self.newest, at, way);
-        // At once: after a large event there may be no other for long.
-        self.newest.clear();
-        way.window.publish(through, published?);
-        self.partly = through.is_none().then(|| (at, self.taken_in(at) + 1));
-        if let Some(scope) = &mut way.scope {
-            scope.published(Some(&transaction));
+        let Some(Held { transaction, at, events, through: Some(through) }) = self.held.take() else { return Ok(()) };
+        for (event, left) in self.events[..events].iter_mut().zip((0..events).rev()) {
+            if is_numbered(event) {
+                event.headers.set_last(is_last && left == 0);
+            }
+            let published = publish(self.announce, event, at, way);
+            // At once: after a large event there may be no other for long.
+            event.clear();
+            way.window.publish((left == 0).then_some(through), published?);
+            if let Some(scope) = &mut way.scope {
+                scope.published(Some(&transaction));
+            }
         }
         Ok(())
     }
+}
+
+/// Without a commit time nothing is known of the transaction.
+fn is_numbered(event: &Event) -> bool {
+    event.committed_at.is_some()
 }
 
 fn publish<B: Broker>(

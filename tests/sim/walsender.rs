@@ -141,9 +141,9 @@ impl SimStream {
             self.taken.pop_front();
         }
         let in_flight = self.taken.iter().filter(|event| !world.oracle.is_settled(**event)).count();
-        // The newest one is held back until it is known whether another follows it.
-        // The last change may have three.
-        let limit = world.schedule.limits.events + 3;
+        // The newest change's are held back until it is known whether another follows it: it may have three, and so may the one
+        // that was let in as the last.
+        let limit = world.schedule.limits.events + 5;
         if in_flight > limit {
             world.oracle.violate(format!("reads on with {in_flight} events in memory, where {limit} are allowed"));
         }
