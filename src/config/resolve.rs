@@ -79,7 +79,9 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
     if let StoreSettings::Postgres { schema, table, .. } = &checkpoint.store {
         // Each store of the checkpoint would be a change to publish, and to store.
         source.tables.exclude(schema, table);
-        rules.iter_mut().for_each(|rule| rule.tables.exclude(schema, table));
+        for rule in &mut rules {
+            rule.tables.exclude(schema, table);
+        }
     }
     Ok(Settings {
         changes: self::changes(at, changes, &name)?,

@@ -210,7 +210,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
     assert_eq!(
         error(&format!("tabels = []\n{SMALLEST}"), &[]),
         "conf/shop.toml:1: tabels is unknown\n\
-         known at the top: name, shutdown_timeout_ms, standby_timeout_ms, fail_fast, source, changes, outbox, messages, rabbitmq, checkpoint, replay, http, log"
+         known at the top: name, shutdown_timeout_ms, standby_timeout_ms, fail_fast, source, changes, outbox, events, hash, messages, rabbitmq, checkpoint, replay, http, log"
     );
     assert_eq!(
         error(SMALLEST, &[("PGSLUICE__CHECKPOINT__PAHT", "x")]),
@@ -559,49 +559,49 @@ fn a_rule_that_can_not_be_used_is_named_with_what_is_allowed() {
     for (lines, expected) in [
         (
             "when = \"new.status = 'paid'\"",
-            "conf/shop.toml:10: events[0].when can't be used: line 1, column 12: token recognition error at: '= '\n\
+            "conf/shop.toml:11: events[0].when can't be used: line 1, column 12: Syntax error: token recognition error at: '= '\n\
              expressions are those of https://cel.dev",
         ),
         (
             "when = \"status == 'paid'\"",
-            "conf/shop.toml:10: events[0].when can't be used: `status` is no variable\n\
+            "conf/shop.toml:11: events[0].when can't be used: `status` is no variable\n\
              allowed: old, new, op, changed, schema, table; text goes in quotes: 'paid'",
         ),
         (
             "compute = { x = \"lower(new.a)\" }",
-            "conf/shop.toml:10: events[0].compute.x can't be used: `lower` is no function\n\
+            "conf/shop.toml:11: events[0].compute.x can't be used: `lower` is no function\n\
              allowed: the functions of https://cel.dev, except those of time",
         ),
         (
             "routing_key = \"{status}\"",
-            "conf/shop.toml:10: events[0].routing_key uses {status}, which is no variable\n\
+            "conf/shop.toml:11: events[0].routing_key uses {status}, which is no variable\n\
              allowed: {name}, {schema}, {table}, {op}, {type}, {new.column}, {old.column}",
         ),
         (
             "headers = { position = \"x\" }",
-            "conf/shop.toml:10: events[0].headers.position is a header that pgsluice writes itself\nchoose another name",
+            "conf/shop.toml:11: events[0].headers.position is a header that pgsluice writes itself\nchoose another name",
         ),
         (
             "on = [\"insert\", \"upsert\"]",
-            "conf/shop.toml:10: events[0].on can't be \"upsert\"\nallowed: insert, update, delete, truncate",
+            "conf/shop.toml:11: events[0].on can't be \"upsert\"\nallowed: insert, update, delete, truncate",
         ),
         (
             "data = [\"id\", \"!x\"]",
-            "conf/shop.toml:10: events[0].data excludes, but does not hold \"*\"\n\
+            "conf/shop.toml:11: events[0].data excludes, but does not hold \"*\"\n\
              allowed: columns, as in [\"id\", \"total\"]; or all but some, as in [\"*\", \"!secret\"]",
         ),
         (
             "data = [\"id\"]\nmask = { phone = \"-\" }",
-            "conf/shop.toml:11: events[0].mask names a column that `data` leaves out: \"phone\"\n\
+            "conf/shop.toml:12: events[0].mask names a column that `data` leaves out: \"phone\"\n\
              add it to `data`, or remove it here",
         ),
         (
             "hash = [\"email\"]\nmask = { email = \"-\" }",
-            "conf/shop.toml:10: events[0].hash names a column that is masked: \"email\"\nkeep it in one of the two",
+            "conf/shop.toml:11: events[0].hash names a column that is masked: \"email\"\nkeep it in one of the two",
         ),
         (
             "hash = [\"email\"]",
-            "conf/shop.toml:10: events[0].hash needs a key, and there is no hash.key\n\
+            "conf/shop.toml:11: events[0].hash needs a key, and there is no hash.key\n\
              set PGSLUICE__HASH__KEY in the environment, or hash.key_file: whoever has the key can tell whose hash it is",
         ),
         (
@@ -624,12 +624,12 @@ fn a_rule_that_can_not_be_used_is_named_with_what_is_allowed() {
         ),
         (
             "[outbox]\ntable = \"public.orders\"",
-            "conf/shop.toml:8: events[0].table names the outbox public.orders\n\
+            "conf/shop.toml:9: events[0].table names the outbox public.orders\n\
              the rows of an outbox are events already: see [outbox]",
         ),
         (
             "[hash]\nkey = \"short\"",
-            "conf/shop.toml:11: hash.key is too short\n\
+            "conf/shop.toml:12: hash.key is too short\n\
              allowed: at least 16 bytes, as `openssl rand -base64 32` makes them; whoever knows it can guess values",
         ),
     ] {

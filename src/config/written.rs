@@ -28,7 +28,7 @@ pub(super) struct Written {
     #[serde(deserialize_with = "one_or_more")]
     pub(super) outbox: Vec<Outbox>,
     #[serde(deserialize_with = "one_or_more")]
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<Rule>,
     pub(super) hash: Hash,
     pub(super) messages: Messages,
     pub(super) rabbitmq: Rabbit,
@@ -135,7 +135,7 @@ pub(super) struct Route {
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Event {
+pub(super) struct Rule {
     pub(super) name: Option<String>,
     #[serde(deserialize_with = "list")]
     pub(super) table: Option<Vec<String>>,

@@ -103,7 +103,7 @@ fn plain(event: &mut Event, plan: &RulePlan, change: &Change<'_>) -> Result<(), 
 /// # Errors
 /// A computed field has no value.
 pub fn data(out: &mut Vec<u8>, plan: &RulePlan, change: &Change<'_>) -> Result<(), RuleError> {
-    let Some(row) = Fields::of(plan, &change.row) else {
+    let Some(row) = RowFields::of(plan, &change.row) else {
         out.extend_from_slice(b"null");
         return Ok(());
     };
@@ -132,7 +132,7 @@ pub fn data(out: &mut Vec<u8>, plan: &RulePlan, change: &Change<'_>) -> Result<(
 
 /// Appends the names of the fields that `data` lacks.
 pub fn missing(out: &mut Vec<u8>, plan: &RulePlan, change: &Change<'_>) {
-    let fields = Fields::of(plan, &change.row).into_iter().flatten();
+    let fields = RowFields::of(plan, &change.row).into_iter().flatten();
     let names = fields.filter(|(_, value)| value.is_none()).map(|(field, _)| field.label.as_slice());
     list(out, names.map(|label| label.strip_suffix(b":").unwrap_or(label)));
 }
@@ -155,8 +155,8 @@ fn show(out: &mut Vec<u8>, field: &Field, value: Value<'_>) {
 
 /// The fields of a row with their values, as far as they are known: the row after the change, of a delete the row before.
 /// Walks over the tuples once.
-struct Fields<'a> {
-    fields: std::slice::Iter<'a, Field>,
+struct RowFields<'a> {
+    left: std::slice::Iter<'a, Field>,
     values: Values<'a>,
     old: Option<(Old<'a>, Values<'a>)>,
     is_delete: bool,
@@ -164,7 +164,7 @@ struct Fields<'a> {
     column: usize,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> RowFields<'a> {
     /// None: there is no row.
     fn of(plan: &'a RulePlan, row: &Row<'a>) -> Option<Self> {
         let (tuple, old, is_delete) = match *row {
@@ -174,15 +174,15 @@ impl<'a> Fields<'a> {
             Row::Truncate { .. } => return None,
         };
         let old = old.map(|old| (old, old.tuple().iter()));
-        Some(Self { fields: plan.fields.iter(), values: tuple.iter(), old, is_delete, column: 0 })
+        Some(Self { left: plan.fields.iter(), values: tuple.iter(), old, is_delete, column: 0 })
     }
 }
 
-impl<'a> Iterator for Fields<'a> {
+impl<'a> Iterator for RowFields<'a> {
     type Item = (&'a Field, Option<Value<'a>>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let field = self.fields.next()?;
+        let field = self.left.next()?;
         let skipped = field.index - self.column;
         self.column = field.index + 1;
         let value = self.values.nth(skipped)?;

@@ -30,7 +30,7 @@ struct Common<'c> {
 
 pub(super) fn rules(
     at: &Origins,
-    written: Vec<written::Event>,
+    written: Vec<written::Rule>,
     hash: written::Hash,
     outboxes: &[OutboxSettings],
     name: &str,
@@ -60,9 +60,9 @@ fn hash_key(at: &Origins, written: written::Hash) -> Result<Option<HashKey>, Def
 }
 
 impl Common<'_> {
-    fn rule(&self, key: String, written: written::Event) -> Result<RuleSettings, Definite> {
+    fn rule(&self, key: String, written: written::Rule) -> Result<RuleSettings, Definite> {
         let sub = |name: &str| format!("{key}.{name}");
-        let written::Event {
+        let written::Rule {
             name,
             table,
             on,
@@ -90,17 +90,22 @@ impl Common<'_> {
             self.variables(&sub(&format!("headers.{header}")), template, true)?;
         }
         let columns = self.columns(&sub("data"), data.as_deref())?;
+        // Where it is the same for all, it is known before the first event.
+        let fill = |template: Template| match event_type.literal() {
+            Some(literal) => template.fill("type", literal),
+            None => template,
+        };
         Ok(RuleSettings {
             name: rule_name,
             tables,
             on,
             when,
-            event_type,
-            exchange: not_default_exchange(self.at, &sub("exchange"), exchange)?,
-            routing_key,
-            ordering_key,
-            headers,
+            exchange: not_default_exchange(self.at, &sub("exchange"), fill(exchange))?,
+            routing_key: fill(routing_key),
+            ordering_key: ordering_key.map(fill),
+            headers: headers.into_iter().map(|(header, template)| (header, fill(template))).collect(),
             data: self.data(&key, columns, written)?,
+            event_type,
             key,
         })
     }
@@ -191,7 +196,7 @@ impl Common<'_> {
         Ok(if has_all { ColumnChoice::AllBut(columns) } else { ColumnChoice::Only(columns) })
     }
 
-    fn data(&self, key: &str, columns: ColumnChoice, written: written::Event) -> Result<DataSettings, Definite> {
+    fn data(&self, key: &str, columns: ColumnChoice, written: written::Rule) -> Result<DataSettings, Definite> {
         let sub = |name: &str| format!("{key}.{name}");
         let compute = written.compute.unwrap_or_default().into_iter().map(|(field, text)| {
             let computed = self.expression(&sub(&format!("compute.{field}")), &text)?;

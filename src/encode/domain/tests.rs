@@ -102,6 +102,7 @@ fn what_a_rule_costs() {
         (8, "when = \"old.c1 != new.c1 && new.c1 == 'paid'\""),
         (100, "when = \"old.c99 != new.c99 && new.c99 == 'paid'\""),
         (1_600, "when = \"old.c1599 != new.c1599 && new.c1599 == 'paid'\""),
+        (8, "when = \"new.c1.matches('^[a-z]+$')\""),
         (8, ""),
         (8, "data = [\"c0\", \"c1\", \"c2\"]"),
         (8, "data = [\"c0\", \"c1\", \"c2\"]\ncompute = { x = \"new.c1 + '!'\" }"),

@@ -1,6 +1,6 @@
 use super::row::Used;
 use super::*;
-use crate::change::{Change, Old, Row, Transaction};
+use crate::change::{Change, Row, Transaction};
 use crate::encode::values::{Kinds, Numeric};
 use crate::lsn::{Lsn, Position};
 use crate::postgres::pgoutput::{Message, Value as Raw, decode, fixture};
