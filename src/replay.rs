@@ -214,7 +214,7 @@ impl Plan {
         let outbox = match settings.outboxes.as_slice() {
             [outbox] => outbox.clone(),
             [] => {
-                let error = anyhow!("--from-table: no [outbox] is configured, or chosen");
+                let error = anyhow!("--from-table: no [outbox] is configured, or none that --table selects");
                 return Err(usage(error, "it sends the rows of outbox.table"));
             }
             [_, _, ..] => {
@@ -222,6 +222,8 @@ impl Plan {
                 return Err(usage(error, "choose one with --table"));
             }
         };
+        let filter = settings.source.filters.iter().find(|filter| filter.is(&outbox.schema, &outbox.table));
+        let rows = Rows { filter: filter.and_then(|filter| filter.rows.clone()), ..rows };
         Ok(Self {
             what: format!("{}.{}", outbox.schema, outbox.table),
             events: Events::Table(OutboxTable::new(settings.source.conninfo.clone(), outbox, rows)),

@@ -13,6 +13,7 @@ mod docs;
 mod events;
 mod failover;
 mod faults;
+mod filters;
 mod harness;
 mod main_job;
 mod messages;

@@ -82,10 +82,9 @@ impl Origins {
         self.file.parent().unwrap_or(Path::new(""))
     }
 
-    /// Where the section of this index is: `events[1]`, or `events` when it was written as the only one.
-    pub(super) fn section(&self, name: &str, index: usize) -> String {
-        let item = format!("{name}[{index}]");
-        if self.lines.contains_key(&item) { item } else { name.to_owned() }
+    /// Whether the sections of that name are a list, `[[x]]`.
+    pub(super) fn is_list(&self, key: &str) -> bool {
+        self.lines.contains_key(&format!("{key}[0]"))
     }
 
     /// Whether the key's value is the environment's.

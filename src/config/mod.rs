@@ -6,6 +6,7 @@
 //! `docs/configuration.md` describes every key.
 
 mod events;
+mod filters;
 mod layers;
 mod outbox;
 mod resolve;
@@ -27,6 +28,7 @@ use crate::route::select::Selection;
 use crate::route::template::Template;
 
 pub use events::{ColumnChoice, DataSettings, HashKey, RuleSettings};
+pub use filters::FilterSettings;
 pub use layers::VARIABLE_PREFIX;
 pub use outbox::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
 
@@ -93,6 +95,8 @@ pub struct SourceSettings {
     pub streaming: Option<Streaming>,
     /// Which changes the server sends, by where they come from.
     pub origin: Origin,
+    /// What of the tables PostgreSQL is to leave out, so that it never leaves the database.
+    pub filters: Vec<FilterSettings>,
 }
 
 /// `[source] streaming_*`: where transactions that are read while they are in progress are kept until they are committed.

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use super::catalog::{Table, Wanted};
 use super::preflight::sql_failure;
+use super::publication::Publication;
 use super::relation::{Column, Relation, ReplicaIdentity};
 use super::types::Types;
 use crate::config::RuleSettings;
@@ -16,19 +17,23 @@ use crate::failure::{Definite, Failure, Kind};
 use crate::route::domain::RulePlan;
 use crate::route::expression::Image;
 
-/// Each rule against each of its tables.
+/// Each rule against each of its tables, as they will be sent.
 ///
 /// # Errors
 /// Definite when a rule does not fit a table; transient when the server can't answer.
 pub(super) async fn check(
     client: &Client,
-    tables: &[Table],
     wanted: &Wanted,
+    publication: Option<&Publication>,
     rules: &[RuleSettings],
 ) -> Result<(), Failure> {
-    for rule in rules {
-        if let Some(partition) = tables.iter().find(|table| is_hidden(table, wanted, rule)) {
-            return Err(hidden(partition, wanted, rule).into());
+    let foreign = publication.filter(|publication| !publication.managed);
+    if foreign.is_none_or(|publication| publication.via_root) {
+        for rule in rules {
+            let is_named = |partition: &&Table| rule.tables.names(&partition.schema, &partition.name);
+            if let Some(partition) = wanted.partitions.iter().find(is_named) {
+                return Err(hidden(partition, wanted, rule).into());
+            }
         }
     }
     for table in &wanted.tables {
@@ -39,7 +44,10 @@ pub(super) async fn check(
         if rules.is_empty() || is_outbox {
             continue;
         }
-        let relation = describe(client, table).await?;
+        let mut relation = describe(client, table).await?;
+        if let Some(sent) = columns_sent(table, wanted, foreign) {
+            relation.columns.retain(|column| sent.contains(&column.name));
+        }
         for rule in rules {
             fits(rule, &relation)?;
         }
@@ -47,14 +55,19 @@ pub(super) async fn check(
     Ok(())
 }
 
-/// A partition that is named, and whose rows come under the name of a partitioned table that is selected too.
-fn is_hidden(table: &Table, wanted: &Wanted, rule: &RuleSettings) -> bool {
-    rule.tables.names(&table.schema, &table.name) && wanted.tables.iter().all(|it| it.oid != table.oid)
+/// The column list that the table has in the publication, or will have; none: all are sent.
+fn columns_sent<'p>(table: &Table, wanted: &'p Wanted, foreign: Option<&'p Publication>) -> Option<&'p Vec<String>> {
+    match foreign {
+        Some(publication) => publication.sent.iter().find(|sent| sent.oid == table.oid)?.columns.as_ref(),
+        None => wanted.filters.iter().find(|filter| filter.table == table.oid)?.settings.columns.as_ref(),
+    }
 }
 
+/// A partition that is named, and whose rows come under the name of a partitioned table that is selected too.
 fn hidden(partition: &Table, wanted: &Wanted, rule: &RuleSettings) -> Definite {
-    let root = wanted.tables.iter().find(|root| partition.ancestors.contains(&root.oid));
-    let root = root.map_or_else(String::new, |root| format!(", {}", root.quoted()));
+    let root = wanted
+        .root_of(&partition.schema, &partition.name)
+        .map_or_else(String::new, |root| format!(" {}", root.quoted()));
     let error = anyhow!(
         "{}.{}, which `{}.table` names, is a partition: its rows come under the name of the partitioned table{root}, which is \
          selected too",
@@ -62,17 +75,13 @@ fn hidden(partition: &Table, wanted: &Wanted, rule: &RuleSettings) -> Definite {
         partition.name,
         rule.key
     );
-    Definite::new(
-        Kind::Source,
-        error,
-        "Name the partitioned table in the rule, and tell its partitions apart by `when`.",
-    )
+    Definite::new(Kind::Source, error, "Name the partitioned table in the rule, and tell its rows apart by `when`.")
 }
 
 fn fits(rule: &RuleSettings, relation: &Relation) -> Result<(), Definite> {
     let kinds = Kinds { types: &Types::default(), numeric: Numeric::default() };
     if let Err(misfit) = RulePlan::new(rule, relation, kinds) {
-        let hint = format!("{relation} has {}. A pattern can be narrowed.", misfit.columns.join(", "));
+        let hint = format!("PostgreSQL sends of {relation}: {}. A pattern can be narrowed.", misfit.columns.join(", "));
         return Err(Definite::new(Kind::Source, misfit, hint));
     }
     let hint = format!(

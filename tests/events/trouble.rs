@@ -21,7 +21,7 @@ async fn refused(scene: &Scene, rules: &str, parts: &[&str]) {
 async fn a_rule_that_does_not_fit_its_table_is_refused_before_anything_is_created() {
     let scene = scene().await;
     let billed = |more: &str| rule(&format!("type = \"Billed\"\n{more}"));
-    let lists = "hint: public.bills has id, customer, status, total";
+    let lists = "hint: PostgreSQL sends of public.bills: id, customer, status, total";
     for (more, what) in [
         (
             "when = \"new.state == 'paid'\"",
@@ -172,5 +172,23 @@ async fn what_a_template_makes_of_null_is_empty_and_no_exchange_is_no_event() {
         let (code, log) = running.wait(SOON).await;
         assert_eq!(code, Some(8), "{log}");
         says(&log, &["can't publish the insert of public.bills as ", cause, "hint: "]);
+    }
+}
+
+/// What PostgreSQL leaves out itself is in no event, and no rule may ask for it.
+#[tokio::test]
+async fn a_column_that_a_filter_or_a_publication_leaves_out_is_refused_where_a_rule_uses_it() {
+    let scene = scene().await;
+    let filter = "[[source.filters]]\ntable = \"public.bills\"\nwhere = \"id < 5\"\ncolumns = [\"id\", \"status\"]\n";
+    scene.database.execute("ALTER TABLE bills REPLICA IDENTITY DEFAULT").await;
+    let billed = |columns: &str| rule(&format!("type = \"Billed\"\non = \"insert\"\ndata = {columns}"));
+    if scene.database.query_one("SELECT current_setting('server_version_num')::int >= 150000").await == "t" {
+        let config = |columns: &str| format!("{filter}{}", billed(columns));
+        let parts = ["`events[0].data` uses the column \"total\"", "PostgreSQL sends of public.bills: id, status."];
+        refused(&scene, &config("[\"id\", \"total\"]"), &parts).await;
+        let _running = run(&scene, &config("[\"*\"]")).await;
+        scene.database.execute("INSERT INTO bills (id, status, total) VALUES (7, 'x', 1), (1, 'x', 1)").await;
+        let event = scene.vhost.consume("all", 1, SOON).await.remove(0).json();
+        assert_eq!(event["data"], json!({"id": 1, "status": "x"}));
     }
 }

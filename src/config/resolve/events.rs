@@ -36,8 +36,8 @@ pub(super) fn rules(
     name: &str,
 ) -> Result<Vec<RuleSettings>, Definite> {
     let common = Common { at, name, outboxes, hash_key: hash_key(at, hash)? };
-    let rules =
-        written.into_iter().enumerate().map(|(index, written)| common.rule(at.section("events", index), written));
+    let key = |index: usize| if at.is_list("events") { format!("events[{index}]") } else { "events".to_owned() };
+    let rules = written.into_iter().enumerate().map(|(index, written)| common.rule(key(index), written));
     let rules = rules.collect::<Result<Vec<_>, _>>()?;
     for (index, rule) in rules.iter().enumerate() {
         if rules[..index].iter().any(|other| other.name == rule.name) {
