@@ -15,7 +15,7 @@ fn settings(rule: &str) -> Settings {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("pgsluice.toml");
     let text = format!(
-        "name = \"shop\"\n[source]\nurl = \"postgres://localhost/shop\"\n[rabbitmq]\nurl = \"amqp://localhost\"\n\
+        "name = \"shop\"\n[source]\nurl = \"postgres://app@localhost/shop\"\n[rabbitmq]\nurl = \"amqp://localhost\"\n\
          [hash]\nkey = \"0123456789abcdef0123\"\n[[events]]\ntable = \"s.t\"\n{rule}\n"
     );
     std::fs::write(&file, text).expect("writes");
