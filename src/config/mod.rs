@@ -30,7 +30,10 @@ use crate::route::template::Template;
 pub use events::{ColumnChoice, DataSettings, HashKey, RuleSettings};
 pub use filters::FilterSettings;
 pub use layers::VARIABLE_PREFIX;
-pub use outbox::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
+pub(crate) use outbox::OF_COLUMN;
+pub use outbox::{
+    CleanupSettings, OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings, Property, RouteSettings,
+};
 
 /// Reads the file, lays the process's environment over it, and validates the whole.
 ///
@@ -50,7 +53,7 @@ pub struct Settings {
     pub source: SourceSettings,
     /// Where the changes of plain tables go.
     pub changes: ChangesSettings,
-    /// The outbox tables.
+    /// The outboxes: tables, and logical messages.
     pub outboxes: Vec<OutboxSettings>,
     /// Which changes are events of the domain, in the order in which those of one change are published.
     pub rules: Vec<RuleSettings>,

@@ -118,7 +118,8 @@ impl Common<'_> {
         if tables.is_empty() {
             return Err(self.at.wrong(key, "is missing", "the table, or a pattern, as in table = \"public.orders\""));
         }
-        if let Some(outbox) = self.outboxes.iter().find(|outbox| tables.names(&outbox.schema, &outbox.table)) {
+        let mut outboxes = self.outboxes.iter().filter_map(OutboxSettings::table);
+        if let Some(outbox) = outboxes.find(|outbox| tables.names(&outbox.schema, &outbox.table)) {
             let what = format!("names the outbox {}.{}", outbox.schema, outbox.table);
             return Err(self.at.wrong(key, what, "the rows of an outbox are events already: see [outbox]"));
         }
