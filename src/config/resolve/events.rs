@@ -85,7 +85,7 @@ impl Common<'_> {
         let routing_key = self.template(&sub("routing_key"), routing_key.as_deref().unwrap_or("{type}"), true)?;
         let ordering_key = ordering_key.as_deref().map(|text| self.template(&sub("key"), text, true)).transpose()?;
         let when = when.as_deref().map(|text| self.expression(&sub("when"), text)).transpose()?;
-        let headers = self::headers(self.at, &sub("headers"), headers.clone().unwrap_or_default(), self.name)?;
+        let headers = self::headers(self.at, &sub("headers"), headers.clone().unwrap_or_default(), None, self.name)?;
         for (header, template) in &headers {
             self.variables(&sub(&format!("headers.{header}")), template, true)?;
         }

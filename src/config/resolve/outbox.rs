@@ -59,7 +59,7 @@ fn outbox(at: &Origins, key: String, written: written::Outbox, name: &str) -> Re
         exchange: not_default_exchange(at, &sub("exchange"), exchange)?,
         routing_key,
         properties: properties(at, &sub("properties"), written.properties, name)?,
-        headers: headers(at, &sub("headers"), written.headers.unwrap_or_default(), &columns, name)?,
+        headers: headers(at, &sub("headers"), written.headers.unwrap_or_default(), Some(&columns), name)?,
         envelope: envelope(at, &sub("envelope"), written.envelope.unwrap_or_default())?,
         route: route(at, &sub("route"), written.route)?,
         expand_json_payload: written.expand_json_payload.unwrap_or(false),
@@ -173,20 +173,22 @@ pub(super) fn headers(
     at: &Origins,
     key: &str,
     written: BTreeMap<String, String>,
-    columns: &OutboxColumns,
+    // None: it is no outbox.
+    columns: Option<&OutboxColumns>,
     name: &str,
 ) -> Result<Vec<(String, Template)>, Definite> {
-    let of_columns = [
-        ("aggregate_type", &columns.aggregate_type),
-        ("aggregate_id", &columns.aggregate_id),
-        ("schema_version", &columns.schema_version),
-        ("traceparent", &columns.trace_context),
-        ("tracestate", &columns.trace_context),
-    ];
+    let of_columns = columns.map(|columns| {
+        [
+            ("aggregate_type", &columns.aggregate_type),
+            ("aggregate_id", &columns.aggregate_id),
+            ("schema_version", &columns.schema_version),
+            ("traceparent", &columns.trace_context),
+            ("tracestate", &columns.trace_context),
+        ]
+    });
     let is_own = |header: &str| {
-        OWN_HEADERS.contains(&header)
-            || header.starts_with("parked_")
-            || of_columns.iter().any(|(own, column)| *own == header && column.is_some())
+        let is_of_column = |(own, column): &(&str, &Option<String>)| *own == header && column.is_some();
+        OWN_HEADERS.contains(&header) || header.starts_with("parked_") || of_columns.iter().flatten().any(is_of_column)
     };
     let header = |(header, text): (String, String)| {
         let key = format!("{key}.{header}");
