@@ -87,31 +87,44 @@ pub(crate) fn stream(data: &[u8]) -> usize {
                 }
                 Step::Change(change) => {
                     let change = textual.change(&change).map_err(|_| ())?;
-                    match router.verdict(&change) {
-                        Verdict::Change(plan, destination) => {
-                            let told = size::row_event_beyond(0, &plan.format, &change).unwrap_or_default();
-                            encoder.change(&mut event, plan, destination, &change).expect("has an id and a type");
-                            assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
-                            is_json(&event.body);
-                            for format in &formats[&change.relation.oid] {
-                                let told = size::row_event_beyond(0, format, &change).unwrap_or_default();
-                                event.body.clear();
-                                format.make(&mut event, "fuzz", &change).expect("has an id and a type");
+                    for verdict in router.verdicts(&change) {
+                        match verdict {
+                            Verdict::Change(plan, destination) => {
+                                let told = size::row_event_beyond(0, &plan.format, &change).unwrap_or_default();
+                                encoder.change(&mut event, plan, destination, &change).expect("has an id and a type");
                                 assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
                                 is_json(&event.body);
+                                for format in &formats[&change.relation.oid] {
+                                    let told = size::row_event_beyond(0, format, &change).unwrap_or_default();
+                                    event.body.clear();
+                                    format.make(&mut event, "fuzz", &change).expect("has an id and a type");
+                                    assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
+                                    is_json(&event.body);
+                                }
+                                events += 1;
                             }
-                            events += 1;
+                            Verdict::Outbox(plan, row) => {
+                                let told = size::payload_beyond(0, plan, OutboxRow::Table(row)).unwrap_or_default();
+                                encoder
+                                    .outbox(&mut event, plan, &change, OutboxRow::Table(row))
+                                    .expect("no property that may not fit");
+                                assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
+                                events += 1;
+                            }
+                            Verdict::Rule(plan) => {
+                                let told = size::rule_event_beyond(0, plan, &change).unwrap_or_default();
+                                // A condition, or a computed field, may fail: it is an error then, and no event.
+                                if plan.wants(&change).unwrap_or(false)
+                                    && encoder.domain(&mut event, plan, &change).is_ok()
+                                {
+                                    assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
+                                    is_json(&event.body);
+                                    events += 1;
+                                }
+                            }
+                            Verdict::Misfit(_) | Verdict::RuleMisfit(_) => {}
+                            Verdict::Skip(_) => assert!(!matches!(change.row, Row::Insert { .. })),
                         }
-                        Verdict::Outbox(plan, row) => {
-                            let told = size::payload_beyond(0, plan, OutboxRow::Table(row)).unwrap_or_default();
-                            encoder
-                                .outbox(&mut event, plan, &change, OutboxRow::Table(row))
-                                .expect("no property that may not fit");
-                            assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
-                            events += 1;
-                        }
-                        Verdict::Misfit(_) => {}
-                        Verdict::Skip(_) => assert!(!matches!(change.row, Row::Insert { .. })),
                     }
                 }
                 Step::Begin(_) | Step::Message(_) | Step::Commit { .. } => {}
@@ -216,7 +229,9 @@ fn settings() -> &'static Settings {
     SETTINGS.get_or_init(|| {
         let file: PathBuf = std::env::temp_dir().join(format!("pgsluice-fuzz-{}.toml", std::process::id()));
         let text = "name = \"fuzz\"\n[source]\nurl = \"postgres://fuzz@localhost/fuzz\"\ntables = [\"*.*\"]\n\
-                    [outbox]\ntable = \"public.outbox\"\n[rabbitmq]\nurl = \"amqp://localhost\"\n\
+                    [outbox]\ntable = \"public.outbox\"\n[[events]]\ntable = \"*.*\"\nname = \"all\"\ntype = \"{schema}.{op}\"\n\
+                    when = \"op in ['insert', 'update', 'delete'] && (new != null || changed == [])\"\n\
+                    compute = { 'of \"it\"' = \"[table, schema]\" }\n[rabbitmq]\nurl = \"amqp://localhost\"\n\
                     [checkpoint]\npath = \"unused\"\n";
         std::fs::write(&file, text).expect("write a configuration");
         let settings = config::load(&file).expect("is valid");

@@ -1,7 +1,7 @@
 //! One change of one transaction, borrowed from the frame it came in.
 
 use crate::lsn::{Lsn, Position};
-use crate::postgres::pgoutput::Tuple;
+use crate::postgres::pgoutput::{Tuple, Value};
 use crate::postgres::relation::Relation;
 
 /// One change, with all that names it.
@@ -73,6 +73,49 @@ impl<'a> Old<'a> {
         match self {
             Self::Key(tuple) | Self::Full(tuple) => tuple,
         }
+    }
+}
+
+impl<'a> Row<'a> {
+    /// A column's value after the change; none when there is no after, or it is not known: large, and left alone by an update.
+    /// `is_key`: it is of the replica identity, which is not `full`.
+    #[must_use]
+    pub fn new_value(&self, column: usize, is_key: bool) -> Option<Value<'a>> {
+        match self {
+            Self::Insert { new } => new.get(column),
+            Self::Update { old, new } => {
+                after(new.get(column)?, || old.and_then(|old| known(old, old.tuple().get(column)?, is_key)))
+            }
+            Self::Delete { .. } | Self::Truncate { .. } => None,
+        }
+    }
+
+    /// A column's value before the change; none when there is no before, or it is not known. Of an update that leaves the key
+    /// alone, the key is known too.
+    #[must_use]
+    pub fn old_value(&self, column: usize, is_key: bool) -> Option<Value<'a>> {
+        match self {
+            Self::Update { old: None, new } => new.get(column).filter(|value| is_key && *value != Value::Unchanged),
+            Self::Update { old: Some(old), .. } | Self::Delete { old } => known(*old, old.tuple().get(column)?, is_key),
+            Self::Insert { .. } | Self::Truncate { .. } => None,
+        }
+    }
+}
+
+/// What an update left alone is what it was before, where that is known.
+pub fn after<'a>(new: Value<'a>, old: impl FnOnce() -> Option<Value<'a>>) -> Option<Value<'a>> {
+    match new {
+        Value::Unchanged => old(),
+        Value::Null | Value::Text(_) | Value::Binary(_) => Some(new),
+    }
+}
+
+/// An old row's value, unless it means nothing: a key tuple has null for all but the key.
+#[must_use]
+pub fn known<'a>(old: Old<'_>, value: Value<'a>, is_key: bool) -> Option<Value<'a>> {
+    match old {
+        Old::Full(_) => Some(value),
+        Old::Key(_) => is_key.then_some(value),
     }
 }
 

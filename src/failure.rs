@@ -46,8 +46,10 @@ pub enum Poison {
     UnknownExchange,
     /// What a column says can't be said in an AMQP property.
     Property,
-    /// The outbox table lacks a column.
+    /// The table lacks a column that an outbox or a rule uses.
     Columns,
+    /// An expression of a rule has no value for the row.
+    Expression,
     /// Anything else, as the error says.
     Other,
 }
@@ -64,6 +66,7 @@ impl Poison {
             Self::UnknownExchange => "unknown_exchange",
             Self::Property => "property",
             Self::Columns => "columns",
+            Self::Expression => "expression",
             Self::Other => "other",
         }
     }

@@ -52,7 +52,8 @@ pub async fn run(
     health: Health,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Definite> {
-    let source = PostgresSource::new(settings.source.clone(), settings.outboxes.clone()).with_health(health.clone());
+    let source = PostgresSource::new(settings.source.clone(), settings.outboxes.clone());
+    let source = source.with_rules(settings.rules.clone()).with_health(health.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, topology(&settings));
     let (cleanup, cleaner) = Cleaner::start(&settings).unzip();
     let mut pipeline = Pipeline::new(settings, source, broker, store, health);

@@ -86,6 +86,9 @@ impl Overrides {
             let is_chosen = |table: &OutboxTableSettings| tables.selects(&table.schema, &table.table);
             settings.outboxes.retain(|outbox| outbox.table().is_some_and(is_chosen));
             settings.source.tables = settings.source.tables.and(tables.clone());
+            for rule in &mut settings.rules {
+                rule.tables = std::mem::take(&mut rule.tables).and(tables.clone());
+            }
             // They are of no table.
             settings.messages.prefixes = Prefixes::default();
         }
@@ -101,11 +104,13 @@ impl Overrides {
             settings.changes.exchange = Template::fixed(exchange);
             settings.messages.exchange = Template::fixed(exchange);
             settings.outboxes.iter_mut().for_each(|outbox| outbox.exchange = Template::fixed(exchange));
+            settings.rules.iter_mut().for_each(|rule| rule.exchange = Template::fixed(exchange));
         }
         if let Some(key) = &self.routing_key {
             settings.changes.routing_key = Template::fixed(key);
             settings.messages.routing_key = Template::fixed(key);
             settings.outboxes.iter_mut().for_each(|outbox| outbox.routing_key = Template::fixed(key));
+            settings.rules.iter_mut().for_each(|rule| rule.routing_key = Template::fixed(key));
         }
         Ok(settings)
     }
@@ -119,9 +124,10 @@ fn known(settings: &Settings, tables: &Selection) -> Result<(), Definite> {
         if let Ok((schema, table)) = parse_qualified(pattern)
             && !settings.source.tables.selects(&schema, &table)
             && !is_outbox(&schema, &table)
+            && !settings.rules.iter().any(|rule| rule.tables.selects(&schema, &table))
         {
             let error = anyhow!("--table {pattern}: the configuration does not select this table");
-            return Err(usage(error, "of what source.tables and outbox.table select, --table chooses some"));
+            return Err(usage(error, "of what source.tables, outbox.table and the rules select, --table chooses some"));
         }
     }
     Ok(())

@@ -40,7 +40,7 @@ fn filter(table: &str, columns: &[&str], rows: &str) -> FilterSettings {
 async fn wanted(client: &Client, filters: &[FilterSettings]) -> Result<Wanted, Failure> {
     let server = preflight::check(client, Look::First).await?;
     let selection = Selection::parse(&["public.*".to_owned()]).expect("a valid pattern");
-    let mut wanted = resolve(client, &selection, &[]).await?;
+    let mut wanted = resolve(client, &selection, &[], &[]).await?;
     wanted.filters = filters::resolve(client, filters, &wanted, &server).await?;
     Ok(wanted)
 }

@@ -10,6 +10,7 @@ mod config;
 mod connect;
 mod decode;
 mod docs;
+mod events;
 mod failover;
 mod faults;
 mod filters;

@@ -84,7 +84,7 @@ pub(crate) async fn client_as(database: &Database, user: &str) -> Client {
 }
 
 async fn wanted(client: &Client, patterns: &[&str], outbox: Option<&OutboxSettings>) -> Wanted {
-    resolve(client, &selection(patterns), outbox.map_or(&[], std::slice::from_ref)).await.expect("resolves")
+    resolve(client, &selection(patterns), outbox.map_or(&[], std::slice::from_ref), &[]).await.expect("resolves")
 }
 
 /// Plans and applies, as `open` does.
@@ -136,7 +136,7 @@ async fn a_table_that_is_not_there_is_named_with_those_that_were_perhaps_meant()
         "CREATE TABLE orders (id int PRIMARY KEY); CREATE SCHEMA sales; CREATE TABLE sales.customers (id int)",
     )
     .await;
-    let resolve = async |pattern| resolve(&client, &selection(&[pattern]), &[]).await;
+    let resolve = async |pattern| resolve(&client, &selection(&[pattern]), &[], &[]).await;
     let parts = ["public.order,", "source.tables", "Did you mean public.orders?", database.name()];
     refused(resolve("public.order").await, Kind::Source, &parts);
     refused(resolve("public.customers").await, Kind::Source, &["public.customers", "Did you mean sales.customers?"]);
@@ -157,7 +157,7 @@ async fn what_has_no_changes_in_the_wal_is_said_to_be_what_it_is() {
         ("public.u", "is an unlogged table"),
         ("pg_catalog.pg_class", "is a system table"),
     ] {
-        refused(resolve(&client, &selection(&[pattern]), &[]).await, Kind::Source, &[pattern, what]);
+        refused(resolve(&client, &selection(&[pattern]), &[], &[]).await, Kind::Source, &[pattern, what]);
     }
     assert!(wanted(&client, &["*.*"], None).await.tables.is_empty());
 }
@@ -168,15 +168,16 @@ async fn the_outbox_must_be_there_with_every_column_that_is_used() {
     let none = selection(&[]);
     let settings = outbox("{tenant}.{type}");
     let parts = ["public.outbox,", "outbox.table", "Did you mean public.outboxes?"];
-    refused(resolve(&client, &none, std::slice::from_ref(&settings)).await, Kind::Source, &parts);
+    refused(resolve(&client, &none, std::slice::from_ref(&settings), &[]).await, Kind::Source, &parts);
 
     database.execute("CREATE TABLE outbox (id uuid PRIMARY KEY, aggregatetype text, type text, body jsonb)").await;
     let parts = ["\"aggregateid\" (", "\"payload\" (", "\"tenant\" (", "it has id, aggregatetype, type, body"];
-    let error = refused(resolve(&client, &none, std::slice::from_ref(&settings)).await, Kind::Source, &parts);
+    let error = refused(resolve(&client, &none, std::slice::from_ref(&settings), &[]).await, Kind::Source, &parts);
     assert!(!error.to_string().contains("\"name\""), "a built-in variable is no column: {error}");
 
     database.execute(&format!("DROP TABLE outbox; {OUTBOX}")).await;
-    let found = resolve(&client, &none, std::slice::from_ref(&settings)).await.expect("is complete").outboxes.remove(0);
+    let found =
+        resolve(&client, &none, std::slice::from_ref(&settings), &[]).await.expect("is complete").outboxes.remove(0);
     assert_eq!(found.columns, ["aggregateid", "aggregatetype", "id", "payload", "tenant", "type"]);
 }
 
@@ -346,7 +347,7 @@ async fn a_table_whose_updates_will_be_rejected_is_warned_about_before_it_happen
     assert!(again.warnings[0].contains("while they are published"), "{:?}", again.warnings);
     database.execute("ALTER TABLE keyless REPLICA IDENTITY FULL; ALTER TABLE nothing REPLICA IDENTITY FULL").await;
     database.execute("ALTER TABLE late REPLICA IDENTITY FULL; ALTER TABLE parts_1 REPLICA IDENTITY FULL").await;
-    let wanted = resolve(&client, &selection(&["public.*"]), &[]).await.expect("resolves");
+    let wanted = resolve(&client, &selection(&["public.*"]), &[], &[]).await.expect("resolves");
     assert_eq!(publish(&client, "p", &wanted).await.expect("is fine"), Plan::default());
 }
 

@@ -40,7 +40,7 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Definite> {
     };
     let failures = block_on(async {
         let store = Configured::new(&settings, &Health::default());
-        let Examined { findings, tables } = examine(&settings.source, &settings.outboxes, &store).await;
+        let Examined { findings, tables } = examine(&settings, &store).await;
         let mut failures = print(findings, "postgresql");
         failures.extend(print(broker(&settings, &tables).await, "rabbitmq"));
         Ok(failures)

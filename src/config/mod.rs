@@ -5,6 +5,7 @@
 //! `resolve` turns it into [`Settings`], the contract that everything else is built on.
 //! `docs/configuration.md` describes every key.
 
+mod events;
 mod filters;
 mod format;
 mod layers;
@@ -28,6 +29,7 @@ use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
+pub use events::{ColumnChoice, DataSettings, HashKey, RuleSettings};
 pub use filters::FilterSettings;
 #[cfg(test)]
 pub(crate) use format::OF_CHANGES;
@@ -58,6 +60,8 @@ pub struct Settings {
     pub changes: ChangesSettings,
     /// The outboxes: tables, and logical messages.
     pub outboxes: Vec<OutboxSettings>,
+    /// Which changes are events of the domain, in the order in which those of one change are published.
+    pub rules: Vec<RuleSettings>,
     /// Which logical messages are events, and where they go.
     pub messages: MessagesSettings,
     /// RabbitMQ.

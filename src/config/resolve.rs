@@ -3,6 +3,7 @@
 //! Every default and every range is here, and in `docs/configuration.md`. Nothing is asked of a server;
 //! the only files read are those of the passwords.
 
+mod events;
 mod filters;
 mod outbox;
 mod topology;
@@ -56,6 +57,8 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         mut source,
         changes,
         outbox,
+        events,
+        hash,
         messages,
         rabbitmq,
         checkpoint,
@@ -72,9 +75,10 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
     let filters = std::mem::take(&mut source.filters);
     let mut source = SourceSettings { standby_timeout, retain, ..self::source(at, source, &name)? };
     let outboxes = outbox::outboxes(at, outbox, &name)?;
-    source.filters = filters::filters(at, filters, &source.tables, &outboxes)?;
     let messages = self::messages(at, messages, &name)?;
-    if source.tables.is_empty() && outboxes.is_empty() && messages.prefixes.is_empty() {
+    let mut rules = events::rules(at, events, hash, &outboxes, &name)?;
+    source.filters = filters::filters(at, filters, &source.tables, &outboxes, &rules)?;
+    if source.tables.is_empty() && outboxes.is_empty() && rules.is_empty() && messages.prefixes.is_empty() {
         let hint = "write source.tables = [\"public.*\"] for the changes of tables, an [outbox] section, or both";
         return Err(at.wrong("source.tables", "is missing, and there is no [outbox]: nothing is selected", hint));
     }
@@ -82,6 +86,9 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
     if let StoreSettings::Postgres { schema, table, .. } = &checkpoint.store {
         // Each store of the checkpoint would be a change to publish, and to store.
         source.tables.exclude(schema, table);
+        for rule in &mut rules {
+            rule.tables.exclude(schema, table);
+        }
     }
     let settings = Settings {
         changes: self::changes(at, changes, &name)?,
@@ -93,6 +100,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         log: self::log(at, log)?,
         source,
         outboxes,
+        rules,
         messages,
         name,
     };
@@ -335,30 +343,41 @@ fn password(
     file: Option<String>,
 ) -> Result<Option<String>, Definite> {
     let [password_key, file_key] = ["password", "password_file"].map(|name| format!("{section}.{name}"));
-    let file = match (password, file) {
+    secret(at, &password_key, &file_key, password, file)
+}
+
+fn secret(
+    at: &Origins,
+    secret_key: &str,
+    file_key: &str,
+    secret: Option<String>,
+    file: Option<String>,
+) -> Result<Option<String>, Definite> {
+    let word = secret_key.rsplit('.').next().unwrap_or(secret_key);
+    let file = match (secret, file) {
         (None, None) => return Ok(None),
-        (Some(password), None) => return Ok(Some(password)),
+        (Some(secret), None) => return Ok(Some(secret)),
         (None, Some(file)) => file,
-        (Some(password), Some(file)) => match (at.is_variable(&password_key), at.is_variable(&file_key)) {
-            (true, false) => return Ok(Some(password)),
+        (Some(secret), Some(file)) => match (at.is_variable(secret_key), at.is_variable(file_key)) {
+            (true, false) => return Ok(Some(secret)),
             (false, true) => file,
             (true, true) | (false, false) => {
-                return Err(at.wrong(&file_key, format!("is given beside {password_key}"), "keep one of the two"));
+                return Err(at.wrong(file_key, format!("is given beside {secret_key}"), "keep one of the two"));
             }
         },
     };
     let path = at.folder().join(file);
     let text = std::fs::read_to_string(&path).map_err(|error| {
         let what = format!("can't be read: {}", path.display());
-        let hint = "the file holds the password alone, in UTF-8, readable by the user that pgsluice runs as";
-        at.wrong_because(&file_key, &what, error, hint)
+        let hint = format!("the file holds the {word} alone, in UTF-8, readable by the user that pgsluice runs as");
+        at.wrong_because(file_key, &what, error, hint)
     })?;
-    let password = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
-    if password.is_empty() {
+    let secret = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    if secret.is_empty() {
         let what = format!("names an empty file: {}", path.display());
-        return Err(at.wrong(&file_key, what, "write the password into the file, or remove the key"));
+        return Err(at.wrong(file_key, what, format!("write the {word} into the file, or remove the key")));
     }
-    Ok(Some(password.to_owned()))
+    Ok(Some(secret.to_owned()))
 }
 
 fn required(at: &Origins, key: &str, written: Option<String>, hint: &str) -> Result<String, Definite> {

@@ -27,6 +27,9 @@ pub(super) struct Written {
     pub(super) changes: Changes,
     #[serde(deserialize_with = "one_or_more")]
     pub(super) outbox: Vec<Outbox>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) events: Vec<Rule>,
+    pub(super) hash: Hash,
     pub(super) messages: Messages,
     pub(super) rabbitmq: Rabbit,
     pub(super) checkpoint: Checkpoint,
@@ -147,6 +150,37 @@ pub(super) struct Route {
     pub(super) column: Option<String>,
     pub(super) pattern: Option<String>,
     pub(super) replacement: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Rule {
+    pub(super) name: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub(super) table: Option<Vec<String>>,
+    #[serde(deserialize_with = "list")]
+    pub(super) on: Option<Vec<String>>,
+    pub(super) when: Option<String>,
+    #[serde(rename = "type")]
+    pub(super) event_type: Option<String>,
+    pub(super) exchange: Option<String>,
+    pub(super) routing_key: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) headers: Option<BTreeMap<String, String>>,
+    #[serde(deserialize_with = "list")]
+    pub(super) data: Option<Vec<String>>,
+    pub(super) rename: Option<BTreeMap<String, String>>,
+    pub(super) compute: Option<BTreeMap<String, String>>,
+    pub(super) mask: Option<BTreeMap<String, String>>,
+    #[serde(deserialize_with = "list")]
+    pub(super) hash: Option<Vec<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Hash {
+    pub(super) key: Option<String>,
+    pub(super) key_file: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -5,6 +5,7 @@
 pub mod canal;
 pub mod cloudevents;
 pub mod debezium;
+pub mod domain;
 pub mod fields;
 pub mod format;
 pub mod headers;

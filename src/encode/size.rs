@@ -8,6 +8,7 @@ use crate::change::{Change, Row};
 use crate::encode::format::RowFormat;
 use crate::encode::outbox::OutboxRow;
 use crate::postgres::pgoutput::Value;
+use crate::route::domain::{Field, RulePlan, Shown};
 use crate::route::messages::{Content, MessagesPlan};
 use crate::route::outbox::OutboxPlan;
 use crate::transaction::LogicalMessage;
@@ -37,6 +38,19 @@ pub fn row_event_beyond(limit: usize, format: &RowFormat, change: &Change<'_>) -
     };
     // Nearly every row ends here, at no cost.
     (row.size() > limit).then(sum).filter(|bytes| *bytes > limit)
+}
+
+/// How long the body of a rule's event is at the least, if that is more than `limit`.
+#[must_use]
+pub fn rule_event_beyond(limit: usize, plan: &RulePlan, change: &Change<'_>) -> Option<usize> {
+    let row = match change.row {
+        Row::Insert { new } | Row::Update { new, .. } => new,
+        Row::Delete { old } => old.tuple(),
+        Row::Truncate { .. } => return None,
+    };
+    let shown = plan.fields.iter().filter(|field| matches!(field.shown, Shown::Value));
+    let bytes = |field: &Field| row.get(field.index).map_or(0, |value| json_bytes_min(Some(&field.kind), value));
+    (row.size() > limit).then(|| shown.map(bytes).sum()).filter(|bytes| *bytes > limit)
 }
 
 /// How long an outbox row's payload is at the least, if that is more than `limit`.

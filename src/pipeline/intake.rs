@@ -28,6 +28,7 @@ use crate::postgres::replication::Frame;
 use crate::progress::Window;
 use crate::rabbit::lanes::Lanes;
 use crate::rabbit::publisher::PublishError;
+use crate::route::domain::{self, RuleError};
 use crate::route::outbox::Misfit;
 use crate::route::{MessageVerdict, Router, Skip, Verdict};
 use crate::source::Batch;
@@ -303,7 +304,7 @@ impl Encode {
         &mut self,
         change: &Change<'_>,
         outgoing: &mut Outgoing,
-        cleanup: Option<&mut Cleanup>,
+        mut cleanup: Option<&mut Cleanup>,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
         let position = change.position;
@@ -317,44 +318,53 @@ impl Encode {
             Some(textual) => textual.change(change).map_err(|error| unreadable(error, change))?,
             None => *change,
         };
-        let verdict = self.router.verdict(change);
-        if let (Some(cleanup), Verdict::Outbox(plan, row)) = (cleanup, verdict)
-            && let (Some(outbox), Some(id)) = (plan.cleanup, row.text(plan.id))
-        {
-            cleanup.note(position.commit_lsn, outbox, id);
-        }
-        if way.window.has_reached(position) {
-            outgoing.count(usize::from(!matches!(verdict, Verdict::Skip(_))));
-            return Ok(());
-        }
-        match verdict {
-            Verdict::Change(..) | Verdict::Outbox(..) | Verdict::Misfit(_) => {
-                let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
-                let unmade = match make(&self.encoder, outgoing.next(), verdict, change, limit) {
-                    Ok(()) => None,
-                    Err(definite) if way.parks && definite.poison.is_some() => Some(definite),
-                    Err(definite) => return Err(definite),
-                };
+        let was_taken_in = way.window.has_reached(position);
+        let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
+        for verdict in self.router.verdicts(change) {
+            if let (Some(cleanup), Verdict::Outbox(plan, row)) = (&mut cleanup, verdict)
+                && let (Some(outbox), Some(id)) = (plan.cleanup, row.text(plan.id))
+            {
+                cleanup.note(position.commit_lsn, outbox, id);
+            }
+            if was_taken_in {
+                outgoing.count(usize::from(was_event(verdict, change)));
+                continue;
+            }
+            let (is_event, unmade) = match make(&self.encoder, outgoing.next(), verdict, change, limit) {
+                Ok(is_event) => (is_event, None),
+                Err(definite) if way.parks && definite.poison.is_some() => (true, Some(definite)),
+                Err(definite) => return Err(definite),
+            };
+            if is_event {
                 outgoing.hold(position, change.transaction, unmade, way)?;
+            } else if let Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) = verdict
+                && !std::mem::replace(&mut self.outbox_update_seen, true)
+            {
+                tracing::warn!(
+                    %position,
+                    table = %change.relation,
+                    "a row of the outbox was updated; its event is out already, and updates are ignored"
+                );
             }
-            Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Fail)) => return Err(updated(change)),
-            Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) => {
-                if !std::mem::replace(&mut self.outbox_update_seen, true) {
-                    tracing::warn!(
-                        %position,
-                        table = %change.relation,
-                        "a row of the outbox was updated; its event is out already, and updates are ignored"
-                    );
-                }
-            }
-            Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Ignore) | Skip::Unselected | Skip::OutboxCleanup) => {}
         }
-        outgoing.reached(position, way.window);
+        if !was_taken_in {
+            outgoing.reached(position, way.window);
+        }
         Ok(())
     }
 }
 
-/// Makes the event of a change that has one. What is too large is refused before it is made.
+/// Whether an event was made of it, or parked for want of one, when it was taken in: the answer has not changed, because it
+/// depends on the change alone.
+fn was_event(verdict: Verdict<'_, '_>, change: &Change<'_>) -> bool {
+    match verdict {
+        Verdict::Change(..) | Verdict::Outbox(..) | Verdict::Misfit(_) | Verdict::RuleMisfit(_) => true,
+        Verdict::Rule(plan) => plan.wants(change).unwrap_or(true),
+        Verdict::Skip(_) => false,
+    }
+}
+
+/// Makes the event of a verdict; false when it is none. What is too large is refused before it is made.
 ///
 /// # Errors
 /// It can't be made; then there is only what names it, but for a property that is unfit, without which it is whole.
@@ -364,12 +374,10 @@ fn make(
     verdict: Verdict<'_, '_>,
     change: &Change<'_>,
     limit: usize,
-) -> Result<(), Definite> {
+) -> Result<bool, Definite> {
     let beyond = |oversize: Option<usize>| oversize.map(|bytes| PublishError::Oversize { bytes, limit });
-    let refused = |error| {
-        let origin = format_args!("{} of {}", change.row.op(), change.relation);
-        unpublishable(error, origin, change.position)
-    };
+    let origin = format_args!("{} of {}", change.row.op(), change.relation);
+    let refused = |error| unpublishable(error, origin, change.position);
     match verdict {
         Verdict::Change(plan, destination) => {
             if let Some(error) = beyond(size::row_event_beyond(limit, &plan.format, change)) {
@@ -377,10 +385,21 @@ fn make(
                 return Err(refused(error));
             }
             let made = encoder.change(event, plan, destination, change);
-            made.map_err(|error| {
-                let origin = format_args!("{} of {}", change.row.op(), change.relation);
-                unfit(Poison::Property, error, origin, change.position, UNFIT_HINT)
-            })?;
+            made.map_err(|error| unfit(Poison::Property, error, origin, change.position, UNFIT_HINT))?;
+        }
+        Verdict::Rule(plan) => {
+            let unevaluated = |error, event: &mut Event| {
+                encoder.name_domain(event, plan, change);
+                unevaluated(error, change)
+            };
+            if !plan.wants(change).map_err(|error| unevaluated(error, event))? {
+                return Ok(false);
+            }
+            if let Some(error) = beyond(size::rule_event_beyond(limit, plan, change)) {
+                encoder.name_domain(event, plan, change);
+                return Err(refused(error));
+            }
+            encoder.domain(event, plan, change).map_err(|error| self::unevaluated(error, change))?;
         }
         Verdict::Outbox(plan, row) => {
             if let Some(error) = beyond(size::payload_beyond(limit, plan, OutboxRow::Table(row))) {
@@ -388,18 +407,22 @@ fn make(
                 return Err(refused(error));
             }
             let made = encoder.outbox(event, plan, change, OutboxRow::Table(row));
-            made.map_err(|error| {
-                let origin = format_args!("insert of {}", change.relation);
-                unfit(Poison::Property, error, origin, change.position, UNFIT_HINT)
-            })?;
+            made.map_err(|error| unfit(Poison::Property, error, origin, change.position, UNFIT_HINT))?;
         }
         Verdict::Misfit(why) => {
             encoder.name_change(event, None, change);
             return Err(misfit(why, change));
         }
-        Verdict::Skip(_) => {}
+        Verdict::RuleMisfit(why) => {
+            encoder.name_change(event, None, change);
+            // As the rule's own events are named, so that those of several rules are not taken for one.
+            event.message_id.extend([":", &why.name]);
+            return Err(rule_misfit(why, change));
+        }
+        Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Fail)) => return Err(updated(change)),
+        Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn | OnUpdate::Ignore) | Skip::OutboxCleanup) => return Ok(false),
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The stream makes no sense. Reading it again would bring the same bytes.
@@ -427,6 +450,25 @@ fn misfit(misfit: &Misfit, change: &Change<'_>) -> Definite {
         misfit.columns.join(", ")
     );
     Definite::poison(Poison::Columns, anyhow!(misfit.clone()).context(what), hint)
+}
+
+/// The table is not what a rule says, because one of the two was altered.
+fn rule_misfit(misfit: &domain::Misfit, change: &Change<'_>) -> Definite {
+    let what = format!("can't publish the {} of {} at {}", change.row.op(), change.relation, change.position);
+    let hint = format!(
+        "when this row was written, its columns were {}: correct the rule. Changing the table has no effect on rows that were \
+         written before",
+        misfit.columns.join(", ")
+    );
+    Definite::poison(Poison::Columns, anyhow!(misfit.clone()).context(what), hint)
+}
+
+/// An expression that fits the table, but not this row.
+fn unevaluated(error: RuleError, change: &Change<'_>) -> Definite {
+    let what = format!("can't publish the {} of {} at {}", change.row.op(), change.relation, change.position);
+    let hint = "correct the expression: has(old.column) tells whether PostgreSQL sent a value, new.column != null whether there is \
+                one; with REPLICA IDENTITY FULL it sends the whole old row";
+    Definite::poison(Poison::Expression, anyhow!(error).context(what), hint)
 }
 
 const UNFIT_HINT: &str = "change the template, or what the application writes";

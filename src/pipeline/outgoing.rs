@@ -1,8 +1,9 @@
 //! The last step of the way in: events in their transaction's order, each numbered, and the last one marked.
 //!
-//! That an event is the last of its transaction shows only at what comes after it. So the newest is held back until the
-//! next event or the commit, which come with it or right behind. Invariants: what is held is not in the window, and the
-//! position does not pass it: a stream that breaks, or a stop, forgets it, and it comes again. No IO.
+//! That an event is the last of its transaction shows only at what comes after it. So those of the newest change are held back
+//! until the next change that has some, or the commit, which come with it or right behind. Invariants: what is held is not in the
+//! window, and the position does not pass it: a stream that breaks, or a stop, forgets it, and it comes again; and the events of
+//! one change enter the window together, so that none of them comes again without the process having died. No IO.
 
 use anyhow::anyhow;
 
@@ -32,28 +33,34 @@ pub(super) struct Way<'w, B: Broker> {
 pub(super) struct Outgoing {
     announce: Option<Announce>,
     held: Option<Held>,
-    /// Of `held`, if there is one.
-    newest: Event,
-    /// For the next one.
-    spare: Event,
+    /// Those that are held, and one for the next.
+    slots: Vec<Slot>,
     /// Events of this transaction so far.
     number: i64,
-    /// For the next event: see [`Held::is_fenced`].
+    /// For the next change: see [`Held::is_fenced`].
     fences: bool,
 }
 
+/// The newest change that has events.
 #[derive(Debug)]
 struct Held {
     transaction: Transaction,
-    /// Where its change is, to name it in errors.
+    /// Where it is.
     at: Position,
-    /// None: its change has more events.
+    /// How many it has so far.
+    events: usize,
+    /// How far all is settled with them; none: it may have more.
     through: Option<Position>,
-    is_numbered: bool,
-    /// It could not be made, and is to be parked as what it is.
-    unmade: Option<Definite>,
     /// Keys are not what they were before it.
     is_fenced: bool,
+}
+
+/// An event, in buffers that are used again.
+#[derive(Debug, Default)]
+struct Slot {
+    event: Event,
+    /// It could not be made, and is to be parked as what it is.
+    unmade: Option<Definite>,
 }
 
 impl Outgoing {
@@ -74,7 +81,15 @@ impl Outgoing {
 
     /// For the next event; [`Self::hold`] takes it.
     pub(super) fn next(&mut self) -> &mut Event {
-        &mut self.spare
+        let spare = self.spare();
+        if self.slots.len() == spare {
+            self.slots.push(Slot::default());
+        }
+        &mut self.slots[spare].event
+    }
+
+    fn spare(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.events)
     }
 
     /// The next event may have another key than those before it, though it is of the same row.
@@ -82,7 +97,8 @@ impl Outgoing {
         self.fences = true;
     }
 
-    /// The event is whole, or there is only what names it, because it can't be made; the one before it goes out.
+    /// The event of this change is whole, or there is only what names it, because it can't be made; those of the change before
+    /// it go out.
     pub(super) fn hold<B: Broker>(
         &mut self,
         at: Position,
@@ -90,20 +106,24 @@ impl Outgoing {
         unmade: Option<Definite>,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
-        self.release(false, way)?;
-        self.number += 1;
-        let event = &mut self.spare;
-        // Without a commit time nothing is known of the transaction.
-        let is_numbered = event.committed_at.is_some();
-        if is_numbered {
-            // `0/16B3748` and its like: a transaction has no other name that lasts.
-            event.headers.push_display("transaction_id", transaction.commit_lsn);
-            event.headers.push("transaction_number", Header::Int(self.number));
-            event.headers.push("transaction_last", Header::Bool(false));
+        let mut index = self.spare();
+        if self.held.as_ref().is_some_and(|held| held.at != at) {
+            self.release(false, way)?;
+            self.slots.swap(0, index);
+            index = 0;
         }
-        std::mem::swap(&mut self.newest, &mut self.spare);
-        let is_fenced = std::mem::take(&mut self.fences);
-        self.held = Some(Held { transaction, at, through: None, is_numbered, unmade, is_fenced });
+        self.number += 1;
+        let slot = &mut self.slots[index];
+        if is_numbered(&slot.event) {
+            let headers = &mut slot.event.headers;
+            // `0/16B3748` and its like: a transaction has no other name that lasts.
+            headers.push_display("transaction_id", transaction.commit_lsn);
+            headers.push("transaction_number", Header::Int(self.number));
+            headers.push("transaction_last", Header::Bool(false));
+        }
+        slot.unmade = unmade;
+        let is_fenced = std::mem::take(&mut self.fences) || self.held.as_ref().is_some_and(|held| held.is_fenced);
+        self.held = Some(Held { transaction, at, events: index + 1, through: None, is_fenced });
         Ok(())
     }
 
@@ -129,8 +149,10 @@ impl Outgoing {
         unmade: Option<Definite>,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
-        let published = publish(self.announce, &mut self.spare, unmade, end_lsn, way);
-        self.spare.clear();
+        let announce = self.announce;
+        let event = self.next();
+        let published = publish(announce, event, unmade, end_lsn, way);
+        event.clear();
         way.window.publish_message(end_lsn, published?);
         if let Some(scope) = &mut way.scope {
             scope.published(None);
@@ -138,26 +160,33 @@ impl Outgoing {
         Ok(())
     }
 
-    /// What is held goes out.
+    /// What is held goes out, if it is whole.
     pub(super) fn release<B: Broker>(&mut self, is_last: bool, way: &mut Way<'_, B>) -> Result<(), Definite> {
-        let Some(Held { transaction, at, through, is_numbered, unmade, is_fenced }) = self.held.take() else {
+        let Some(Held { transaction, at, events, through: Some(through), is_fenced }) = self.held.take() else {
             return Ok(());
         };
         if is_fenced {
             way.publisher.fence(way.window.next_seq());
         }
-        if is_numbered {
-            self.newest.headers.set_last(is_last);
-        }
-        let published = publish(self.announce, &mut self.newest, unmade, at, way);
-        // At once: after a large event there may be no other for long.
-        self.newest.clear();
-        way.window.publish(through, published?);
-        if let Some(scope) = &mut way.scope {
-            scope.published(Some(&transaction));
+        for (Slot { event, unmade }, left) in self.slots[..events].iter_mut().zip((0..events).rev()) {
+            if is_numbered(event) {
+                event.headers.set_last(is_last && left == 0);
+            }
+            let published = publish(self.announce, event, unmade.take(), at, way);
+            // At once: after a large event there may be no other for long.
+            event.clear();
+            way.window.publish((left == 0).then_some(through), published?);
+            if let Some(scope) = &mut way.scope {
+                scope.published(Some(&transaction));
+            }
         }
         Ok(())
     }
+}
+
+/// Without a commit time nothing is known of the transaction.
+fn is_numbered(event: &Event) -> bool {
+    event.committed_at.is_some()
 }
 
 /// Publishes an event, or parks it; the bytes that it holds.

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use super::filters::Filter;
 use super::ident::{parse_qualified, quote_qualified};
 use super::preflight::sql_failure;
-use crate::config::{OutboxSettings, OutboxTableSettings};
+use crate::config::{OutboxSettings, OutboxTableSettings, RuleSettings};
 use crate::failure::{Definite, Failure, Kind};
 use crate::route::select::Selection;
 
@@ -100,18 +100,26 @@ impl Wanted {
     }
 }
 
-/// Which tables `selection` and `outboxes` ask for, as the catalog is now.
+/// Which tables `selection`, `outboxes` and `rules` ask for, as the catalog is now.
 ///
 /// # Errors
-/// Definite when a table that is named isn't there (or can't be published), or when an outbox lacks a
+/// Definite when a table that is named isn't there (or can't be published), or when an outbox, or the table of a rule, lacks a
 /// column that the configuration needs; transient when the server can't answer.
-pub async fn resolve(client: &Client, selection: &Selection, outboxes: &[OutboxSettings]) -> Result<Wanted, Failure> {
+pub async fn resolve(
+    client: &Client,
+    selection: &Selection,
+    outboxes: &[OutboxSettings],
+    rules: &[RuleSettings],
+) -> Result<Wanted, Failure> {
     let tables = publishable(client).await?;
-    let missing = selection.unmatched(tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())));
-    if let Some(written) = missing.first() {
-        // `unmatched` returns names without wildcards, which always parse.
-        let (schema, name) = parse_qualified(written).unwrap_or_else(|_| (String::new(), (*written).to_owned()));
-        return Err(not_there(client, &tables, &schema, &name, "source.tables").await);
+    let of_rules = rules.iter().map(|rule| (format!("{}.table", rule.key), &rule.tables));
+    for (key, selection) in std::iter::once(("source.tables".to_owned(), selection)).chain(of_rules) {
+        let missing = selection.unmatched(tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())));
+        if let Some(written) = missing.first() {
+            // `unmatched` returns names without wildcards, which always parse.
+            let (schema, name) = parse_qualified(written).unwrap_or_else(|_| (String::new(), (*written).to_owned()));
+            return Err(not_there(client, &tables, &schema, &name, &key).await);
+        }
     }
     let mut found = Vec::new();
     for (settings, OutboxTableSettings { schema, table, .. }) in
@@ -122,14 +130,17 @@ pub async fn resolve(client: &Client, selection: &Selection, outboxes: &[OutboxS
         };
         found.push(Outbox { oid: table.oid, columns: outbox_columns(client, table, settings).await? });
     }
-    Ok(choose(&tables, selection, found))
+    Ok(choose(&tables, selection, found, rules))
 }
 
 /// The selected tables without the partitions of other selected tables.
-fn choose(tables: &[Table], selection: &Selection, outboxes: Vec<Outbox>) -> Wanted {
+fn choose(tables: &[Table], selection: &Selection, outboxes: Vec<Outbox>, rules: &[RuleSettings]) -> Wanted {
     let is_outbox = |table: &Table| outboxes.iter().any(|outbox| outbox.oid == table.oid);
-    let selected: Vec<&Table> =
-        tables.iter().filter(|table| selection.selects(&table.schema, &table.name) || is_outbox(table)).collect();
+    let is_selected = |table: &Table| {
+        let mut selections = std::iter::once(selection).chain(rules.iter().map(|rule| &rule.tables));
+        selections.any(|selection| selection.selects(&table.schema, &table.name))
+    };
+    let selected: Vec<&Table> = tables.iter().filter(|table| is_selected(table) || is_outbox(table)).collect();
     let below = |table: &Table| selected.iter().any(|other| table.ancestors.contains(&other.oid));
     Wanted {
         tables: selected.iter().copied().filter(|table| !below(table)).cloned().collect(),
@@ -315,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_partition_is_not_listed_beside_its_root() {
-        let wanted = choose(&catalog(), &selection(&["public.*", "!public.outbox"]), Vec::new());
+        let wanted = choose(&catalog(), &selection(&["public.*", "!public.outbox"]), Vec::new(), &[]);
         assert_eq!(names(&wanted.tables), ["events", "orders"]);
         assert_eq!(names(&wanted.partitions), ["events_eu_2024", "events_us"]);
         assert_eq!(wanted.selected_partitions, [2, 3, 4]);
@@ -323,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_partition_that_is_named_alone_is_published_alone() {
-        let wanted = choose(&catalog(), &selection(&["public.events_eu"]), Vec::new());
+        let wanted = choose(&catalog(), &selection(&["public.events_eu"]), Vec::new(), &[]);
         assert_eq!(names(&wanted.tables), ["events_eu"]);
         assert_eq!(names(&wanted.partitions), ["events_eu_2024"]);
         assert!(wanted.selected_partitions.is_empty());
@@ -333,7 +344,7 @@ mod tests {
     fn the_outbox_comes_along_once_selected_or_not() {
         for patterns in [&["public.orders"][..], &["public.orders", "public.outbox"]] {
             let outbox = Outbox { oid: 6, columns: Vec::new() };
-            let wanted = choose(&catalog(), &selection(patterns), vec![outbox]);
+            let wanted = choose(&catalog(), &selection(patterns), vec![outbox], &[]);
             assert_eq!(names(&wanted.tables), ["orders", "outbox"]);
         }
     }
@@ -344,7 +355,7 @@ mod tests {
         for oid in [0, 2, 4] {
             tables[oid].has_identity = false;
         }
-        let wanted = choose(&tables, &selection(&["public.*"]), Vec::new());
+        let wanted = choose(&tables, &selection(&["public.*"]), Vec::new(), &[]);
         let found: Vec<&str> = wanted.without_identity().map(|table| table.name.as_str()).collect();
         assert_eq!(found, ["orders", "events_eu_2024"]);
     }

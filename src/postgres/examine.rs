@@ -12,12 +12,13 @@ use super::held;
 use super::open::not_altered;
 use super::preflight::{self, Look, Server};
 use super::publication::{self, Publication};
+use super::rule_tables;
 use super::slot::{self, Decision, verify};
 use super::sql;
 use super::streamed;
 use super::walsender;
 use crate::checkpoint::configured::Configured;
-use crate::config::{OutboxSettings, OutboxTableSettings, SourceSettings};
+use crate::config::{OutboxSettings, OutboxTableSettings, RuleSettings, Settings, SourceSettings};
 use crate::failure::{Definite, Failure};
 use crate::finding::Finding;
 
@@ -34,8 +35,9 @@ pub struct Examined {
 }
 
 /// Looks at the server, what is selected, the slot and the publication.
-pub async fn examine(settings: &SourceSettings, outboxes: &[OutboxSettings], store: &Configured) -> Examined {
-    let mut examination = Examination { settings, outboxes, store, examined: Examined::default() };
+pub async fn examine(settings: &Settings, store: &Configured) -> Examined {
+    let Settings { source, outboxes, rules, .. } = settings;
+    let mut examination = Examination { settings: source, outboxes, rules, store, examined: Examined::default() };
     if let Err(failure) = examination.run().await {
         examination.found(failure);
     }
@@ -45,6 +47,7 @@ pub async fn examine(settings: &SourceSettings, outboxes: &[OutboxSettings], sto
 struct Examination<'s> {
     settings: &'s SourceSettings,
     outboxes: &'s [OutboxSettings],
+    rules: &'s [RuleSettings],
     store: &'s Configured,
     examined: Examined,
 }
@@ -88,7 +91,7 @@ impl Examination<'_> {
     }
 
     async fn tables(&mut self, sql: &Client, server: &Server) -> Option<Wanted> {
-        let mut wanted = match catalog::resolve(sql, &self.settings.tables, self.outboxes).await {
+        let mut wanted = match catalog::resolve(sql, &self.settings.tables, self.outboxes, self.rules).await {
             Ok(wanted) => wanted,
             Err(failure) => {
                 self.found(failure);
@@ -100,7 +103,10 @@ impl Examination<'_> {
             self.ok(format!("the outbox {schema}.{table} has the columns that are used: {columns}"));
         }
         let is_outbox = |oid: u32| wanted.outboxes.iter().any(|outbox| outbox.oid == oid);
-        let tables = wanted.tables.iter().filter(|table| !is_outbox(table.oid));
+        // Those that only rules select have no row events.
+        let is_selected = |schema: &str, name: &str| self.settings.tables.selects(schema, name);
+        let tables =
+            wanted.tables.iter().filter(|table| !is_outbox(table.oid) && is_selected(&table.schema, &table.name));
         self.examined.tables = tables.map(|table| (table.schema.clone(), table.name.clone())).collect();
         let names: Vec<String> = self.examined.tables.iter().map(|(schema, name)| format!("{schema}.{name}")).collect();
         if !names.is_empty() {
@@ -166,10 +172,13 @@ impl Examination<'_> {
             }
             (Some((Decision::Create, _)) | None, _) => {}
         }
-        match wanted {
-            Some(wanted) => Ok(self.plan(publication.as_ref(), wanted, server)?),
-            None => Ok(()),
+        let Some(wanted) = wanted else { return Ok(()) };
+        match rule_tables::check(sql, wanted, publication.as_ref(), self.rules).await {
+            Ok(()) if self.rules.is_empty() => {}
+            Ok(()) => self.ok(format!("the rules of [[events]] fit their tables: {}", self.rules.len())),
+            Err(failure) => self.found(failure),
         }
+        Ok(self.plan(publication.as_ref(), wanted, server)?)
     }
 
     fn plan(&mut self, publication: Option<&Publication>, wanted: &Wanted, server: &Server) -> Result<(), Definite> {

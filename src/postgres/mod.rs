@@ -20,6 +20,7 @@ pub mod preflight;
 pub mod publication;
 pub mod relation;
 pub mod replication;
+mod rule_tables;
 pub mod slot;
 pub mod sql;
 mod streamed;

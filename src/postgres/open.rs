@@ -20,14 +20,15 @@ use super::held;
 use super::login::Logins;
 use super::mode::Mode;
 use super::preflight::{self, Look, sql_failure};
-use super::publication::{self, Plan, Publication};
+use super::publication::{self, Plan, Publication, Sent};
+use super::rule_tables;
 use super::slot::{self, Decision, SlotState, verify};
 use super::sql;
 use super::streamed::{self, CommittedStream};
 use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
 use super::watch::{self, WatchedStream};
 use crate::checkpoint::Checkpoint;
-use crate::config::{OutboxSettings, SourceSettings};
+use crate::config::{OutboxSettings, RuleSettings, SourceSettings};
 use crate::failure::{Failure, Kind, within};
 use crate::lsn::Lsn;
 use crate::source::{Opened, Resume, Source};
@@ -56,6 +57,7 @@ pub struct PostgresSource(Arc<Inner>);
 struct Inner {
     settings: SourceSettings,
     outboxes: Vec<OutboxSettings>,
+    rules: Vec<RuleSettings>,
     health: Health,
     /// A stream was opened by this process: the configuration fits, and is not checked again.
     opened: AtomicBool,
@@ -67,19 +69,26 @@ impl PostgresSource {
     /// The source that `settings` describe. Connects to nothing yet.
     #[must_use]
     pub fn new(settings: SourceSettings, outboxes: Vec<OutboxSettings>) -> Self {
-        Self::of(settings, outboxes, Health::default())
+        Self::of(settings, outboxes, Vec::new(), Health::default())
+    }
+
+    /// Of the tables of these rules too.
+    #[must_use]
+    pub fn with_rules(self, rules: Vec<RuleSettings>) -> Self {
+        let Inner { settings, outboxes, health, .. } = self.0.as_ref();
+        Self::of(settings.clone(), outboxes.clone(), rules, health.clone())
     }
 
     /// Lets `health` know when it stands by.
     #[must_use]
     pub fn with_health(self, health: Health) -> Self {
-        let Inner { settings, outboxes, .. } = self.0.as_ref();
-        Self::of(settings.clone(), outboxes.clone(), health)
+        let Inner { settings, outboxes, rules, .. } = self.0.as_ref();
+        Self::of(settings.clone(), outboxes.clone(), rules.clone(), health)
     }
 
-    fn of(settings: SourceSettings, outboxes: Vec<OutboxSettings>, health: Health) -> Self {
+    fn of(settings: SourceSettings, outboxes: Vec<OutboxSettings>, rules: Vec<RuleSettings>, health: Health) -> Self {
         let (opened, logins, mode) = (AtomicBool::new(false), Logins::default(), Mode::new(&settings));
-        Self(Arc::new(Inner { settings, outboxes, health, opened, logins, mode }))
+        Self(Arc::new(Inner { settings, outboxes, rules, health, opened, logins, mode }))
     }
 }
 
@@ -269,8 +278,9 @@ impl Inner {
             Look::First => {
                 streamed::check(&self.settings, &server).await?;
                 held::check(sql, &self.settings.slot, self.settings.retain).await?;
-                let mut wanted = catalog::resolve(sql, &self.settings.tables, &self.outboxes).await?;
+                let mut wanted = catalog::resolve(sql, &self.settings.tables, &self.outboxes, &self.rules).await?;
                 wanted.filters = filters::resolve(sql, &self.settings.filters, &wanted, &server).await?;
+                rule_tables::check(sql, &wanted, publication.as_ref(), &self.rules).await?;
                 Some((publication::plan(name, publication.as_ref(), &wanted, &server)?, wanted))
             }
             Look::Again => None,
@@ -362,8 +372,9 @@ impl Inner {
         let Some(publication) = publication::read(sql, name).await? else { return Ok(Vec::new()) };
         not_altered(sql, name, &publication).await?;
         let is_outbox = |schema: &str, table: &str| self.outboxes.iter().any(|outbox| outbox.is(schema, table));
-        let sent = publication.sent.iter().filter(|sent| {
-            self.settings.tables.selects(&sent.schema, &sent.table) || is_outbox(&sent.schema, &sent.table)
+        let is_of_rule = |schema: &str, table: &str| self.rules.iter().any(|rule| rule.tables.selects(schema, table));
+        let sent = publication.sent.iter().filter(|Sent { schema, table, .. }| {
+            self.settings.tables.selects(schema, table) || is_outbox(schema, table) || is_of_rule(schema, table)
         });
         Ok(sent.map(|sent| sent.oid).collect())
     }

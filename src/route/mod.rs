@@ -4,6 +4,8 @@
 //! change costs a look-up and a match. A plan always fits the relation as it is at this place of the WAL.
 //! Pure: no IO, no clock.
 
+pub mod domain;
+pub mod expression;
 pub mod messages;
 pub mod ordering;
 pub mod outbox;
@@ -15,13 +17,14 @@ use std::sync::Arc;
 
 use crate::change::{Change, Row};
 use crate::config::topology::Topology;
-use crate::config::{ChangesSettings, OnUpdate, Ordering, OutboxOf, OutboxSettings, Settings};
+use crate::config::{ChangesSettings, OnUpdate, Ordering, OutboxOf, OutboxSettings, RuleSettings, Settings};
 use crate::encode::format::RowFormat;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
 use crate::postgres::pgoutput::Tuple;
 use crate::postgres::relation::{OidMap, Relation};
 use crate::postgres::types::Types;
+use crate::route::domain::RulePlan;
 use crate::route::messages::{MessagesPlan, Prefixes};
 use crate::route::ordering::RowKey;
 use crate::route::outbox::{MessageOutbox, Misfit, OutboxPlan};
@@ -36,6 +39,9 @@ pub struct Router {
     tables: Selection,
     changes: ChangesSettings,
     outboxes: Vec<OutboxSettings>,
+    rules: Vec<RuleSettings>,
+    /// Of the rules.
+    ordering: Ordering,
     /// Of each of them that has no table.
     message_outboxes: Vec<(Prefixes, MessageOutbox)>,
     types: Arc<Types>,
@@ -46,14 +52,22 @@ pub struct Router {
 /// What becomes of one relation's changes.
 #[derive(Debug)]
 pub enum Plan {
-    /// Every change is an event.
-    Changes(Box<ChangesPlan>),
+    /// Every change is an event, and may be others too.
+    Table(Box<TablePlan>),
     /// Every inserted row is an event that the application wrote.
     Outbox(Box<OutboxPlan>),
     /// Every inserted row should be one.
     Misfit(Box<Misfit>),
-    /// Published by PostgreSQL, but not selected.
-    Unselected,
+}
+
+/// What becomes of a plain table's changes. Nothing, when PostgreSQL publishes it and nothing selects it.
+#[derive(Debug)]
+pub struct TablePlan {
+    /// What the changes of a row stay in order with, unless the configuration says otherwise.
+    key: RowKey,
+    /// None: its changes are no row events.
+    changes: Option<ChangesPlan>,
+    rules: Vec<Result<RulePlan, domain::Misfit>>,
 }
 
 /// What becomes of one change.
@@ -61,6 +75,10 @@ pub enum Plan {
 pub enum Verdict<'r, 'c> {
     /// Publish it as a row event.
     Change(&'r ChangesPlan, &'r Destination),
+    /// Publish it as the event of a rule, if the rule wants it.
+    Rule(&'r RulePlan),
+    /// It can't be published: the table is not what the rule says.
+    RuleMisfit(&'r domain::Misfit),
     /// Publish this row as the application's own event.
     Outbox(&'r OutboxPlan, Tuple<'c>),
     /// It can't be published: the table is not what the configuration says.
@@ -83,8 +101,6 @@ pub enum MessageVerdict<'r> {
 /// Why a change is not published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skip {
-    /// Its table is not selected.
-    Unselected,
     /// Rows leave an outbox when they are no longer needed; that is no event.
     OutboxCleanup,
     /// An outbox row was changed after it was written. Its event is out already.
@@ -120,8 +136,9 @@ impl Router {
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let (mut changes, mut outboxes) = (settings.changes.clone(), settings.outboxes.clone());
-        if settings.rabbitmq.lanes == 1 {
-            // All is in order; nothing has to look for a key.
+        // In one lane all is in order; nothing has to look for a key.
+        let ordering = if settings.rabbitmq.lanes == 1 { Ordering::None } else { Ordering::Key };
+        if ordering == Ordering::None {
             changes.ordering = Ordering::None;
             for outbox in &mut outboxes {
                 outbox.ordering = Ordering::None;
@@ -134,6 +151,8 @@ impl Router {
             message_outboxes: outboxes.iter().filter_map(|outbox| message_outbox(&settings.name, outbox)).collect(),
             changes,
             outboxes,
+            rules: settings.rules.clone(),
+            ordering,
             types: Arc::default(),
             messages: MessagesPlan::new(&settings.name, &settings.messages),
             plans: OidMap::default(),
@@ -158,14 +177,21 @@ impl Router {
                     Ok(plan) => Plan::Outbox(Box::new(plan)),
                     Err(misfit) => Plan::Misfit(Box::new(misfit)),
                 },
-                None if self.tables.selects(&relation.schema, &relation.name) => Plan::Changes(Box::new(
-                    ChangesPlan::new((&self.name, &self.database), &self.changes, relation, kinds)?,
-                )),
-                None => Plan::Unselected,
+                None => Plan::Table(Box::new(self.table(relation, kinds)?)),
             };
         let key = plan.key().cloned();
         let before = self.plans.insert(relation.oid, plan);
         Ok(before.is_some_and(|before| before.key() != key.as_ref()))
+    }
+
+    fn table(&self, relation: &Relation, kinds: Kinds<'_>) -> Result<TablePlan, Definite> {
+        let is_selected = self.tables.selects(&relation.schema, &relation.name);
+        let changes =
+            is_selected.then(|| ChangesPlan::new((&self.name, &self.database), &self.changes, relation, kinds));
+        let rules = self.rules.iter().filter(|rule| rule.tables.selects(&relation.schema, &relation.name));
+        let key = RowKey::new(self.ordering, relation);
+        let rules = rules.map(|rule| RulePlan::new(rule, relation, kinds, &key)).collect();
+        Ok(TablePlan { changes: changes.transpose()?, rules, key })
     }
 
     /// What becomes of a logical message with this prefix. As with tables, outboxes come first.
@@ -178,27 +204,35 @@ impl Router {
         }
     }
 
-    /// What becomes of a change.
+    /// What becomes of a change: of its row first, then by each rule, in the order of the configuration.
     ///
     /// # Panics
     /// When the change's relation was not learned: the assembler refuses such a change first.
-    #[must_use]
-    pub fn verdict<'c>(&self, change: &Change<'c>) -> Verdict<'_, 'c> {
-        match self.plans.get(&change.relation.oid).expect("the assembler hands out described relations only") {
-            Plan::Changes(plan) => Verdict::Change(plan, plan.destination(&change.row)),
-            Plan::Outbox(plan) => outbox(change, plan.on_update, |row| Verdict::Outbox(plan, row)),
-            Plan::Misfit(misfit) => outbox(change, misfit.on_update, |_| Verdict::Misfit(misfit)),
-            Plan::Unselected => Verdict::Skip(Skip::Unselected),
-        }
+    pub fn verdicts<'r, 'c>(&'r self, change: &Change<'c>) -> impl Iterator<Item = Verdict<'r, 'c>> + use<'r, 'c> {
+        let plan = self.plans.get(&change.relation.oid).expect("the assembler hands out described relations only");
+        let (first, rules): (_, &[_]) = match plan {
+            Plan::Table(plan) => {
+                let row = plan.changes.as_ref().map(|plan| Verdict::Change(plan, plan.destination(&change.row)));
+                (row, &plan.rules)
+            }
+            Plan::Outbox(plan) => (Some(outbox(change, plan.on_update, |row| Verdict::Outbox(plan, row))), &[]),
+            Plan::Misfit(misfit) => (Some(outbox(change, misfit.on_update, |_| Verdict::Misfit(misfit))), &[]),
+        };
+        let op = change.row.op();
+        let rules = rules.iter().filter_map(move |rule| match rule {
+            Ok(plan) => plan.is_on(op).then_some(Verdict::Rule(plan)),
+            Err(misfit) => misfit.is_on(op).then_some(Verdict::RuleMisfit(misfit)),
+        });
+        first.into_iter().chain(rules)
     }
 }
 
 impl Plan {
     fn key(&self) -> Option<&RowKey> {
         match self {
-            Self::Changes(plan) => Some(&plan.key),
+            Self::Table(plan) => Some(&plan.key),
             // Those of an outbox have the key that the row says, whatever the table is.
-            Self::Outbox(_) | Self::Misfit(_) | Self::Unselected => None,
+            Self::Outbox(_) | Self::Misfit(_) => None,
         }
     }
 }
@@ -229,7 +263,8 @@ pub fn exchanges(settings: &Settings) -> Vec<String> {
     let changes = (!settings.source.tables.is_empty()).then_some(&settings.changes.exchange);
     let outboxes = settings.outboxes.iter().map(|outbox| &outbox.exchange);
     let messages = (!settings.messages.prefixes.is_empty()).then_some(&settings.messages.exchange);
-    let known = changes.into_iter().chain(outboxes).chain(messages).filter_map(Template::literal);
+    let rules = settings.rules.iter().map(|rule| &rule.exchange);
+    let known = changes.into_iter().chain(outboxes).chain(rules).chain(messages).filter_map(Template::literal);
     let mut names: Vec<String> = known.map(str::to_owned).collect();
     names.sort();
     names.dedup();

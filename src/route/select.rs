@@ -81,6 +81,12 @@ impl Selection {
         any(&self.includes) && !any(&self.excludes) && within()
     }
 
+    /// Whether a pattern is the name of just this table. Names as PostgreSQL has them, unquoted.
+    #[must_use]
+    pub fn names(&self, schema: &str, table: &str) -> bool {
+        self.includes.iter().any(|pattern| pattern.is_one_table() && pattern.matches(schema, table))
+    }
+
     /// The tables that both select.
     #[must_use]
     pub fn and(self, other: Self) -> Self {

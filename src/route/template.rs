@@ -135,17 +135,24 @@ impl Template {
     /// # Errors
     /// A variable that is not `known`.
     pub fn bind<T: Clone>(&self, known: &[(&str, T)]) -> Result<Bound<T>, UnknownVariable> {
-        let resolve = |name: &str| {
+        self.bind_by(|name| {
             let (_, value) = known.iter().find(|(known, _)| *known == name).ok_or_else(|| UnknownVariable {
                 template: self.written.clone(),
                 variable: name.to_owned(),
                 known: known.iter().map(|(name, _)| format!("{{{name}}}")).collect::<Vec<_>>().join(", "),
             })?;
-            Ok(Part::Variable(value.clone()))
-        };
+            Ok(value.clone())
+        })
+    }
+
+    /// Resolves every variable, once, to what `resolve` makes of its name.
+    ///
+    /// # Errors
+    /// Those of `resolve`.
+    pub fn bind_by<T, E>(&self, resolve: impl Fn(&str) -> Result<T, E>) -> Result<Bound<T>, E> {
         let parts = self.parts.iter().map(|part| match part {
             Part::Literal(text) => Ok(Part::Literal(text.clone())),
-            Part::Variable(name) => resolve(name),
+            Part::Variable(name) => resolve(name).map(Part::Variable),
         });
         Ok(Bound { parts: parts.collect::<Result<_, _>>()? })
     }

@@ -120,7 +120,7 @@ async fn an_envelope_is_the_data() {
 #[tokio::test]
 async fn an_outbox_row_without_a_type_can_not_be_a_cloud_event() {
     let scene = Scene::new().await;
-    let more = "[outbox]\ntable = \"public.outbox\"\nformat = \"cloudevents\"\n";
+    let more = "[outbox]\ntable = \"public.outbox\"\nformat = \"cloudevents\"\n[rabbitmq.poison]\npolicy = \"stop\"\n";
     let mut process = pgsluice(&config(&scene, more));
     process.wait_for_log("streaming from PostgreSQL", SOON).await;
     let insert =

@@ -19,6 +19,8 @@ const EVENT: &[(&str, u32)] =
 
 pub(crate) const ORDERS: Table = Table { oid: 1, schema: "public", name: "orders", columns: PLAIN };
 pub(crate) const ITEMS: Table = Table { oid: 2, schema: "public", name: "items", columns: PLAIN };
+/// Only rules make events of it: none, one or three of a change.
+pub(crate) const BILLS: Table = Table { oid: 5, schema: "public", name: "bills", columns: PLAIN };
 /// Published, and not selected.
 pub(crate) const AUDIT: Table = Table { oid: 3, schema: "private", name: "audit", columns: PLAIN };
 pub(crate) const OUTBOX: Table = Table { oid: 4, schema: "public", name: "outbox", columns: EVENT };

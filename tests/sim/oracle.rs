@@ -62,7 +62,7 @@ pub(crate) struct Delivery {
 pub(crate) struct Oracle {
     events: Vec<Event>,
     /// By position and commit time: two histories may have the same positions.
-    by_place: HashMap<(Position, i64), EventId>,
+    by_place: HashMap<(Position, i64), Vec<EventId>>,
     /// The same for what comes without a position: then the body tells.
     by_name: HashMap<String, Vec<EventId>>,
     /// The queue; a broker that crashes forgets what it has not confirmed.
@@ -97,7 +97,7 @@ impl Oracle {
         key: Key,
     ) -> EventId {
         let id = self.events.len();
-        self.by_place.insert((position, committed_at_us), id);
+        self.by_place.entry((position, committed_at_us)).or_default().push(id);
         self.by_name.entry(message_id.clone()).or_default().push(id);
         let (numbered, body, settled, given_up, refused) = (None, None, false, false, false);
         self.events.push(Event {
@@ -130,7 +130,11 @@ impl Oracle {
         let place = position.parse().ok().map(|position: Position| (position, *committed_at_us));
         let is_its_own = |event: &&EventId| contains(body, &self.events[**event].token);
         let found = match place {
-            Some(place) => self.by_place.get(&place),
+            // One that is not called as any of them is taken for the first.
+            Some(place) => self.by_place.get(&place).and_then(|events| {
+                let named = events.iter().find(|event| self.events[**event].message_id == *message_id);
+                named.or(events.first())
+            }),
             None => self.by_name.get(message_id).and_then(|events| events.iter().find(is_its_own)),
         };
         let Some(&id) = found else {

@@ -23,9 +23,26 @@ name = "sim"
 shutdown_timeout_ms = 3000
 [source]
 url = "postgres://sim@localhost/sim"
-tables = ["public.*"]
+tables = ["public.*", "!public.bills"]
 [outbox]
 table = "public.outbox"
+[[events]]
+name = "one"
+table = "public.*"
+on = ["insert", "update", "delete", "truncate"]
+when = "table == 'bills' && (op == 'truncate' || (op == 'delete' ? old.id : new.id) % 3 > 0)"
+type = "{op}"
+[[events]]
+name = "two"
+table = "public.bills"
+when = "(op == 'delete' ? old.id : new.id) % 3 == 2"
+type = "{op}"
+[[events]]
+name = "three"
+table = "public.bills"
+when = "(op == 'delete' ? old.id : new.id) % 3 == 2"
+type = "{op}"
+data = ["id"]
 [messages]
 prefixes = ["app"]
 [rabbitmq]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use pgsluice::config::Unroutable;
 use pgsluice::progress::Limits;
 
-use super::frames::{ITEMS, ORDERS, Table};
+use super::frames::{BILLS, ITEMS, ORDERS, Table};
 
 #[derive(Debug)]
 pub(crate) struct Schedule {
@@ -268,7 +268,7 @@ fn commits(random: &mut fastrand::Rng, span_ms: u64) -> Vec<(u64, Due)> {
 }
 
 fn change(random: &mut fastrand::Rng) -> Change {
-    let table = one_of(random, &[ORDERS, ITEMS]);
+    let table = one_of(random, &[ORDERS, ITEMS, BILLS]);
     let long = random.u8(..20) == 0;
     match random.u8(..12) {
         0 => Change::Unselected { long },

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use pgsluice::lsn::{Lsn, Position};
 use pgsluice::postgres::slot::Switch;
 
-use super::frames::{self, AUDIT, OUTBOX, SELECTED, Table};
+use super::frames::{self, AUDIT, BILLS, OUTBOX, SELECTED, Table};
 use super::oracle::{EventId, Key, Oracle};
 use super::schedule::{Change, Commit};
 use super::world::NAME;
@@ -64,8 +64,8 @@ pub(crate) struct Logged {
     /// The tables that it needs.
     pub(crate) tables: Vec<Table>,
     pub(crate) bytes: Vec<u8>,
-    /// Its event, if it is to have one.
-    pub(crate) event: Option<EventId>,
+    /// Its events.
+    pub(crate) events: Range<EventId>,
 }
 
 impl Slot {
@@ -93,12 +93,13 @@ impl Server {
         for change in &commit.changes {
             let rendered = render(*change, serial, commit_lsn, ordinal);
             let place = (rendered.position, i64::from(serial) + EPOCH_US);
-            let key = rendered.key;
-            let event =
-                rendered.names.map(|(message_id, token)| oracle.expect(place, message_id, token, previous, key));
-            previous = event.or(previous);
+            let begin = oracle.next_event();
+            for (message_id, token) in rendered.names {
+                previous = Some(oracle.expect(place, message_id, token, previous, rendered.key));
+            }
             ordinal = rendered.next_ordinal;
-            messages.push(Logged { tables: rendered.tables, bytes: rendered.bytes, event });
+            let events = begin..oracle.next_event();
+            messages.push(Logged { tables: rendered.tables, bytes: rendered.bytes, events });
         }
         let (end_lsn, events) = (commit_lsn + RECORD, first..oracle.next_event());
         let is_bare = matches!(commit.changes[..], [Change::Bare { .. }]);
@@ -136,8 +137,8 @@ struct Rendered {
     next_ordinal: u64,
     tables: Vec<Table>,
     bytes: Vec<u8>,
-    /// The event's `message_id`, and what is in no other body.
-    names: Option<(String, String)>,
+    /// Of each event, in their order: the `message_id`, and what is in no other body.
+    names: Vec<(String, String)>,
     key: Key,
 }
 
@@ -146,39 +147,59 @@ fn render(change: Change, serial: u32, commit_lsn: u64, ordinal: u64) -> Rendere
     let key = (10_000_000 + u64::from(serial) * 1_000 + ordinal).to_string();
     let note = |long: bool| "x".repeat(if long { 1_500 } else { 5 });
     let token = format!("\"ordinal\":{ordinal},\"xid\":{serial},");
-    let own = Some((format!("{NAME}:{position}"), token));
+    let own = || vec![(format!("{NAME}:{position}"), token.clone())];
     // Few rows and aggregates, so that they are met again.
     let number = u64::from(serial) * 31 + ordinal * 17;
     let [row, aggregate] = [(number % ROWS).to_string(), (number % AGGREGATES).to_string()];
     let of = |table: Table| Key::Of(table.name, number % ROWS);
+    let of_row = |table: Table| if table == BILLS { by_rules(position, number % ROWS % 3) } else { own() };
     let (tables, bytes, names, key) = match change {
-        Change::Insert { table, long } => (vec![table], frames::insert(&table, &[&row, &note(long)]), own, of(table)),
-        Change::Update(table) => (vec![table], frames::update(&table, &[&row, "y"]), own, of(table)),
+        Change::Insert { table, long } => {
+            (vec![table], frames::insert(&table, &[&row, &note(long)]), of_row(table), of(table))
+        }
+        Change::Update(table) => (vec![table], frames::update(&table, &[&row, "y"]), of_row(table), of(table)),
         Change::Move(table) => {
             let from = ((number + 1) % ROWS).to_string();
-            (vec![table], frames::moved(&table, &from, &[&row, "y"]), own, Key::All)
+            (vec![table], frames::moved(&table, &from, &[&row, "y"]), of_row(table), Key::All)
         }
-        Change::Delete(table) => (vec![table], frames::delete(&table, &row), own, of(table)),
-        Change::Truncate(table) => (vec![table, AUDIT], frames::truncate(&[table, AUDIT]), own, Key::All),
+        Change::Delete(table) => (vec![table], frames::delete(&table, &row), of_row(table), of(table)),
+        Change::Truncate(table) => {
+            let names = if table == BILLS { by_rules(position, 1) } else { own() };
+            (vec![table, AUDIT], frames::truncate(&[table, AUDIT]), names, Key::All)
+        }
         Change::Outbox { long } => {
             let (id, payload) = (format!("event-{key}"), format!("paid {key} {}", note(long)));
             let row = frames::insert(&OUTBOX, &[&id, "order", &aggregate, "Paid", &payload]);
-            (vec![OUTBOX], row, Some((id, payload)), Key::Of(OUTBOX.name, number % AGGREGATES))
+            (vec![OUTBOX], row, vec![(id, payload)], Key::Of(OUTBOX.name, number % AGGREGATES))
         }
-        Change::OutboxDelete => (vec![OUTBOX], frames::delete(&OUTBOX, "gone"), None, Key::All),
-        Change::Unselected { long } => (vec![AUDIT], frames::insert(&AUDIT, &[&key, &note(long)]), None, Key::All),
+        Change::OutboxDelete => (vec![OUTBOX], frames::delete(&OUTBOX, "gone"), Vec::new(), Key::All),
+        Change::Unselected { long } => {
+            (vec![AUDIT], frames::insert(&AUDIT, &[&key, &note(long)]), Vec::new(), Key::All)
+        }
         Change::Message { long, selected } => {
             let content = format!("{key} {}", note(long));
             let prefix = if selected { SELECTED } else { "sim" };
-            let names = selected.then(|| (format!("{NAME}:{position}"), STANDARD.encode(&content)));
+            let names =
+                selected.then(|| (format!("{NAME}:{position}"), STANDARD.encode(&content))).into_iter().collect();
             (Vec::new(), frames::logical(true, commit_lsn, prefix, &content), names, Key::Of("message", 0))
         }
         Change::Bare { long } => {
             let (lsn, content) = (commit_lsn + RECORD, format!("{key} {}", note(long)));
-            let names = Some((format!("{NAME}:{}:message", Lsn(lsn)), STANDARD.encode(&content)));
+            let names = vec![(format!("{NAME}:{}:message", Lsn(lsn)), STANDARD.encode(&content))];
             (Vec::new(), frames::logical(false, lsn, SELECTED, &content), names, Key::Of("message", 0))
         }
     };
     let next_ordinal = ordinal + if matches!(change, Change::Truncate(_)) { 2 } else { 1 };
     Rendered { position, next_ordinal, tables, bytes, names, key }
+}
+
+/// None, one or three events, by the remainder of the key.
+fn by_rules(position: Position, remainder: u64) -> Vec<(String, String)> {
+    let rules: &[&str] = match remainder {
+        0 => &[],
+        1 => &["one"],
+        _ => &["one", "two", "three"],
+    };
+    let names = rules.iter().map(|rule| format!("{NAME}:{position}:{rule}"));
+    names.map(|name| (name.clone(), format!("{{\"id\":\"{name}\""))).collect()
 }

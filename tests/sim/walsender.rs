@@ -1,6 +1,7 @@
 //! A replication stream: transactions in commit order, keepalives whenever they like, and reports that come back.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 use pgsluice::checkpoint::DurableLsn;
@@ -22,7 +23,7 @@ pub(crate) struct SimStream {
     process: Process,
     session: u32,
     /// Frames that are on their way, and the event that each is to become.
-    queue: VecDeque<(Vec<u8>, Option<EventId>)>,
+    queue: VecDeque<(Vec<u8>, Range<EventId>)>,
     /// Events of frames that were read, from the first one on that is not settled.
     taken: VecDeque<EventId>,
     /// `wal[next..]` is still to be sent.
@@ -92,9 +93,9 @@ impl SimStream {
         // Others write, too.
         world.database.server.end += world.random.u64(..3) * 8;
         let lsn = world.database.tell(world.database.server.end);
-        self.queue.push_back((frames::keepalive(lsn, world.random.u8(..4) == 0), None));
+        self.queue.push_back((frames::keepalive(lsn, world.random.u8(..4) == 0), 0..0));
         if world.random.u8(..8) == 0 {
-            self.queue.push_back((frames::xlog_data(lsn, &frames::logical(false, lsn, "sim", "bare")), None));
+            self.queue.push_back((frames::xlog_data(lsn, &frames::logical(false, lsn, "sim", "bare")), 0..0));
         }
     }
 
@@ -102,27 +103,28 @@ impl SimStream {
         let Transaction { serial, commit_lsn, end_lsn, .. } = *transaction;
         if transaction.is_bare {
             let messages = transaction.messages.iter();
-            self.queue.extend(messages.map(|logged| (frames::xlog_data(end_lsn, &logged.bytes), logged.event)));
+            self.queue
+                .extend(messages.map(|logged| (frames::xlog_data(end_lsn, &logged.bytes), logged.events.clone())));
             world.database.tell(end_lsn);
             return;
         }
         world.database.send(commit_lsn);
         let begin = frames::begin(commit_lsn, i64::from(serial), serial);
-        self.queue.push_back((frames::xlog_data(commit_lsn, &begin), None));
+        self.queue.push_back((frames::xlog_data(commit_lsn, &begin), 0..0));
         for logged in &transaction.messages {
             for table in &logged.tables {
                 if !self.described.contains(&table.oid) || world.random.u8(..30) == 0 {
                     self.described.push(table.oid);
-                    self.queue.push_back((frames::xlog_data(0, &frames::relation(table)), None));
+                    self.queue.push_back((frames::xlog_data(0, &frames::relation(table)), 0..0));
                 }
             }
-            self.queue.push_back((frames::xlog_data(commit_lsn, &logged.bytes), logged.event));
+            self.queue.push_back((frames::xlog_data(commit_lsn, &logged.bytes), logged.events.clone()));
             if world.random.u8(..15) == 0 {
                 // Between two changes no LSN means anything, however high.
-                self.queue.push_back((frames::keepalive(end_lsn, world.random.bool()), None));
+                self.queue.push_back((frames::keepalive(end_lsn, world.random.bool()), 0..0));
             }
         }
-        self.queue.push_back((frames::xlog_data(end_lsn, &frames::commit(commit_lsn, end_lsn)), None));
+        self.queue.push_back((frames::xlog_data(end_lsn, &frames::commit(commit_lsn, end_lsn)), 0..0));
         world.database.tell(end_lsn);
     }
 
@@ -139,8 +141,9 @@ impl SimStream {
             self.taken.pop_front();
         }
         let in_flight = self.taken.iter().filter(|event| !world.oracle.is_settled(**event)).count();
-        // The newest one is held back until it is known whether another follows it.
-        let limit = world.schedule.limits.events + 1;
+        // The newest change's are held back until it is known whether another follows it: it may have three, and so may the one
+        // that was let in as the last.
+        let limit = world.schedule.limits.events + 5;
         if in_flight > limit {
             world.oracle.violate(format!("reads on with {in_flight} events in memory, where {limit} are allowed"));
         }
@@ -157,9 +160,9 @@ impl SimStream {
         }
         let most = [1, 5, 200][world.random.usize(..3)].min(self.queue.len());
         let mut frames = Vec::new();
-        for (frame, event) in self.queue.drain(..most) {
+        for (frame, events) in self.queue.drain(..most) {
             frames.extend(frame);
-            self.taken.extend(event);
+            self.taken.extend(events);
         }
         self.process.note(world, || format!("reads {most} frames"));
         self.ready_ms = world.now_ms() + 1 + world.random.u64(..6);

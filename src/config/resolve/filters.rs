@@ -2,7 +2,7 @@
 
 use super::super::layers::Origins;
 use super::super::written;
-use super::super::{FilterSettings, OutboxSettings};
+use super::super::{FilterSettings, OutboxSettings, RuleSettings};
 use super::{identifier, qualified, required};
 use crate::failure::Definite;
 use crate::route::select::Selection;
@@ -15,6 +15,7 @@ pub(super) fn filters(
     written: Vec<written::Filter>,
     tables: &Selection,
     outboxes: &[OutboxSettings],
+    rules: &[RuleSettings],
 ) -> Result<Vec<FilterSettings>, Definite> {
     let key = |index: usize| if at.is_list(KEY) { format!("{KEY}[{index}]") } else { KEY.to_owned() };
     let filters = written.into_iter().enumerate().map(|(index, written)| filter(at, key(index), written));
@@ -26,7 +27,9 @@ pub(super) fn filters(
             let hint = "write one section for each table, with `where`, `columns`, or both";
             return Err(at.wrong(&key, format!("is given twice: {schema}.{table}"), hint));
         }
-        if !tables.selects(schema, table) && !outboxes.iter().any(|outbox| outbox.is(schema, table)) {
+        let is_of_rule = || rules.iter().any(|rule| rule.tables.selects(schema, table));
+        let is_outbox = || outboxes.iter().any(|outbox| outbox.is(schema, table));
+        if !tables.selects(schema, table) && !is_outbox() && !is_of_rule() {
             let hint = "select the table in source.tables, or remove the filter";
             return Err(at.wrong(&key, format!("names a table that is not selected: {schema}.{table}"), hint));
         }

@@ -17,7 +17,7 @@ use crate::failure::Definite;
 use crate::route::messages::Prefixes;
 use crate::route::template::Template;
 
-/// The headers that an outbox event has anyway; others it has if columns say so.
+/// The headers that events have anyway; an outbox event has others if columns say so.
 const OWN_HEADERS: [&str; 7] = [
     "position",
     "committed_at_us",
@@ -66,7 +66,7 @@ fn outbox(at: &Origins, key: String, written: written::Outbox, name: &str) -> Re
         exchange: not_default_exchange(at, &sub("exchange"), exchange)?,
         routing_key,
         properties: properties(at, &sub("properties"), written.properties, name)?,
-        headers: headers(at, &sub("headers"), written.headers.unwrap_or_default(), &columns, name)?,
+        headers: headers(at, &sub("headers"), written.headers.unwrap_or_default(), Some(&columns), name)?,
         envelope: envelope(at, &sub("envelope"), written.envelope.unwrap_or_default())?,
         route: route(at, &sub("route"), written.route)?,
         expand_json_payload: written.expand_json_payload.unwrap_or(false),
@@ -178,24 +178,26 @@ fn properties(
         .collect()
 }
 
-fn headers(
+pub(super) fn headers(
     at: &Origins,
     key: &str,
     written: BTreeMap<String, String>,
-    columns: &OutboxColumns,
+    // None: it is no outbox.
+    columns: Option<&OutboxColumns>,
     name: &str,
 ) -> Result<Vec<(String, Template)>, Definite> {
-    let of_columns = [
-        ("aggregate_type", &columns.aggregate_type),
-        ("aggregate_id", &columns.aggregate_id),
-        ("schema_version", &columns.schema_version),
-        ("traceparent", &columns.trace_context),
-        ("tracestate", &columns.trace_context),
-    ];
+    let of_columns = columns.map(|columns| {
+        [
+            ("aggregate_type", &columns.aggregate_type),
+            ("aggregate_id", &columns.aggregate_id),
+            ("schema_version", &columns.schema_version),
+            ("traceparent", &columns.trace_context),
+            ("tracestate", &columns.trace_context),
+        ]
+    });
     let is_own = |header: &str| {
-        OWN_HEADERS.contains(&header)
-            || header.starts_with("parked_")
-            || of_columns.iter().any(|(own, column)| *own == header && column.is_some())
+        let is_of_column = |(own, column): &(&str, &Option<String>)| *own == header && column.is_some();
+        OWN_HEADERS.contains(&header) || header.starts_with("parked_") || of_columns.iter().flatten().any(is_of_column)
     };
     let header = |(header, text): (String, String)| {
         let key = format!("{key}.{header}");

@@ -1,0 +1,194 @@
+//! Rules when something dies between the events of one change, when a row does not fit, and when a table is altered.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::{PAID, rule, run, scene};
+use crate::bad_input::says;
+use crate::support::{SOON, Scene, eventually, pgsluice};
+
+/// What pgsluice says of a configuration that the database does not fit.
+async fn refused(scene: &Scene, rules: &str, parts: &[&str]) {
+    let (code, log) = pgsluice(&scene.config(rules)).wait(SOON).await;
+    assert_eq!(code, Some(3), "{log}");
+    says(&log, parts);
+    let publications = scene.database.query_one("SELECT count(*) FROM pg_publication").await;
+    assert_eq!(publications, "0", "nothing was created");
+}
+
+#[tokio::test]
+async fn a_rule_that_does_not_fit_its_table_is_refused_before_anything_is_created() {
+    let scene = scene().await;
+    let billed = |more: &str| rule(&format!("type = \"Billed\"\n{more}"));
+    let lists = "hint: PostgreSQL sends of public.bills: id, customer, status, total";
+    for (more, what) in [
+        (
+            "when = \"new.state == 'paid'\"",
+            "`events[0].when` uses the column \"state\", which public.bills does not have",
+        ),
+        ("routing_key = \"x.{new.state}\"", "`events[0].routing_key` uses the column \"state\""),
+        ("headers = { x = \"{old.state}\" }", "`events[0].headers.x` uses the column \"state\""),
+        ("data = [\"id\", \"state\"]", "`events[0].data` uses the column \"state\""),
+        ("data = [\"*\", \"!state\"]", "`events[0].data` uses the column \"state\""),
+        ("compute = { x = \"new['größe']\" }", "`events[0].compute.x` uses the column \"größe\""),
+        (
+            "rename = { status = \"email\" }",
+            "`events[0].rename` gives a field the name \"email\", which another one has",
+        ),
+    ] {
+        refused(&scene, &billed(more), &[what, lists]).await;
+    }
+    let parts = ["the table public.bill, which `events[0].table` names, does not exist", "Did you mean public.bills?"];
+    refused(&scene, "[[events]]\ntable = \"public.bill\"\ntype = \"x\"", &parts).await;
+}
+
+#[tokio::test]
+async fn a_condition_on_old_rows_that_postgresql_does_not_send_is_refused() {
+    let scene = scene().await;
+    let orders = |when: &str| format!("[[events]]\ntable = \"public.orders\"\ntype = \"Paid\"\nwhen = \"{when}\"");
+    let hint = "hint: Run ALTER TABLE \"public\".\"orders\" REPLICA IDENTITY FULL";
+    let parts =
+        ["uses old.status, which PostgreSQL does not send of public.orders: its replica identity is DEFAULT", hint];
+    refused(&scene, &orders("op == 'update' && old.status != new.status"), &parts).await;
+    refused(&scene, &orders("'status' in changed"), &["uses changed, which PostgreSQL does not send", hint]).await;
+    let _running = run(&scene, &orders("op == 'update' && old.id == new.id && !has(old.status)")).await;
+    scene.database.execute("INSERT INTO orders VALUES (1, 'a', 1, 'x'); UPDATE orders SET status = 'y'").await;
+    let events = scene.vhost.consume("all", 3, SOON).await;
+    assert!(events[2].message_id.ends_with(":Paid"), "{}", events[2].message_id);
+}
+
+/// The first event of the change is confirmed, the second one has no queue yet: at every restart all of them come again,
+/// under the same names.
+#[tokio::test]
+async fn killed_between_the_events_of_one_change_all_of_them_come() {
+    let scene = scene().await;
+    for exchange in ["one", "two", "three"] {
+        scene.vhost.declare_exchange(exchange, "topic").await;
+    }
+    scene.vhost.bind("all", "one", "#").await;
+    scene.vhost.bind("all", "three", "#").await;
+    let rules =
+        ["one", "two", "three"].map(|it| rule(&format!("type = \"{it}\"\non = \"insert\"\nexchange = \"{it}\"")));
+    let mut running = run(&scene, &rules.concat()).await;
+    scene.database.execute("INSERT INTO bills (id) VALUES (1)").await;
+    let mut consumer = scene.vhost.consumer("all").await;
+    let first = consumer.next(SOON).await;
+    assert_eq!(first.exchange, "one");
+    running.kill();
+    running.restart();
+    let again = consumer
+        .until(SOON, |all| {
+            all.iter().any(|it| it.exchange == "one" && !it.redelivered && it.message_id == first.message_id)
+        })
+        .await;
+    assert!(again.iter().all(|it| it.exchange != "two"));
+    running.kill();
+    scene.vhost.bind("all", "two", "#").await;
+    running.restart();
+    let all = consumer
+        .until(SOON, |all| all.iter().any(|it| it.exchange == "three") && all.iter().any(|it| it.exchange == "two"))
+        .await;
+    let names: BTreeSet<&str> = all.iter().chain(&again).map(|it| it.message_id.as_str()).collect();
+    let change = first.message_id.strip_suffix(":one").expect("the rule's name");
+    assert_eq!(names, ["one", "three", "two"].map(|it| format!("{change}:{it}")).iter().map(String::as_str).collect());
+    let number = |exchange: &str| {
+        all.iter().rev().find(|it| it.exchange == exchange).expect("came").headers["transaction_number"].clone()
+    };
+    assert_eq!([number("one"), number("two"), number("three")], [json!(1), json!(2), json!(3)]);
+    scene.acknowledged().await;
+}
+
+/// It is a poison event: what came before it is published, it is named without its values, and it is never passed over.
+#[tokio::test]
+async fn a_row_for_which_a_condition_has_no_value_stops_there() {
+    let scene = scene().await;
+    let rules = rule("type = \"Big\"\non = \"insert\"\nwhen = \"double(new.customer) > 1.0\"");
+    let mut running = run(&scene, &rules).await;
+    scene.database.execute("INSERT INTO bills (id, customer) VALUES (1, '2'), (2, '0'), (3, 'secret'), (4, '5')").await;
+    for attempt in 1..=2 {
+        let (code, log) = running.wait(SOON).await;
+        assert_eq!(code, Some(8), "{log}");
+        let what = [
+            "can't publish the insert of public.bills at ",
+            "`events[0].when` can't be evaluated",
+            "`double` can't be applied",
+            "hint: ",
+        ];
+        says(&log, &what);
+        assert!(!log.contains("secret"), "a value is never told: {log}");
+        if attempt == 1 {
+            running.restart();
+        }
+    }
+    let event = scene.vhost.consume("all", 1, SOON).await.remove(0);
+    assert_eq!(event.json()["data"]["id"], 1);
+    let cautious = "when = \"new.customer.matches('^[0-9]+$') && double(new.customer) > 1.0\"";
+    let _running = run(&scene, &rules.replace("when = \"double(new.customer) > 1.0\"", cautious)).await;
+    eventually("the row behind it", SOON, async || {
+        let event = scene.vhost.consume("all", 1, SOON).await.remove(0).json();
+        (event["data"]["id"] == 4).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_table_that_is_altered_stops_at_the_first_row_that_does_not_fit_and_not_before() {
+    let scene = scene().await;
+    let mut running = run(&scene, &rule(&format!("{PAID}\ncompute = {{ mail = \"new.email\" }}"))).await;
+    scene.database.execute("ALTER TABLE bills ADD extra int; INSERT INTO bills (id, status) VALUES (1, 'new')").await;
+    scene.database.execute("UPDATE bills SET status = 'paid'").await;
+    assert_eq!(scene.vhost.consume("all", 1, SOON).await[0].json()["data"]["id"], 1);
+    scene.database.execute("ALTER TABLE bills RENAME email TO mail").await;
+    // The rule is on updates only.
+    scene
+        .database
+        .execute("INSERT INTO bills (id, status) VALUES (2, 'new'); INSERT INTO orders VALUES (1, 'a', 1, 'x')")
+        .await;
+    assert_eq!(scene.vhost.consume("all", 1, SOON).await[0].json()["table"], "orders");
+    scene.database.execute("UPDATE bills SET status = 'paid' WHERE id = 2").await;
+    let (code, log) = running.wait(SOON).await;
+    assert_eq!(code, Some(8), "{log}");
+    let what = "`events[0].compute.mail` uses the column \"email\", which public.bills does not have";
+    says(&log, &["can't publish the update of public.bills at ", what, "its columns were id, customer,"]);
+    let _running = run(&scene, &rule(&format!("{PAID}\ncompute = {{ mail = \"new.mail\" }}"))).await;
+    eventually("its event", SOON, async || {
+        (scene.vhost.consume("all", 1, SOON).await[0].json()["data"]["id"] == 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_template_makes_of_null_is_empty_and_no_exchange_is_no_event() {
+    for (more, cause) in [
+        ("exchange = \"{new.phone}\"", "the name of its exchange is empty"),
+        ("routing_key = \"{new.email}\"", "255"),
+        ("type = \"{new.email}\"\nname = \"x\"\nrouting_key = \"k\"", "255"),
+    ] {
+        let scene = scene().await;
+        let more = if more.starts_with("type") { more.to_owned() } else { format!("type = \"Billed\"\n{more}") };
+        let mut running = run(&scene, &rule(&format!("{more}\non = \"insert\""))).await;
+        scene.database.execute("INSERT INTO bills (id, email) VALUES (1, repeat('é', 128))").await;
+        let (code, log) = running.wait(SOON).await;
+        assert_eq!(code, Some(8), "{log}");
+        says(&log, &["can't publish the insert of public.bills as ", cause, "hint: "]);
+    }
+}
+
+/// What PostgreSQL leaves out itself is in no event, and no rule may ask for it.
+#[tokio::test]
+async fn a_column_that_a_filter_or_a_publication_leaves_out_is_refused_where_a_rule_uses_it() {
+    let scene = scene().await;
+    let filter = "[[source.filters]]\ntable = \"public.bills\"\nwhere = \"id < 5\"\ncolumns = [\"id\", \"status\"]\n";
+    scene.database.execute("ALTER TABLE bills REPLICA IDENTITY DEFAULT").await;
+    let billed = |columns: &str| rule(&format!("type = \"Billed\"\non = \"insert\"\ndata = {columns}"));
+    if scene.database.query_one("SELECT current_setting('server_version_num')::int >= 150000").await == "t" {
+        let config = |columns: &str| format!("{filter}{}", billed(columns));
+        let parts = ["`events[0].data` uses the column \"total\"", "PostgreSQL sends of public.bills: id, status."];
+        refused(&scene, &config("[\"id\", \"total\"]"), &parts).await;
+        let _running = run(&scene, &config("[\"*\"]")).await;
+        scene.database.execute("INSERT INTO bills (id, status, total) VALUES (7, 'x', 1), (1, 'x', 1)").await;
+        let event = scene.vhost.consume("all", 1, SOON).await.remove(0).json();
+        assert_eq!(event["data"], json!({"id": 1, "status": "x"}));
+    }
+}
