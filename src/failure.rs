@@ -48,6 +48,8 @@ pub enum Kind {
     Checkpoint = 7,
     /// One event can't be published as configured: too large, routing key too long, …
     Event = 8,
+    /// The contract was checked against an older one, and breaks it.
+    Contract = 9,
 }
 
 impl Definite {

@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod schema;
 
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Settings};
-use crate::failure::{Definite, Kind};
+use crate::failure::{Definite, Failure, Kind};
 
 /// Streams the row changes of a PostgreSQL database into `RabbitMQ`, in commit order, without losing one.
 #[derive(Debug, Parser)]
@@ -42,6 +43,9 @@ pub enum Command {
     /// Send events again that were delivered before, beside the pgsluice that runs
     #[command(after_help = EXIT_CODES)]
     Replay(replay::ReplayArguments),
+    /// Write an AsyncAPI document of every event that the configuration can publish, or check it against an older one
+    #[command(after_help = EXIT_CODES)]
+    Schema(schema::SchemaArguments),
 }
 
 impl Command {
@@ -54,6 +58,7 @@ impl Command {
             Self::Run(arguments) => run::run(&arguments),
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
+            Self::Schema(arguments) => schema::run(&arguments),
         }
     }
 }
@@ -82,6 +87,14 @@ fn block_on<T>(work: impl Future<Output = Result<T, Definite>>) -> Result<T, Def
     outcome
 }
 
+/// Nobody waits here for a server to come back.
+fn now_or_never(failure: Failure, hint: &str) -> Definite {
+    match failure {
+        Failure::Definite(definite) => definite,
+        Failure::Transient(error) => Definite::new(Kind::Unreachable, error, hint),
+    }
+}
+
 fn cannot_start(error: anyhow::Error) -> Definite {
     Definite::new(Kind::Process, error.context("cannot start"), "the system is out of threads, memory or descriptors")
 }
@@ -98,4 +111,5 @@ Exit codes:
   6  a server can't be reached, and --fail-fast was given, or the command is not run
   7  the checkpoint can't be read or written, or another instance has taken it over
   8  an event can't be published as configured
+  9  pgsluice schema --check has found incompatible changes
   128 + signal  a second signal ended the process at once";

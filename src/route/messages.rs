@@ -21,6 +21,11 @@ impl Prefixes {
         Self(patterns.iter().map(|pattern| pattern.chars().map(glyph).collect()).collect())
     }
 
+    /// The patterns, as they were given.
+    pub fn patterns(&self) -> impl Iterator<Item = &[Glyph]> {
+        self.0.iter().map(Vec::as_slice)
+    }
+
     /// Whether no message is an event.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -136,6 +136,12 @@ impl Router {
         Ok(())
     }
 
+    /// What becomes of the changes of a relation that was learned.
+    #[must_use]
+    pub fn plan(&self, relation: u32) -> Option<&Plan> {
+        self.plans.get(&relation)
+    }
+
     /// How a logical message with this prefix becomes an event; none: it does not.
     #[must_use]
     pub fn message(&self, prefix: &str) -> Option<&MessagesPlan> {
@@ -208,6 +214,13 @@ impl ChangesPlan {
             delete: destination("delete")?,
             truncate: destination("truncate")?,
         })
+    }
+
+    /// All destinations, by the `op` of the event.
+    #[must_use]
+    pub fn destinations(&self) -> [(&'static str, &Destination); 4] {
+        let Self { row: _, insert, update, delete, truncate } = self;
+        [("insert", insert), ("update", update), ("delete", delete), ("truncate", truncate)]
     }
 
     fn destination(&self, row: &Row<'_>) -> &Destination {

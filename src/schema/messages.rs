@@ -1,0 +1,97 @@
+//! The events of logical messages: what `encode::logical` writes, one kind for each pattern of prefixes.
+
+use serde_json::json;
+
+use super::event::{
+    Address, Event, LSN, Parameter, Presence, boolean, committed_at, constant, described, integer, nullable, object,
+    pattern, position_headers, text,
+};
+use crate::config::MessagesSettings;
+use crate::postgres::ident::Glyph;
+use crate::route::template::Template;
+
+/// The events of `[messages]`.
+pub(super) fn events(pipeline: &str, settings: &MessagesSettings) -> Vec<Event> {
+    settings.prefixes.patterns().map(|prefix| event(pipeline, settings, prefix)).collect()
+}
+
+fn event(pipeline: &str, settings: &MessagesSettings, prefix: &[Glyph]) -> Event {
+    let written: String = prefix.iter().map(|glyph| written(*glyph)).collect();
+    let fixed = literal(prefix);
+    let prefix = match &fixed {
+        Some(fixed) => constant(fixed.as_str()),
+        None => pattern(&format!("^{}$", prefix.iter().map(|glyph| expression(*glyph)).collect::<String>())),
+    };
+    let content = json!({"type": "string", "contentEncoding": "base64", "pattern": "^[A-Za-z0-9+/]*={0,2}$"});
+    let outside = Some("null outside of transactions");
+    let id = || pattern(&format!("^{pipeline}:{LSN}:([0-9]+|message)$"));
+    let fields = [
+        ("id", id()),
+        ("op", constant("message")),
+        ("prefix", prefix.clone()),
+        ("transactional", boolean()),
+        ("lsn", described(pattern(&format!("^{LSN}$")), Some("where the message ends in the WAL"))),
+        ("commit_lsn", described(nullable(pattern(&format!("^{LSN}$"))), outside)),
+        ("ordinal", described(nullable(integer(0)), outside)),
+        ("xid", described(nullable(integer(0)), outside)),
+        ("committed_at", described(nullable(committed_at()), outside)),
+        ("content", content),
+    ];
+    Event {
+        name: format!("message.{written}"),
+        summary: format!("Logical message with the prefix {written}"),
+        description: None,
+        exchange: address(&settings.exchange, fixed.as_deref(), &written),
+        routing_key: address(&settings.routing_key, fixed.as_deref(), &written),
+        content_type: Some("application/json".to_owned()),
+        format: "plain",
+        payload: object(fields.map(|(name, schema)| (name, schema, Presence::Always))),
+        headers: object(position_headers(Presence::Sometimes)),
+        properties: object([
+            ("message_id", id(), Presence::Always),
+            ("type", text(), Presence::Always),
+            ("app_id", constant(pipeline), Presence::Always),
+            ("timestamp", described(integer(0), Some("commit time, seconds since 1970")), Presence::Sometimes),
+        ]),
+        schema_version: None,
+    }
+}
+
+fn address(template: &Template, fixed: Option<&str>, written: &str) -> Address {
+    if let Some(fixed) = fixed {
+        let filled = template.clone().fill("prefix", fixed);
+        return Address::fixed(filled.literal().unwrap_or_default());
+    }
+    let parameter = Parameter {
+        name: "prefix".to_owned(),
+        description: format!("the message's prefix: {written}"),
+        values: Vec::new(),
+    };
+    super::events::address(template, &|_| parameter.clone())
+}
+
+fn literal(prefix: &[Glyph]) -> Option<String> {
+    let character = |glyph: &Glyph| match glyph {
+        Glyph::Literal(character) => Some(*character),
+        Glyph::AnyOne | Glyph::AnyMany => None,
+    };
+    prefix.iter().map(character).collect()
+}
+
+fn written(glyph: Glyph) -> String {
+    match glyph {
+        Glyph::Literal(character) => character.to_string(),
+        Glyph::AnyOne => "?".to_owned(),
+        Glyph::AnyMany => "*".to_owned(),
+    }
+}
+
+/// As a regular expression that means the same in every dialect.
+fn expression(glyph: Glyph) -> String {
+    match glyph {
+        Glyph::Literal(character) if r"^$\.*+?()[]{}|/".contains(character) => format!("\\{character}"),
+        Glyph::Literal(character) => character.to_string(),
+        Glyph::AnyOne => r"[\s\S]".to_owned(),
+        Glyph::AnyMany => r"[\s\S]*".to_owned(),
+    }
+}
