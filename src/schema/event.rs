@@ -154,6 +154,10 @@ pub(super) fn nullable(mut schema: Value) -> Value {
             fields.insert("type".to_owned(), json!([one, "null"]));
             schema
         }
+        Some(Value::Array(several)) => {
+            several.push("null".into());
+            schema
+        }
         Some(_) => schema,
         None => match fields.get_mut("anyOf").and_then(Value::as_array_mut) {
             Some(choices) => {

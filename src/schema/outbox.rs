@@ -93,14 +93,14 @@ impl Outbox<'_, '_> {
     }
 
     /// A column's text, and whether it is there.
-    fn text(&self, index: usize) -> (Value, Presence) {
+    fn text(&mut self, index: usize) -> (Value, Presence) {
         let (column, facts) = (&self.table.relation.columns[index], &self.table.columns[index]);
-        let schema = described(as_text(self.schemas, column), facts.comment.as_deref());
+        let schema = described(as_text(self.schemas, column, facts), facts.comment.as_deref());
         (schema, Presence::always_if(facts.not_null || self.schemas.refuses_null(column.type_oid)))
     }
 
     /// What is replayed from the table has no place in the stream.
-    fn headers(&self) -> Value {
+    fn headers(&mut self) -> Value {
         let mut headers = position_headers(Presence::Sometimes);
         let version = self.plan.schema_version.map(|column| ("schema_version", column));
         let columns = [("aggregate_type", self.plan.aggregate_type), ("aggregate_id", self.plan.aggregate_id)];
@@ -123,7 +123,7 @@ impl Outbox<'_, '_> {
         object(headers)
     }
 
-    fn properties(&self, pipeline: &str) -> Value {
+    fn properties(&mut self, pipeline: &str) -> Value {
         let (id, presence) = self.text(self.plan.id);
         let id = match presence {
             Presence::Always => id,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::catalog::{ColumnFacts, Described};
 use super::event::{
     Address, Event, LSN, Presence, boolean, committed_at, constant, described, integer, nullable, object, pattern,
-    position_headers, text,
+    position_headers,
 };
 use super::types::{Schemas, Typed};
 use crate::postgres::relation::{Column, ReplicaIdentity};
@@ -172,9 +172,7 @@ fn capitalised(op: &str) -> String {
 }
 
 /// The text of a column, where it is text whatever its type: in a header, a property or a template.
-pub(super) fn as_text(schemas: &Schemas<'_>, column: &Column) -> Value {
-    match schemas.labels(column.type_oid) {
-        Some(labels) => json!({"type": "string", "enum": labels}),
-        None => text(),
-    }
+pub(super) fn as_text<'a>(schemas: &mut Schemas<'a>, column: &Column, facts: &'a ColumnFacts) -> Value {
+    let typed = Typed { oid: column.type_oid, modifier: column.type_modifier, written: &facts.written };
+    schemas.text_of(typed)
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::event::{Presence, free_key, nullable, object};
+use super::event::{Presence, free_key, nullable, object, text};
 use crate::encode::values::{Kind, Kinds};
 use crate::postgres::types::{Form, MAX_DEPTH, Types};
 
@@ -86,6 +86,24 @@ impl<'a> Schemas<'a> {
         self.of(&kind, typed)
     }
 
+    /// The schema of the text of its values, as it goes into a header.
+    pub fn text_of(&mut self, typed: Typed<'a>) -> Value {
+        // Of other kinds, the JSON is not the text.
+        match self.kinds.of(typed.oid) {
+            Kind::Text => self.value(typed),
+            Kind::Bool
+            | Kind::Integer
+            | Kind::Number
+            | Kind::Json
+            | Kind::Timestamp
+            | Kind::TimestampTz
+            | Kind::Bytea
+            | Kind::Array(_)
+            | Kind::Composite(_)
+            | Kind::Hstore => text(),
+        }
+    }
+
     /// Whether a column of the type holds no nulls, although it might.
     #[must_use]
     pub fn refuses_null(&self, type_oid: u32) -> bool {
@@ -112,7 +130,7 @@ impl<'a> Schemas<'a> {
         match kind {
             Kind::Bool => json!({"type": "boolean"}),
             Kind::Integer => integer(typed.oid),
-            Kind::Number => json!({"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}),
+            Kind::Number => json!({"type": ["number", "string"], "pattern": "^(NaN|-?Infinity)$"}),
             Kind::Json => json!({}),
             Kind::Timestamp => json!({"type": "string", "pattern": timestamp("")}),
             // The format that everybody knows, and what is not in it.
@@ -236,7 +254,11 @@ fn scalar(typed: Typed<'_>) -> Value {
         // interval
         1186 => set("pattern", DURATION.into()),
         // uuid
-        2950 => set("format", "uuid".into()),
+        2950 => {
+            set("format", "uuid".into());
+            // Few readers check a format.
+            set("pattern", "^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$".into());
+        }
         // bit, varbit
         1560 => set("pattern", bits.map_or_else(|| "^[01]*$".to_owned(), |n| format!("^[01]{{{n}}}$")).into()),
         1562 => set("pattern", bits.map_or_else(|| "^[01]*$".to_owned(), |n| format!("^[01]{{0,{n}}}$")).into()),

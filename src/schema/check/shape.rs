@@ -35,13 +35,18 @@ pub(super) struct Facet {
 
 const FORM: [&str; 4] = ["const", "contentEncoding", "format", "pattern"];
 
-/// The reference that a schema is, or is with a description.
+/// The reference that a schema is, or is with a description, or with null beside it.
 pub(super) fn reference(schema: &Value) -> Option<&str> {
-    let inner = match schema.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
-        Some([only]) => only,
-        Some(_) | None => schema,
-    };
-    inner.get("$ref").and_then(Value::as_str)
+    let parts = |keyword: &str| schema.get(keyword).and_then(Value::as_array).map(Vec::as_slice);
+    match (parts("allOf"), parts("anyOf")) {
+        (Some([only]), _) => reference(only),
+        (_, Some([one, null])) if is_null(null) => reference(one),
+        _ => schema.get("$ref").and_then(Value::as_str),
+    }
+}
+
+fn is_null(schema: &Value) -> bool {
+    schema.get("type").and_then(Value::as_str) == Some("null")
 }
 
 /// What a reference leads to, or the value itself.
@@ -97,8 +102,7 @@ impl<'d> Shape<'d> {
 
     /// Null as one of two choices is what makes the other nullable.
     fn choose(&mut self, document: &'d Value, choices: impl Iterator<Item = &'d Value>, depth: usize) {
-        let is_null = |choice: &&Value| choice.get("type").and_then(Value::as_str) == Some("null");
-        let (null, others): (Vec<_>, Vec<_>) = choices.partition(is_null);
+        let (null, others): (Vec<_>, Vec<_>) = choices.partition(|choice| is_null(choice));
         self.nullable |= !null.is_empty();
         match others.as_slice() {
             [only] => self.add(document, only, depth + 1),
