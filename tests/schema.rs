@@ -4,3 +4,4 @@ mod check;
 mod contract;
 mod deliveries;
 mod document;
+mod page;

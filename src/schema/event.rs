@@ -183,3 +183,29 @@ pub(super) fn position_headers(presence: Presence) -> Vec<(String, Value, Presen
     let replayed = described(json!({"type": "integer"}), Some(replayed));
     headers.chain([("replayed_at_us".to_owned(), replayed, Presence::Sometimes)]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_joins_whatever_the_schema_says() {
+        let reference = json!({"$ref": "#/x"});
+        for (schema, expected) in [
+            (json!({}), json!({})),
+            (json!({"type": "string"}), json!({"type": ["string", "null"]})),
+            (json!({"type": ["number", "string"]}), json!({"type": ["number", "string", "null"]})),
+            (json!({"anyOf": [{}]}), json!({"anyOf": [{}, {"type": "null"}]})),
+            (reference.clone(), json!({"anyOf": [reference, {"type": "null"}]})),
+        ] {
+            assert_eq!(nullable(schema.clone()), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn names_that_a_key_can_not_have_are_told_apart() {
+        assert_eq!(free_key("public.a b", |_| false), "public.a_b");
+        let taken = ["public.a_b", "public.a_b-2"];
+        assert_eq!(free_key("public.a\"b", |key| taken.contains(&key)), "public.a_b-3");
+    }
+}

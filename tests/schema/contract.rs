@@ -103,6 +103,11 @@ impl Contract {
         Err(why)
     }
 
+    /// Whether a row may be one of this table.
+    pub(crate) fn has_row(&self, table: &str, row: &Value) -> bool {
+        validator(&format!("#/components/schemas/row.{table}"), &self.document).is_valid(row)
+    }
+
     /// A part of the document.
     pub(crate) fn at(&self, pointer: &str) -> &Value {
         self.document.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {}", self.text))
