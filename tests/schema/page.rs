@@ -31,7 +31,7 @@ fn config(database: &Database) -> PathBuf {
     ))
 }
 
-/// And no value has the JSON of all types.
+/// And an object that is of none of the types is refused by all but those of JSON.
 #[tokio::test]
 async fn every_value_of_the_page_of_types_is_what_the_document_says_of_its_type() {
     let database = postgres().database().await;
