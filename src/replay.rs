@@ -208,7 +208,7 @@ impl Plan {
         let outbox = match settings.outboxes.as_slice() {
             [outbox] => outbox.clone(),
             [] => {
-                let error = anyhow!("--from-table: no [outbox] is configured, or chosen");
+                let error = anyhow!("--from-table: no [outbox] is configured, or none that --table selects");
                 return Err(usage(error, "it sends the rows of outbox.table"));
             }
             [_, _, ..] => {

@@ -36,7 +36,7 @@ impl Mode {
 
     /// Whether transactions are asked for while they are in progress.
     ///
-    /// Decoding what is not committed has limits in every version up to 18. Of a row of the catalog that a transaction alters in
+    /// Decoding what is not committed has limits in every version up to 18 (15.20 has fewer). Of a row of the catalog that a transaction alters in
     /// a subtransaction, rolls that back, and alters again, the walsender sees no version in between: it fails with an internal
     /// error ("could not map filenode"), at each attempt. And the folder may be full. A transaction that is committed needs
     /// neither.

@@ -119,6 +119,8 @@ async fn a_checkpoint_that_can_not_be_written() {
 async fn a_checkpoint_that_can_not_be_stored_for_a_while() {
     let scene = Scene::new().await;
     let process = streaming(&scene, &[]).await;
+    // A new slot is acknowledged up to its start, which is stored a moment later.
+    eventually("a checkpoint is stored", SOON, async || scene.checkpoint().join(FILE).exists().then_some(())).await;
     scene.acknowledged().await;
     let (store, aside) = (scene.checkpoint(), scene.checkpoint().with_extension("aside"));
     std::fs::rename(&store, &aside).expect("move the folder");

@@ -248,7 +248,9 @@ const TWICE: [(&str, &str); 5] = [
 ];
 
 /// Decoding what is not committed has its limits: the server gives up, and a transaction that is committed is decoded whole.
-async fn comes_without_streaming(server: &PostgresServer) {
+/// How often it gave up.
+async fn comes_without_streaming(server: &PostgresServer) -> usize {
+    let mut failed = 0;
     for (alter, says) in TWICE {
         let database = server.database().await;
         database.execute(&format!("ALTER DATABASE {} {STREAM_SOON}", database.name())).await;
@@ -270,16 +272,22 @@ async fn comes_without_streaming(server: &PostgresServer) {
         database.execute(&sql).await;
         // Streamed while it went on, it might just have been in time.
         let mut streaming = Recorder::open(&other).await;
-        let Err(failure) = streaming.read(1).await else { panic!("{alter}: PostgreSQL can stream it") };
-        assert!(
-            matches!(&failure, Failure::Transient(error) if format!("{error:#}").contains(says)),
-            "{alter}: {failure}"
-        );
-        let again = streaming.open_again().await.until(1).await;
+        // A later minor release has learned it, as 15.20.
+        let again = if let Err(failure) = streaming.read(1).await {
+            assert!(
+                matches!(&failure, Failure::Transient(error) if format!("{error:#}").contains(says)),
+                "{alter}: {failure}"
+            );
+            failed += 1;
+            streaming.open_again().await.until(1).await
+        } else {
+            streaming
+        };
         let plain = Recorder::open(&plain).await.until(1).await;
         assert_eq!(plain.changes.len(), 2 * 4003 + 1000, "{alter}");
         assert_same(&plain.changes, &again.changes);
     }
+    failed
 }
 
 #[tokio::test]
@@ -289,7 +297,11 @@ async fn what_the_server_fails_to_stream_comes_without_streaming() {
 
 #[tokio::test]
 async fn what_postgresql_18_fails_to_stream_comes_without_streaming() {
-    comes_without_streaming(&PostgresServer::private_of(18, &[])).await;
+    assert_eq!(
+        comes_without_streaming(&PostgresServer::private_of(18, &[])).await,
+        TWICE.len(),
+        "else it shows nothing"
+    );
 }
 
 /// The id with which a message is streamed is not that of its subtransaction.
