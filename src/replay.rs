@@ -216,6 +216,8 @@ impl Plan {
                 return Err(usage(error, "choose one with --table"));
             }
         };
+        let filter = settings.source.filters.iter().find(|filter| filter.is(&outbox.schema, &outbox.table));
+        let rows = Rows { filter: filter.and_then(|filter| filter.rows.clone()), ..rows };
         Ok(Self {
             what: format!("{}.{}", outbox.schema, outbox.table),
             events: Events::Table(OutboxTable::new(settings.source.conninfo.clone(), outbox, rows)),

@@ -105,7 +105,8 @@ fn an_unknown_variable() {
         refused(Some(&shop("")), &[("PGSLUICE__SOURCE__PASWORD", SECRET)]),
         "error: PGSLUICE__SOURCE__PASWORD: source.pasword is unknown\n\n\
          hint: did you mean source.password? known in [source]: url, password, password_file, tables, slot, \
-         publication, binary, report_every_ms, watch_every_ms, streaming, streaming_memory_bytes, streaming_folder, origin\n"
+         publication, binary, report_every_ms, watch_every_ms, streaming, streaming_memory_bytes, streaming_folder, origin, \
+         filters\n"
     );
 }
 

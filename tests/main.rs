@@ -12,6 +12,7 @@ mod decode;
 mod docs;
 mod failover;
 mod faults;
+mod filters;
 mod harness;
 mod main_job;
 mod messages;

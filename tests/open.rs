@@ -23,6 +23,7 @@ fn settings(database: &Database) -> SourceSettings {
     SourceSettings {
         conninfo: Conninfo::parse(&database.url()).expect("a valid URL"),
         tables: Selection::parse(&["public.*".to_owned()]).expect("a valid pattern"),
+        filters: Vec::new(),
         slot: database.name().to_owned(),
         publication: "pub of \"mine\"".to_owned(),
         report_every: Duration::from_secs(10),

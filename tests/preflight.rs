@@ -72,7 +72,7 @@ async fn database(sql: &str) -> (Database, Client) {
     (database, client)
 }
 
-async fn client_as(database: &Database, user: &str) -> Client {
+pub(crate) async fn client_as(database: &Database, user: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(&database.url_as(user), NoTls).await.expect("connects");
     tokio::spawn(connection);
     client
@@ -87,7 +87,7 @@ async fn publish(client: &Client, name: &str, wanted: &Wanted) -> Result<Plan, F
     let server = preflight::check(client, Look::First).await?;
     let publication = publication::read(client, name).await?;
     let plan = publication::plan(name, publication.as_ref(), wanted, &server)?;
-    publication::apply(client, name, &plan).await?;
+    publication::apply(client, name, &plan, wanted).await?;
     Ok(plan)
 }
 
@@ -331,7 +331,7 @@ async fn a_table_whose_updates_will_be_rejected_is_warned_about_before_it_happen
         "{warning}"
     );
     assert!(warning.contains("ALTER TABLE \"public\".\"keyless\" REPLICA IDENTITY FULL"), "{warning}");
-    publication::apply(&client, "p", &plan).await.expect("creates");
+    publication::apply(&client, "p", &plan, &wanted).await.expect("creates");
     // The warning says what PostgreSQL really does.
     for table in ["keyless", "late", "nothing", "parts", "fine", "by_index", "whole"] {
         let updated = client.batch_execute(&format!("UPDATE public.{table} SET id = 2")).await;

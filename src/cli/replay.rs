@@ -88,7 +88,7 @@ impl ReplayArguments {
         let overrides = self.overrides()?;
         if self.from_table {
             let Self { order_by, from, to, .. } = self;
-            let rows = Rows { order_by: order_by.clone(), from: from.clone(), to: to.clone() };
+            let rows = Rows { order_by: order_by.clone(), from: from.clone(), to: to.clone(), filter: None };
             return Plan::of_table(settings, &overrides, rows);
         }
         let (to, from) = (self.to()?, self.from(&settings).await?);

@@ -82,6 +82,11 @@ impl Origins {
         self.file.parent().unwrap_or(Path::new(""))
     }
 
+    /// Whether the sections of that name are a list, `[[x]]`.
+    pub(super) fn is_list(&self, key: &str) -> bool {
+        self.lines.contains_key(&format!("{key}[0]"))
+    }
+
     /// Whether the key's value is the environment's.
     pub(super) fn is_variable(&self, key: &str) -> bool {
         self.variables.contains_key(key)

@@ -5,6 +5,7 @@
 //! `resolve` turns it into [`Settings`], the contract that everything else is built on.
 //! `docs/configuration.md` describes every key.
 
+mod filters;
 mod layers;
 mod outbox;
 mod resolve;
@@ -25,6 +26,7 @@ use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
+pub use filters::FilterSettings;
 pub use layers::VARIABLE_PREFIX;
 pub use outbox::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
 
@@ -89,6 +91,8 @@ pub struct SourceSettings {
     pub streaming: Option<Streaming>,
     /// Which changes the server sends, by where they come from.
     pub origin: Origin,
+    /// What of the tables PostgreSQL is to leave out, so that it never leaves the database.
+    pub filters: Vec<FilterSettings>,
 }
 
 /// `[source] streaming_*`: where transactions that are read while they are in progress are kept until they are committed.

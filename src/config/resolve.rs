@@ -3,6 +3,7 @@
 //! Every default and every range is here, and in `docs/configuration.md`. Nothing is asked of a server;
 //! the only files read are those of the passwords.
 
+mod filters;
 mod outbox;
 
 use std::net::SocketAddr;
@@ -48,7 +49,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         shutdown_timeout_ms,
         standby_timeout_ms,
         fail_fast,
-        source,
+        mut source,
         changes,
         outbox,
         messages,
@@ -64,8 +65,10 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
     let standby_timeout =
         standby_timeout_ms.map(|ms| millis(at, "standby_timeout_ms", Some(ms), ms, 1..=MAX_WAIT_MS)).transpose()?;
     let retain = self::retain(at, &replay)?;
+    let filters = std::mem::take(&mut source.filters);
     let mut source = SourceSettings { standby_timeout, retain, ..self::source(at, source, &name)? };
     let outboxes = outbox::outboxes(at, outbox, &name)?;
+    source.filters = filters::filters(at, filters, &source.tables, &outboxes)?;
     let messages = self::messages(at, messages, &name)?;
     if source.tables.is_empty() && outboxes.is_empty() && messages.prefixes.is_empty() {
         let hint = "write source.tables = [\"public.*\"] for the changes of tables, an [outbox] section, or both";
@@ -118,6 +121,7 @@ fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSe
     Ok(SourceSettings {
         conninfo,
         tables,
+        filters: Vec::new(),
         slot: slot_name(at, "source.slot", written.slot.unwrap_or_else(|| name.to_owned()))?,
         publication,
         report_every: millis(at, "source.report_every_ms", written.report_every_ms, 10_000, 100..=MAX_WAIT_MS)?,

@@ -136,6 +136,47 @@ fn what_an_outbox_can_not_be_is_said() {
 }
 
 #[test]
+fn a_filter_is_of_a_selected_table_and_filters_something() {
+    let filters = |lines: &str| format!("{}[[source.filters]]\n{lines}\n", with("outbox", "table = \"app.outbox\""));
+    let text = filters("table = 'public.\"My orders\"'\nwhere = \"id > 1\"\ncolumns = [\"id\", \"Größe\"]");
+    let two = format!("{text}[[source.filters]]\ntable = \"app.outbox\"\nwhere = \"true\"\n");
+    let [first, second] = loaded(&two, &[]).source.filters.try_into().expect("two");
+    assert!(first.is("public", "My orders") && second.is("app", "outbox"), "{first:?} {second:?}");
+    assert_eq!((first.key.as_str(), first.rows.as_deref()), ("source.filters[0]", Some("id > 1")));
+    assert_eq!(first.columns, Some(vec!["id".to_owned(), "Größe".to_owned()]));
+    assert_eq!((second.key.as_str(), second.columns), ("source.filters[1]", None));
+    let one = loaded(
+        SMALLEST,
+        &[("PGSLUICE__SOURCE__FILTERS__TABLE", "public.a"), ("PGSLUICE__SOURCE__FILTERS__COLUMNS", "a,b")],
+    );
+    assert_eq!(one.source.filters[0].key, "source.filters");
+    let wrong = |lines: &str, says: &str| {
+        let text = error(&filters(lines), &[]);
+        assert!(text.starts_with("conf/shop.toml") && text.contains(says), "{text}");
+    };
+    wrong("where = \"true\"", "source.filters[0].table is missing");
+    wrong("table = \"orders\"\nwhere = \"true\"", "source.filters[0].table can't be used: `orders` names no schema");
+    wrong("table = \"public.*\"\nwhere = \"true\"", "source.filters[0].table can't be used: `public.*` has a wildcard");
+    wrong(
+        "table = \"other.orders\"\nwhere = \"true\"",
+        "source.filters[0].table names a table that is not selected: other.orders",
+    );
+    wrong("table = \"public.orders\"", "source.filters[0].table has neither `where` nor `columns` beside it");
+    wrong("table = \"public.orders\"\nwhere = \" \"", "source.filters[0].where is empty");
+    wrong("table = \"public.orders\"\nwhere = 1", "source.filters[0].where is not a string");
+    wrong("table = \"public.orders\"\ncolumns = []", "source.filters[0].columns is empty");
+    wrong("table = \"public.orders\"\ncolumns = [\"a\", \"\"]", "source.filters[0].columns is no name in PostgreSQL");
+    wrong("table = \"public.orders\"\ncolumns = [\"a\", \"b\", \"a\"]", "source.filters[0].columns names \"a\" twice");
+    wrong("table = \"public.orders\"\nwhen = \"x\"", "source.filters[0].when is unknown");
+    let twice =
+        format!("{text}{}", text.split_once("[[").map(|(_, section)| format!("[[{section}")).expect("a section"));
+    assert_eq!(
+        error(&twice, &[]).lines().next(),
+        Some("conf/shop.toml:15: source.filters[1].table is given twice: public.My orders")
+    );
+}
+
+#[test]
 fn variables_override_the_file_with_numbers_booleans_and_lists() {
     let settings = loaded(
         SMALLEST,
@@ -410,6 +451,7 @@ fn keys(section: &str) -> Vec<String> {
     let keys = known.split(", ").map(|key| format!("{section}{key}"));
     keys.flat_map(|key| match key.as_str() {
         "source"
+        | "source.filters"
         | "changes"
         | "outbox"
         | "outbox.columns"
@@ -498,6 +540,10 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "replacement",
         "url = \"postgres://ops",
         "table = \"public.pgsluice",
+        "[source.filters]",
+        "table = \"public.orders",
+        "where",
+        "columns = [",
     ];
     let without_examples: Vec<&str> =
         uncommented.into_iter().filter(|line| !examples.iter().any(|example| line.starts_with(example))).collect();

@@ -56,6 +56,18 @@ pub(super) struct Source {
     pub(super) streaming_memory_bytes: Option<i64>,
     pub(super) streaming_folder: Option<String>,
     pub(super) origin: Option<String>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) filters: Vec<Filter>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Filter {
+    pub(super) table: Option<String>,
+    #[serde(rename = "where")]
+    pub(super) rows: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub(super) columns: Option<Vec<String>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -8,6 +8,7 @@
 use anyhow::anyhow;
 use tokio_postgres::Client;
 
+use super::filters::Filter;
 use super::ident::{parse_qualified, quote_qualified};
 use super::preflight::sql_failure;
 use crate::config::OutboxSettings;
@@ -56,6 +57,8 @@ pub struct Wanted {
     pub selected_partitions: Vec<u32>,
     /// The outboxes.
     pub outboxes: Vec<Outbox>,
+    /// What of the tables is left out, at most one a table.
+    pub filters: Vec<Filter>,
 }
 
 /// An outbox, and what is read of it.
@@ -82,6 +85,13 @@ impl Wanted {
             partition.identity != "f" && root.is_some_and(|root| root.identity != partition.identity)
         };
         self.partitions.iter().filter(other)
+    }
+
+    /// The table under whose name the rows of this partition come; none for what is no partition.
+    #[must_use]
+    pub fn root_of(&self, schema: &str, name: &str) -> Option<&Table> {
+        let partition = self.partitions.iter().find(|table| table.is(schema, name))?;
+        self.tables.iter().find(|table| partition.ancestors.contains(&table.oid))
     }
 
     /// Those of [`Self::partitions`] that belong to `root`.
@@ -125,6 +135,7 @@ fn choose(tables: &[Table], selection: &Selection, outboxes: Vec<Outbox>) -> Wan
         partitions: tables.iter().filter(|table| !table.partitioned && below(table)).cloned().collect(),
         selected_partitions: selected.iter().filter(|table| below(table)).map(|table| table.oid).collect(),
         outboxes,
+        filters: Vec::new(),
     }
 }
 

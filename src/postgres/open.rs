@@ -13,8 +13,9 @@ use anyhow::anyhow;
 use tokio_postgres::{Client, SimpleQueryMessage};
 use tracing::{info, warn};
 
-use super::catalog;
+use super::catalog::{self, Wanted};
 use super::client::{ClientError, Connection, Purpose};
+use super::filters;
 use super::held;
 use super::login::Logins;
 use super::mode::Mode;
@@ -149,7 +150,7 @@ impl PostgresSource {
         let sql = sql::connect(conninfo).await?;
         let name = &self.0.settings.publication;
         match publication::read(&sql, name).await? {
-            Some(publication) if publication.managed => publication::renew_record(&sql, name).await,
+            Some(publication) if publication.managed => publication::renew_record(&sql, name, &publication).await,
             Some(_) | None => Ok(()),
         }
     }
@@ -186,8 +187,8 @@ impl Source for PostgresSource {
 /// What the database looks like, and what is to be changed in it.
 struct Prepared {
     publication: Option<Publication>,
-    /// None when the publication was brought in order before, and is only used.
-    plan: Option<Plan>,
+    /// And what it is for; none when the publication was brought in order before, and is only used.
+    plan: Option<(Plan, Wanted)>,
 }
 
 impl Inner {
@@ -268,8 +269,9 @@ impl Inner {
             Look::First => {
                 streamed::check(&self.settings, &server).await?;
                 held::check(sql, &self.settings.slot, self.settings.retain).await?;
-                let wanted = catalog::resolve(sql, &self.settings.tables, &self.outboxes).await?;
-                Some(publication::plan(name, publication.as_ref(), &wanted, &server)?)
+                let mut wanted = catalog::resolve(sql, &self.settings.tables, &self.outboxes).await?;
+                wanted.filters = filters::resolve(sql, &self.settings.filters, &wanted, &server).await?;
+                Some((publication::plan(name, publication.as_ref(), &wanted, &server)?, wanted))
             }
             Look::Again => None,
         };
@@ -340,8 +342,13 @@ impl Inner {
             }
             Decision::Create => {}
         }
-        if let Some(plan) = prepared.plan.take() {
-            limited("bringing the publication in order", publication::apply(sql, name, &plan)).await?;
+        if let Some((plan, wanted)) = prepared.plan.take() {
+            limited("bringing the publication in order", publication::apply(sql, name, &plan, &wanted)).await?;
+            if !wanted.filters.is_empty() {
+                for unfit in filters::unfit(sql, name).await? {
+                    warn!(publication = name, "{}", unfit.warning());
+                }
+            }
             if let Some(publication) = prepared.publication.as_ref().filter(|_| plan.statements.is_empty()) {
                 publication::keep_record(sql, name, publication).await?;
             }

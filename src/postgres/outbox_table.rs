@@ -16,6 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio_postgres::{Client, CopyOutStream};
 
+use super::filters;
 use super::ident::{quote_ident, quote_literal, quote_qualified};
 use super::preflight::sql_failure;
 use super::sql;
@@ -42,6 +43,8 @@ pub struct Rows {
     pub from: Option<String>,
     /// No higher values of that column.
     pub to: Option<String>,
+    /// The row filter of the table, as the configuration has it: a row that was no event does not become one.
+    pub filter: Option<String>,
 }
 
 /// The outbox table of one pipeline.
@@ -145,7 +148,8 @@ impl Inner {
         let bound = |(operator, value): (&str, &Option<String>)| {
             value.as_ref().map(|value| format!("{order_by} {operator} {}", quote_literal(value)))
         };
-        let bounds: Vec<String> = bounds.into_iter().filter_map(bound).collect();
+        let filter = self.rows.filter.as_deref().map(filters::condition);
+        let bounds: Vec<String> = bounds.into_iter().filter_map(bound).chain(filter).collect();
         let condition = if bounds.is_empty() { "true".to_owned() } else { bounds.join(" AND ") };
         let names = names.join(", ");
         format!("COPY (SELECT {names} FROM {table} WHERE {condition} ORDER BY {order_by}, {id}) TO STDOUT")

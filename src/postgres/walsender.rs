@@ -227,6 +227,7 @@ mod tests {
         SourceSettings {
             conninfo: Conninfo::parse("postgres://app@db1/shop").expect("a URL"),
             tables: Selection::parse(&[]).expect("no patterns"),
+            filters: Vec::new(),
             slot: "shop".to_owned(),
             publication: "It's \"mine\", really".to_owned(),
             report_every: Duration::from_secs(10),

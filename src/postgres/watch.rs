@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio_postgres::Client;
 
 use super::client::ClientError;
+use super::filters::{self, Unfit};
 use super::preflight::sql_failure;
 use super::publication;
 use super::streamed::CommittedStream;
@@ -51,7 +52,8 @@ impl WatchedStream {
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
         let types = TypeFinder::new(settings.conninfo.clone(), stream.mode());
-        let watch = Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends) };
+        let watch =
+            Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends), unfit: Vec::new() };
         let task = tokio::spawn(async move {
             // The stream may be gone.
             let _ = tell.send(watch.until_found().await);
@@ -96,6 +98,8 @@ struct Watch {
     /// Up to here nothing was found.
     fine_until: Lsn,
     server_ends: Arc<AtomicBool>,
+    /// What was last said of filters that make the application's UPDATEs fail.
+    unfit: Vec<Unfit>,
 }
 
 impl Watch {
@@ -130,9 +134,22 @@ impl Watch {
         };
         if left.is_empty() {
             self.fine_until = now;
-            return Ok(());
+            return self.warn_of_unfit(client).await;
         }
         Err(slot::tables_left(name, &left, self.fine_until, end_of_wal(client).await?).into())
+    }
+
+    /// Somebody may have altered a table's replica identity.
+    async fn warn_of_unfit(&mut self, client: &Client) -> Result<(), Failure> {
+        if self.settings.filters.is_empty() {
+            return Ok(());
+        }
+        let unfit = filters::unfit(client, &self.settings.publication).await?;
+        for unfit in unfit.iter().filter(|unfit| !self.unfit.contains(unfit)) {
+            tracing::warn!(publication = self.settings.publication, "{}", unfit.warning());
+        }
+        self.unfit = unfit;
+        Ok(())
     }
 }
 

@@ -74,11 +74,15 @@ pub async fn read(client: &Client, settings: &Settings) -> Result<Catalog, Failu
     let mut tables = Vec::with_capacity(wanted.tables.len());
     for table in &wanted.tables {
         let mut described = described(table, &wanted, publication.as_ref());
+        let filter = settings.source.filters.iter().find(|filter| filter.is(&table.schema, &table.name));
+        described.filtered |= filter.is_some_and(|filter| filter.rows.is_some());
+        let listed = filter.and_then(|filter| filter.columns.as_ref());
         for row in &columns {
             if row.try_get::<_, u32>(0).map_err(failed)? == table.oid {
                 let (column, facts, comment, generated) = column(row).map_err(failed)?;
                 described.comment = comment;
-                if is_sent(publication.as_ref(), version, table.oid, &column.name, &generated) {
+                let is_listed = listed.is_none_or(|columns| columns.contains(&column.name));
+                if is_listed && is_sent(publication.as_ref(), version, table.oid, &column.name, &generated) {
                     described.relation.columns.push(column);
                     described.columns.push(facts);
                 }

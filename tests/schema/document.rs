@@ -134,3 +134,18 @@ async fn a_publication_of_somebody_elses_says_what_is_sent() {
     let after = contract.at("/components/messages/public.orders.insert/payload/properties/after/required");
     assert_eq!(after, &json!(["id"]));
 }
+
+/// As `[[source.filters]]` has it in the publication that is yet to be made.
+#[tokio::test]
+async fn what_a_filter_leaves_out_is_not_in_it() {
+    let scene = Scene::new().await;
+    if scene.database.major().await < 15 {
+        return;
+    }
+    let filter = "[[source.filters]]\ntable = \"public.orders\"\nwhere = \"id > 0\"\ncolumns = [\"id\", \"status\"]\n";
+    let contract = Contract::of(&file(&scene.config(filter))).await;
+    let columns = contract.at("/components/schemas/row.public.orders/properties").as_object().expect("columns");
+    assert_eq!(columns.keys().collect::<Vec<_>>(), ["id", "status"]);
+    let after = contract.at("/components/messages/public.orders.insert/payload/properties/after/required");
+    assert_eq!(after, &json!(["id"]), "an insert may be an update that the filter let in");
+}

@@ -32,6 +32,7 @@ pub(super) fn settings(database: &Database, slot: &str, streaming: Option<Stream
     SourceSettings {
         conninfo: Conninfo::parse(&database.url()).expect("a valid URL"),
         tables: Selection::parse(&["*.*".to_owned()]).expect("a valid pattern"),
+        filters: Vec::new(),
         slot: format!("{}_{slot}", database.name()),
         publication: "p".to_owned(),
         report_every: Duration::from_secs(10),

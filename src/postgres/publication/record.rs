@@ -1,0 +1,144 @@
+//! Which tables were in a publication of ours, kept in its comment: pgoutput does not tell when one is taken out.
+//!
+//! Invariant: what is written down was read before, so that what somebody alters meanwhile is missing from the publication
+//! and not from the record.
+
+use sha2::{Digest as _, Sha256};
+use tokio_postgres::Client;
+
+use super::{LOCK_TIMEOUT, Member, Membership, Publication, has_filters, members};
+use crate::failure::Failure;
+use crate::lsn::Lsn;
+use crate::postgres::filters::Filter;
+use crate::postgres::ident::{quote_ident, quote_literal};
+use crate::postgres::preflight::sql_failure;
+use crate::postgres::watch::end_of_wal;
+
+/// How the comment of a publication begins that pgsluice may alter.
+pub const MARK: &str = "managed by pgsluice";
+/// The comment, with the way out of it. What follows is a [`Record`]: a table that somebody takes out, and be it for a
+/// moment, has lost changes.
+const COMMENT: &str = "managed by pgsluice: its tables follow the configuration; remove this comment to manage it yourself; tables as of ";
+
+/// Which tables were in a publication of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// When that was so.
+    pub as_of: Lsn,
+    /// Those that we have put into it, and not taken out.
+    pub members: Vec<Recorded>,
+}
+
+/// A table that was in a publication of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// That it was in it.
+    pub membership: Membership,
+    /// The [`digest`] of its row filter; none without one that the configuration asked for.
+    pub rows: Option<String>,
+}
+
+/// `… tables as of 0/16B3748: 16390:16401 16395:16402:055557a359c75ed7`
+pub(super) fn parse(comment: &str) -> Option<Record> {
+    let recorded = |text: &str| {
+        let mut parts = text.split(':');
+        let membership = Membership { table: parts.next()?.parse().ok()?, entry: parts.next()?.parse().ok()? };
+        Some(Recorded { membership, rows: parts.next().map(str::to_owned) })
+    };
+    let (as_of, members) = comment.strip_prefix(COMMENT)?.split_once(": ")?;
+    Some(Record { as_of: as_of.parse().ok()?, members: members.split(' ').filter_map(recorded).collect() })
+}
+
+/// Names a row filter by its text in the configuration and by what PostgreSQL has made of it: 16 hexadecimal digits.
+///
+/// Neither is enough. Of the same text PostgreSQL may have made something else, as of a column that was renamed; and what it
+/// has made does not look like the text.
+#[must_use]
+pub fn digest(written: &str, made: &str) -> String {
+    let mut digest = format!("{:x}", Sha256::digest(format!("{written}\0{made}")));
+    digest.truncate(16);
+    digest
+}
+
+/// What was taken out of a publication of ours behind our back, if only for a moment, or filtered otherwise: of the tables
+/// that are on record, those which still exist; and what else decides which changes come.
+///
+/// # Errors
+/// When the server can't answer.
+pub async fn removed(client: &Client, record: &Record, now: &Publication) -> Result<Vec<String>, Failure> {
+    let is_in = |before: &Membership| now.members.iter().any(|member| member.membership == *before);
+    let before = record.members.iter().map(|recorded| recorded.membership);
+    let mut removed = existing(client, before.filter(|it| !is_in(it)).map(|it| it.table).collect()).await?;
+    removed.extend(now.unpublished.iter().map(|operation| format!("every {operation}")));
+    if !now.via_root {
+        removed.push("the rows of partitions under their root's name".to_owned());
+    }
+    Ok(removed)
+}
+
+/// Which of the tables that were sent are sent no more, and still exist.
+///
+/// # Errors
+/// When the server can't answer.
+pub async fn unsent(client: &Client, before: &[u32], now: &Publication) -> Result<Vec<String>, Failure> {
+    let is_sent = |before: &&u32| now.sent.iter().any(|sent| sent.oid == **before);
+    existing(client, before.iter().filter(|before| !is_sent(before)).copied().collect()).await
+}
+
+async fn existing(client: &Client, tables: Vec<u32>) -> Result<Vec<String>, Failure> {
+    if tables.is_empty() {
+        return Ok(Vec::new());
+    }
+    // One that was dropped as a table has left it by that.
+    let sql = "SELECT format('%s.%s', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE c.oid = ANY($1) ORDER BY 1";
+    let failed = |error: tokio_postgres::Error| sql_failure("looking for tables that left the publication", &error);
+    let rows = client.query(sql, &[&tables]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
+}
+
+/// Writes down which tables are in it now, unless that is on record.
+///
+/// # Errors
+/// Definite when it is not ours.
+pub async fn keep_record(client: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
+    let members = publication.members.iter().map(|member| member.membership);
+    let is_kept = publication.record.as_ref().is_some_and(|record| {
+        let is_on_record = |it| record.members.iter().any(|recorded| recorded.membership == it);
+        record.members.len() == publication.members.len() && members.clone().all(is_on_record)
+    });
+    if is_kept || !publication.managed { Ok(()) } else { renew_record(client, name, publication).await }
+}
+
+/// Writes down which tables are in a publication of ours, whatever was on record. A row filter that is not as it was on
+/// record counts as somebody's own.
+///
+/// # Errors
+/// Definite when it is not ours.
+pub async fn renew_record(client: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
+    write(client, name, |member| publication.rows_on_record(member).map(str::to_owned)).await
+}
+
+/// Writes down which tables are in it, after we have altered it.
+pub(super) async fn write_altered(client: &Client, name: &str, filters: &[Filter]) -> Result<(), Failure> {
+    let rows = |member: &Member| {
+        let filter = filters.iter().find(|filter| filter.table == member.membership.table)?;
+        Some(digest(filter.settings.rows.as_ref()?, member.rows.as_ref()?))
+    };
+    write(client, name, rows).await
+}
+
+async fn write(client: &Client, name: &str, rows: impl Fn(&Member) -> Option<String>) -> Result<(), Failure> {
+    let failed = |error: tokio_postgres::Error| sql_failure("keeping the record of the publication's tables", &error);
+    let as_of = end_of_wal(client).await?;
+    let has_filters = has_filters(client).await.map_err(failed)?;
+    let members = members(client, name, has_filters).await.map_err(failed)?;
+    let recorded = members.iter().map(|member| {
+        let Membership { table, entry } = member.membership;
+        let rows = rows(member).map(|digest| format!(":{digest}")).unwrap_or_default();
+        format!("{table}:{entry}{rows}")
+    });
+    let comment = format!("{COMMENT}{as_of}: {}", recorded.collect::<Vec<_>>().join(" "));
+    let sql = format!("{LOCK_TIMEOUT}; COMMENT ON PUBLICATION {} IS {}", quote_ident(name), quote_literal(&comment));
+    client.batch_execute(&sql).await.map_err(failed)
+}
