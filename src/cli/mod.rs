@@ -43,7 +43,7 @@ pub enum Command {
     /// Send events again that were delivered before, beside the pgsluice that runs
     #[command(after_help = EXIT_CODES)]
     Replay(replay::ReplayArguments),
-    /// Write an AsyncAPI document of every event that the configuration can publish, or check it against an older one
+    /// Write down every event that the configuration can publish, with its JSON Schema, or check that against an older one
     #[command(after_help = EXIT_CODES)]
     Schema(schema::SchemaArguments),
 }

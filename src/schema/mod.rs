@@ -31,7 +31,7 @@ use crate::failure::{Failure, within};
 use crate::postgres::sql;
 
 /// The catalog answers at once, or something is wrong with it.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 
 /// The document for these settings, from the tables as they are now. Asks `PostgreSQL`, and changes nothing there.
 ///

@@ -95,15 +95,15 @@ async fn generated_values_of_every_type_are_what_the_document_says() {
             deliveries.database.execute(&sql).await;
         }
         deliveries.database.execute("UPDATE v SET id = -id; UPDATE w SET id = -id; DELETE FROM v; DELETE FROM w").await;
-        let mut seen = BTreeSet::new();
+        let mut kinds = BTreeSet::new();
         for _ in 0..ROWS * 6 {
             let delivery = deliveries.consumer.next(SOON).await;
             match deliveries.contract.judge(&delivery) {
-                Ok(event) => seen.insert(event.to_owned()),
+                Ok(event) => kinds.insert(event.to_owned()),
                 Err(why) => panic!("VALUES_SEED={seed}, {why}"),
             };
         }
-        assert_eq!(seen.len(), 6, "{seen:?}");
+        assert_eq!(kinds.len(), 6, "{kinds:?}");
         assert!(deliveries.process.runs());
     }
 }
