@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use pgsluice::change::Row;
 use pgsluice::config::{self, Settings};
 use pgsluice::encode::message::Event;
+use pgsluice::encode::outbox::OutboxRow;
 use pgsluice::encode::values::{Kind, Kinds, Numeric, json_value};
 use pgsluice::encode::{Delivery, Encoder, size};
 use pgsluice::postgres::binary::{self, Textual};
@@ -81,8 +82,10 @@ pub(crate) fn stream(data: &[u8]) -> usize {
                             events += 1;
                         }
                         Verdict::Outbox(plan, row) => {
-                            let told = size::payload_beyond(0, plan, row).unwrap_or_default();
-                            encoder.outbox(&mut event, plan, &change, row).expect("no property that may not fit");
+                            let told = size::payload_beyond(0, plan, OutboxRow::Table(row)).unwrap_or_default();
+                            encoder
+                                .outbox(&mut event, plan, &change, OutboxRow::Table(row))
+                                .expect("no property that may not fit");
                             assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
                             events += 1;
                         }

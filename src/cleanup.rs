@@ -11,38 +11,36 @@ use tokio::sync::mpsc;
 
 use crate::lsn::Lsn;
 
-/// So many rows wait for their deletion; those that come then are left in their table.
+/// So many rows of an outbox wait for their deletion; those that come then are left in their table.
 const ROWS_MAX: usize = 100_000;
 
-/// A row that was published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Published {
-    /// Which of the configuration's outboxes.
-    pub outbox: usize,
-    /// The text of its id.
-    pub id: String,
-}
-
-/// The rows that were published, and are not known to be settled.
+/// The rows that were published, by their outbox's place in the configuration; none: it is not cleaned.
 #[derive(Debug)]
-pub struct Cleanup {
-    rows: VecDeque<(Lsn, Published)>,
-    passed: mpsc::Sender<Published>,
+pub struct Cleanup(Vec<Option<Queue>>);
+
+/// Those of one outbox: what its deletion waits for, no other does.
+#[derive(Debug)]
+struct Queue {
+    /// The ids of those that are not known to be settled.
+    rows: VecDeque<(Lsn, String)>,
+    passed: mpsc::Sender<String>,
     overflowed: bool,
 }
 
 impl Cleanup {
-    /// Hands out through this channel.
+    /// Hands out the ids through these channels, one for each outbox that is cleaned.
     #[must_use]
-    pub fn new(passed: mpsc::Sender<Published>) -> Self {
-        Self { rows: VecDeque::new(), passed, overflowed: false }
+    pub fn new(passed: impl IntoIterator<Item = Option<mpsc::Sender<String>>>) -> Self {
+        let queue = |passed| Queue { rows: VecDeque::new(), passed, overflowed: false };
+        Self(passed.into_iter().map(|passed| passed.map(queue)).collect())
     }
 
     /// An event was made of the row, in the transaction that was committed there. In the order of the stream.
     pub fn note(&mut self, commit_lsn: Lsn, outbox: usize, id: &str) {
-        if self.rows.len() < ROWS_MAX {
-            self.rows.push_back((commit_lsn, Published { outbox, id: id.to_owned() }));
-        } else if !std::mem::replace(&mut self.overflowed, true) {
+        let Some(Some(queue)) = self.0.get_mut(outbox) else { return };
+        if queue.rows.len() < ROWS_MAX {
+            queue.rows.push_back((commit_lsn, id.to_owned()));
+        } else if !std::mem::replace(&mut queue.overflowed, true) {
             tracing::warn!(
                 rows = ROWS_MAX,
                 "published rows of the outbox come faster than they can be deleted; some are left in the table"
@@ -52,16 +50,29 @@ impl Cleanup {
 
     /// The stream starts over: what is not settled comes again, and with it the rows.
     pub fn restart(&mut self, flushed: Lsn) {
-        self.rows.retain(|(commit_lsn, _)| *commit_lsn < flushed);
+        for queue in self.0.iter_mut().flatten() {
+            queue.rows.retain(|(commit_lsn, _)| *commit_lsn < flushed);
+        }
     }
 
     /// Everything that was committed before `flushed` is settled, and that is stored.
     pub fn passed(&mut self, flushed: Lsn) {
-        while let Some((_, row)) = self.rows.pop_front_if(|(commit_lsn, _)| *commit_lsn < flushed) {
-            if let Err(mpsc::error::TrySendError::Full(row)) = self.passed.try_send(row) {
-                // Later; whose place is before `flushed` in any case.
-                self.rows.push_front((Lsn::ZERO, row));
+        self.0.iter_mut().flatten().for_each(|queue| queue.hand_out(flushed));
+    }
+}
+
+impl Queue {
+    fn hand_out(&mut self, flushed: Lsn) {
+        while self.rows.front().is_some_and(|(commit_lsn, _)| *commit_lsn < flushed) {
+            // What there is no room for comes later.
+            let Ok(place) = self.passed.try_reserve().map_err(|error| match error {
+                mpsc::error::TrySendError::Full(()) => {}
+                mpsc::error::TrySendError::Closed(()) => self.rows.clear(),
+            }) else {
                 return;
+            };
+            if let Some((_, id)) = self.rows.pop_front() {
+                place.send(id);
             }
         }
         self.overflowed &= !self.rows.is_empty();
@@ -72,13 +83,13 @@ impl Cleanup {
 mod tests {
     use super::*;
 
-    fn cleanup(capacity: usize) -> (Cleanup, mpsc::Receiver<Published>) {
+    fn cleanup(capacity: usize) -> (Cleanup, mpsc::Receiver<String>) {
         let (sender, receiver) = mpsc::channel(capacity);
-        (Cleanup::new(sender), receiver)
+        (Cleanup::new([Some(sender)]), receiver)
     }
 
-    fn ids(receiver: &mut mpsc::Receiver<Published>) -> Vec<String> {
-        std::iter::from_fn(|| receiver.try_recv().ok()).map(|row| row.id).collect()
+    fn ids(receiver: &mut mpsc::Receiver<String>) -> Vec<String> {
+        std::iter::from_fn(|| receiver.try_recv().ok()).collect()
     }
 
     #[test]
@@ -103,13 +114,30 @@ mod tests {
         for id in 0..ROWS_MAX + 5 {
             cleanup.note(Lsn(10), 0, &id.to_string());
         }
+        let waiting = |cleanup: &Cleanup| cleanup.0[0].as_ref().map(|queue| queue.rows.len());
         cleanup.passed(Lsn(20));
         assert_eq!(ids(&mut receiver), ["0", "1"]);
+        cleanup.restart(Lsn(20));
         cleanup.passed(Lsn(20));
         assert_eq!(ids(&mut receiver), ["2", "3"]);
-        assert_eq!(cleanup.rows.len(), ROWS_MAX - 4);
+        assert_eq!(waiting(&cleanup), Some(ROWS_MAX - 4));
         drop(receiver);
         cleanup.passed(Lsn(20));
-        assert!(cleanup.rows.is_empty(), "nobody deletes any more");
+        assert_eq!(waiting(&cleanup), Some(0), "nobody deletes any more");
+    }
+
+    #[test]
+    fn an_outbox_waits_for_no_other() {
+        let (first, mut of_first) = mpsc::channel(1);
+        let (third, mut of_third) = mpsc::channel(9);
+        let mut cleanup = Cleanup::new([Some(first), None, Some(third)]);
+        for (outbox, id) in [(0, "a"), (0, "b"), (1, "x"), (2, "c"), (3, "y"), (2, "d")] {
+            cleanup.note(Lsn(10), outbox, id);
+        }
+        cleanup.passed(Lsn(20));
+        assert_eq!(
+            (ids(&mut of_first), ids(&mut of_third)),
+            (vec!["a".to_owned()], vec!["c".to_owned(), "d".to_owned()])
+        );
     }
 }

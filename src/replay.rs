@@ -15,7 +15,7 @@ use anyhow::anyhow;
 
 use crate::broker::Broker;
 use crate::checkpoint::memory::MemoryStore;
-use crate::config::{Retain, Settings};
+use crate::config::{OutboxTableSettings, Retain, Settings};
 use crate::encode::Delivery;
 use crate::encode::message::Event;
 use crate::encode::time::rfc3339;
@@ -79,7 +79,8 @@ impl Overrides {
         settings.source.retain = Retain::default();
         if let Some(tables) = &self.tables {
             known(&settings, tables)?;
-            settings.outboxes.retain(|outbox| tables.selects(&outbox.schema, &outbox.table));
+            let is_chosen = |table: &OutboxTableSettings| tables.selects(&table.schema, &table.table);
+            settings.outboxes.retain(|outbox| outbox.table().is_some_and(is_chosen));
             settings.source.tables = settings.source.tables.and(tables.clone());
             // They are of no table.
             settings.messages.prefixes = Prefixes::default();
@@ -205,8 +206,9 @@ impl Plan {
     /// There is no outbox, or more than one.
     pub fn of_table(settings: Settings, overrides: &Overrides, rows: Rows) -> Result<Self, Definite> {
         let settings = overrides.apply(settings)?;
-        let outbox = match settings.outboxes.as_slice() {
-            [outbox] => outbox.clone(),
+        let tables = settings.outboxes.iter().filter_map(|outbox| Some((outbox, outbox.table()?)));
+        let (outbox, table) = match tables.collect::<Vec<_>>().as_slice() {
+            [(outbox, table)] => ((*outbox).clone(), (*table).clone()),
             [] => {
                 let error = anyhow!("--from-table: no [outbox] is configured, or none that --table selects");
                 return Err(usage(error, "it sends the rows of outbox.table"));
@@ -216,11 +218,11 @@ impl Plan {
                 return Err(usage(error, "choose one with --table"));
             }
         };
-        let filter = settings.source.filters.iter().find(|filter| filter.is(&outbox.schema, &outbox.table));
+        let filter = settings.source.filters.iter().find(|filter| filter.is(&table.schema, &table.table));
         let rows = Rows { filter: filter.and_then(|filter| filter.rows.clone()), ..rows };
         Ok(Self {
-            what: format!("{}.{}", outbox.schema, outbox.table),
-            events: Events::Table(OutboxTable::new(settings.source.conninfo.clone(), outbox, rows)),
+            what: format!("{}.{}", table.schema, table.table),
+            events: Events::Table(OutboxTable::new(settings.source.conninfo.clone(), table, outbox.columns.id, rows)),
             scope: Scope::new(Range { from_time: None, to: END, to_time: None }),
             dry_run: overrides.dry_run,
             settings,

@@ -221,5 +221,5 @@ fn the_configuration_in_the_readme_is_valid() {
     let settings = ::pgsluice::config::load(&path).unwrap_or_else(|definite| panic!("{definite}"));
     assert_eq!(settings.name, "shop");
     assert!(settings.source.tables.selects("public", "orders") && !settings.source.tables.selects("public", "audit_1"));
-    assert_eq!(settings.outboxes[0].table, "outbox");
+    assert!(settings.outboxes[0].is("public", "outbox"));
 }

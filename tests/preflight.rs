@@ -1,7 +1,7 @@
 //! What is wrong with a database is said before anything is changed in it, with what to do about it;
 //! and the publication holds exactly what the configuration selects.
 
-use pgsluice::config::{OnUpdate, OutboxColumns, OutboxSettings};
+use pgsluice::config::{OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::postgres::catalog::{Wanted, resolve};
 use pgsluice::postgres::preflight::{self, Look};
@@ -20,15 +20,19 @@ fn outbox(routing_key: &str) -> OutboxSettings {
     let template = |text| Template::parse(text).expect("a valid template");
     let column = str::to_owned;
     OutboxSettings {
-        schema: "public".to_owned(),
-        table: "outbox".to_owned(),
+        of: OutboxOf::Table(OutboxTableSettings {
+            schema: "public".to_owned(),
+            table: "outbox".to_owned(),
+            on_update: OnUpdate::Warn,
+            cleanup: None,
+        }),
         exchange: template("{name}.events"),
         routing_key: template(routing_key),
         columns: OutboxColumns {
             id: column("id"),
-            aggregate_type: column("aggregatetype"),
-            aggregate_id: column("aggregateid"),
-            event_type: column("type"),
+            aggregate_type: Some(column("aggregatetype")),
+            aggregate_id: Some(column("aggregateid")),
+            event_type: Some(column("type")),
             payload: column("payload"),
             timestamp: None,
             schema_version: None,
@@ -39,9 +43,8 @@ fn outbox(routing_key: &str) -> OutboxSettings {
         headers: Vec::new(),
         envelope: Vec::new(),
         route: None,
-        on_update: OnUpdate::Warn,
+        expand_json_payload: false,
         tombstone_on_empty_payload: false,
-        cleanup: None,
     }
 }
 

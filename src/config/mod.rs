@@ -28,7 +28,10 @@ use crate::route::template::Template;
 
 pub use filters::FilterSettings;
 pub use layers::VARIABLE_PREFIX;
-pub use outbox::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
+pub(crate) use outbox::OF_COLUMN;
+pub use outbox::{
+    CleanupSettings, OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings, Property, RouteSettings,
+};
 
 /// Reads the file, lays the process's environment over it, and validates the whole.
 ///
@@ -48,7 +51,7 @@ pub struct Settings {
     pub source: SourceSettings,
     /// Where the changes of plain tables go.
     pub changes: ChangesSettings,
-    /// The outbox tables.
+    /// The outboxes: tables, and logical messages.
     pub outboxes: Vec<OutboxSettings>,
     /// Which logical messages are events, and where they go.
     pub messages: MessagesSettings,

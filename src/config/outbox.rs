@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use crate::route::messages::Prefixes;
 use crate::route::template::Template;
 
-/// `[outbox]`, or one `[[outbox]]`: rows inserted into this table are events that the application wrote.
+/// `[outbox]`, or one `[[outbox]]`: where the application writes its events, and what they are made of.
 #[derive(Debug, Clone)]
 pub struct OutboxSettings {
     /// Where it is in the configuration: `outbox`, `outbox[1]`.
     pub key: String,
-    /// The table's schema, unquoted.
-    pub schema: String,
-    /// The table's name, unquoted.
-    pub table: String,
-    /// `{name}.events` unless set. Variables: `{schema}`, `{table}`, `{route}` and every column of the outbox table;
+    /// What its rows are.
+    pub of: OutboxOf,
+    /// `{name}.events` unless set. Variables: [`Self::built_in`], and every column as `{column}` or `{new.column}`;
     /// `{name}` is already filled in.
     pub exchange: Template,
     /// `{aggregatetype}.{type}` unless set; same variables.
@@ -30,13 +29,36 @@ pub struct OutboxSettings {
     pub envelope: Vec<(String, String)>,
     /// What `{route}` stands for.
     pub route: Option<RouteSettings>,
-    /// What to do when a row is updated.
-    pub on_update: OnUpdate,
+    /// A payload that is a JSON object or array is one, whatever its column's type.
+    pub expand_json_payload: bool,
     /// An event without a payload gets the header `tombstone`.
     pub tombstone_on_empty_payload: bool,
+}
+
+/// What an outbox's rows are.
+#[derive(Debug, Clone)]
+pub enum OutboxOf {
+    /// Those that are inserted into this table.
+    Table(OutboxTableSettings),
+    /// The JSON objects that are logical messages with these prefixes: their fields are the columns.
+    Messages(Prefixes),
+}
+
+/// A table of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxTableSettings {
+    /// Unquoted.
+    pub schema: String,
+    /// Its name, unquoted.
+    pub table: String,
+    /// What to do when a row is updated.
+    pub on_update: OnUpdate,
     /// Whether rows are deleted once the checkpoint has passed their events.
     pub cleanup: Option<CleanupSettings>,
 }
+
+/// In a template, what comes before a column's name where that alone would be a variable of another meaning.
+pub(crate) const OF_COLUMN: &str = "new.";
 
 /// `[outbox.cleanup]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,17 +71,17 @@ pub struct CleanupSettings {
     pub drop_partitions_after: Option<Duration>,
 }
 
-/// The outbox table's column names; Debezium's unless set.
+/// The outbox's column names; Debezium's unless set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxColumns {
     /// `id`: becomes `message_id`.
     pub id: String,
-    /// `aggregatetype`: becomes the header `aggregate_type`.
-    pub aggregate_type: String,
-    /// `aggregateid`: becomes the header `aggregate_id`.
-    pub aggregate_id: String,
-    /// `type`: becomes the property `type`.
-    pub event_type: String,
+    /// `aggregatetype`: becomes the header `aggregate_type`; none if it is set to be empty.
+    pub aggregate_type: Option<String>,
+    /// `aggregateid`: becomes the header `aggregate_id`; none if it is set to be empty.
+    pub aggregate_id: Option<String>,
+    /// `type`: becomes the property `type`; none if it is set to be empty.
+    pub event_type: Option<String>,
     /// `payload`: becomes the body, as it was written.
     pub payload: String,
     /// Becomes the property `timestamp`, instead of the commit time.
@@ -107,16 +129,42 @@ pub enum OnUpdate {
 }
 
 impl OutboxSettings {
+    /// Its table, if it has one.
+    #[must_use]
+    pub fn table(&self) -> Option<&OutboxTableSettings> {
+        match &self.of {
+            OutboxOf::Table(table) => Some(table),
+            OutboxOf::Messages(_) => None,
+        }
+    }
+
     /// Whether it is this table. Names as PostgreSQL has them, unquoted.
     #[must_use]
     pub fn is(&self, schema: &str, table: &str) -> bool {
-        self.schema == schema && self.table == table
+        self.table().is_some_and(|it| it.schema == schema && it.table == table)
     }
 
-    /// The variables that are no columns. A column of the name `route` is one, unless there is a route.
+    /// The variables that are no columns, and hide those of their names. A column of the name `route` is one, unless there
+    /// is a route.
     #[must_use]
     pub fn built_in(&self) -> &'static [&'static str] {
-        if self.route.is_some() { &["name", "schema", "table", "route"] } else { &["name", "schema", "table"] }
+        match (&self.of, self.route.is_some()) {
+            (OutboxOf::Table(_), true) => &["name", "schema", "table", "route"],
+            (OutboxOf::Table(_), false) => &["name", "schema", "table"],
+            (OutboxOf::Messages(_), true) => &["name", "prefix", "route"],
+            (OutboxOf::Messages(_), false) => &["name", "prefix"],
+        }
+    }
+
+    /// Every column that is used, with the key that uses it.
+    #[must_use]
+    pub fn used_columns(&self) -> Vec<(&str, String)> {
+        let of_templates = self.templates().flat_map(|(key, template)| {
+            let columns = template.variables().filter(|variable| !self.built_in().contains(variable));
+            let columns = columns.map(|variable| variable.strip_prefix(OF_COLUMN).unwrap_or(variable));
+            columns.map(move |column| (column, key.clone())).collect::<Vec<_>>()
+        });
+        self.named_columns().map(|(key, column)| (column, key)).chain(of_templates).collect()
     }
 
     /// All templates, each with its key.
@@ -129,7 +177,7 @@ impl OutboxSettings {
     }
 
     /// All columns that are named, each with its key. Templates may use others.
-    pub fn named_columns(&self) -> impl Iterator<Item = (String, &str)> {
+    fn named_columns(&self) -> impl Iterator<Item = (String, &str)> {
         let OutboxColumns {
             id,
             aggregate_type,
@@ -140,14 +188,11 @@ impl OutboxSettings {
             schema_version,
             trace_context,
         } = &self.columns;
-        let required = [
-            ("id", Some(id)),
-            ("aggregate_type", Some(aggregate_type)),
-            ("aggregate_id", Some(aggregate_id)),
-            ("type", Some(event_type)),
-            ("payload", Some(payload)),
-        ];
+        let required = [("id", Some(id)), ("payload", Some(payload))];
         let optional = [
+            ("aggregate_type", aggregate_type.as_ref()),
+            ("aggregate_id", aggregate_id.as_ref()),
+            ("type", event_type.as_ref()),
             ("timestamp", timestamp.as_ref()),
             ("schema_version", schema_version.as_ref()),
             ("trace_context", trace_context.as_ref()),

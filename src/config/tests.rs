@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{LogFormat, Origin, Settings, StoreSettings, Streaming, Unroutable, layers, resolve};
+use super::{LogFormat, Origin, OutboxOf, Settings, StoreSettings, Streaming, Unroutable, layers, resolve};
 
 const SMALLEST: &str = r#"
 name = "shop"
@@ -83,15 +83,18 @@ fn streaming_has_its_bound_and_its_folder_only_where_it_is_on() {
 #[test]
 fn the_outbox_has_debeziums_columns_unless_set() {
     let outbox = loaded(&with("outbox", "table = 'app.\"Out Box\"'"), &[]).outboxes.remove(0);
-    assert_eq!((outbox.schema.as_str(), outbox.table.as_str()), ("app", "Out Box"));
+    assert!(outbox.is("app", "Out Box"), "{outbox:?}");
     assert_eq!(outbox.exchange.literal(), Some("shop.events"));
     assert_eq!(outbox.routing_key.written(), "{aggregatetype}.{type}");
     let columns = outbox.columns;
-    assert_eq!((columns.id.as_str(), columns.aggregate_type.as_str()), ("id", "aggregatetype"));
-    assert_eq!((columns.aggregate_id.as_str(), columns.event_type.as_str()), ("aggregateid", "type"));
+    assert_eq!((columns.id.as_str(), columns.aggregate_type.as_deref()), ("id", Some("aggregatetype")));
+    assert_eq!((columns.aggregate_id.as_deref(), columns.event_type.as_deref()), (Some("aggregateid"), Some("type")));
     assert_eq!(columns.payload, "payload");
-    let text = with("outbox", "table = \"public.outbox\"\ncolumns.type = \"event\"");
-    assert_eq!(loaded(&text, &[]).outboxes[0].columns.event_type, "event");
+    let event_type = |name: &str| {
+        let text = with("outbox", &format!("table = \"public.outbox\"\ncolumns.type = \"{name}\""));
+        loaded(&text, &[]).outboxes.remove(0).columns.event_type
+    };
+    assert_eq!((event_type("event").as_deref(), event_type("")), (Some("event"), None));
 }
 
 #[test]
@@ -131,8 +134,51 @@ fn what_an_outbox_can_not_be_is_said() {
     wrong("properties.priority = \"{\"", "outbox.properties.priority can't be used");
     wrong("route.pattern = \"(\"\nroute.replacement = \"x\"", "outbox.route.pattern can't be used: ");
     wrong("columns.timestamp = \"\"", "outbox.columns.timestamp is no name in PostgreSQL");
+    wrong("headers.new = \"{new.}\"", "outbox.headers.new names no column behind {new.");
+    wrong("headers.traceparent = \"x\"\ncolumns.trace_context = \"y\"", "is a header that pgsluice writes itself");
     let text = error(&with("outbox", "table = \"public.outbox\"\nroute.pattern = \"x\""), &[]);
     assert!(text.contains("outbox.route.replacement is missing"), "{text}");
+    let text = error(&with("outbox", "exchange = \"x\""), &[]);
+    assert!(text.contains("outbox.table is missing\nthe outbox table, as in"), "{text}");
+}
+
+#[test]
+fn a_replacement_uses_groups_that_there_are() {
+    let replaced = |pattern: &str, replacement: &str| {
+        let lines = format!("route.pattern = '{pattern}'\nroute.replacement = '{replacement}'");
+        with("outbox", &format!("table = \"public.outbox\"\n{lines}"))
+    };
+    for (pattern, replacement) in [
+        ("(.*)", "$1"),
+        ("(?<a>.*)", "${a}_x.$0$$b"),
+        ("x", "$"),
+        ("x", "${"),
+        ("(?<routedByValue>.*)", "outbox.event.${routedByValue}"),
+    ] {
+        loaded(&replaced(pattern, replacement), &[]);
+    }
+    for (pattern, replacement, unknown) in [("(.*)", "$1_x", "$1_x"), ("(.*)", "$2", "$2"), ("(?<a>.*)", "${b}", "$b")]
+    {
+        let text = error(&replaced(pattern, replacement), &[]);
+        assert!(text.contains(&format!("outbox.route.replacement uses {unknown}, which is no group")), "{text}");
+    }
+}
+
+#[test]
+fn an_outbox_of_messages_has_nothing_of_a_table() {
+    let outbox =
+        loaded(&with("outbox", "prefix = \"outbox.*\"\nheaders.traceparent = \"{trace}\""), &[]).outboxes.remove(0);
+    assert!(matches!(&outbox.of, OutboxOf::Messages(it) if it.select("outbox.x") && !it.select("outbox")));
+    for (line, key) in [
+        ("table = \"public.outbox\"", "table"),
+        ("on_update = \"warn\"", "on_update"),
+        ("cleanup.batch_rows = 5", "cleanup"),
+    ] {
+        let text = error(&with("outbox", &format!("prefix = \"outbox\"\n{line}")), &[]);
+        assert!(text.contains(&format!("outbox.{key} has no meaning beside outbox.prefix")), "{text}");
+    }
+    let text = error(&with("outbox", "prefix = \"\""), &[]);
+    assert!(text.contains("outbox.prefix is empty"), "{text}");
 }
 
 #[test]
@@ -331,7 +377,7 @@ fn what_is_missing_is_named() {
     );
     assert_eq!(
         error(&with("outbox", ""), &[]),
-        "conf/shop.toml: outbox.table is missing\nthe outbox table, as in table = \"public.outbox\""
+        "conf/shop.toml: outbox.table is missing\nthe outbox table, as in table = \"public.outbox\"; or else prefix, for logical messages"
     );
 }
 
@@ -521,6 +567,7 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "standby_timeout_ms",
         "listen",
         "retain_",
+        "prefix",
         "prefixes",
         "timestamp = \"created_at\"",
         "schema_version",

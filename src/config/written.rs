@@ -82,9 +82,12 @@ pub(super) struct Changes {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Outbox {
     pub(super) table: Option<String>,
+    pub(super) prefix: Option<String>,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
     pub(super) on_update: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    pub(super) expand_json_payload: Option<bool>,
     #[serde(deserialize_with = "flag")]
     pub(super) tombstone_on_empty_payload: Option<bool>,
     pub(super) headers: Option<BTreeMap<String, String>>,

@@ -2,6 +2,7 @@
 //!
 //! An [`Event`]'s buffers are used again for the next event, so that encoding allocates nothing once they have grown.
 
+pub mod fields;
 pub mod headers;
 pub mod json;
 pub mod logical;
@@ -71,14 +72,9 @@ impl Encoder {
         json::row_event(&mut event.body, &plan.row, &self.name, change);
     }
 
-    /// A logical message as an event. Outside of transactions its LSN names it.
+    /// A logical message as an event.
     pub fn message(&self, event: &mut Event, plan: &MessagesPlan, logical: &LogicalMessage<'_>) {
-        let committed_at = logical.within.map(|(_, transaction)| transaction.committed_at);
-        match logical.within {
-            Some((position, _)) => self.start(event, format_args!("{position}"), committed_at),
-            None => self.start(event, format_args!("{}:message", logical.lsn), None),
-        }
-        event.origin.extend(["message ", logical.prefix]);
+        self.start_message(event, logical);
         plan.render(logical.prefix, &mut event.exchange, &mut event.routing_key);
         // Any text; a property holds no more.
         event.event_type.push_str(&logical.prefix[..logical.prefix.floor_char_boundary(255)]);
@@ -92,6 +88,16 @@ impl Encoder {
         self.start(event, format_args!("{}", change.position), committed_at);
         let Change { relation, row, .. } = change;
         event.origin.extend([row.op(), " of ", &relation.schema, ".", &relation.name]);
+    }
+
+    /// A new event of this message. Outside of transactions its LSN names it.
+    fn start_message(&self, event: &mut Event, logical: &LogicalMessage<'_>) {
+        let committed_at = logical.within.map(|(_, transaction)| transaction.committed_at);
+        match logical.within {
+            Some((position, _)) => self.start(event, format_args!("{position}"), committed_at),
+            None => self.start(event, format_args!("{}:message", logical.lsn), None),
+        }
+        event.origin.extend(["message ", logical.prefix]);
     }
 
     /// A new event, named by its place, which is known where the commit time is.

@@ -3,7 +3,12 @@
 //! Nulls: without an id the position names the event; a null in a template, the type or the payload is empty; a header or a
 //! property whose text is empty is left out.
 
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
 use super::Encoder;
+use super::fields::Fields;
 use super::message::{Event, Header};
 use super::text::json_string;
 use super::time;
@@ -11,8 +16,48 @@ use super::values::{Kind, json_base64, json_value, raw_bytes};
 use crate::change::Change;
 use crate::config::Property;
 use crate::postgres::pgoutput::{Tuple, Value};
-use crate::route::outbox::{OutboxPlan, Part};
+use crate::route::outbox::{HeaderPlan, OutboxPlan, Part};
 use crate::route::template::Bound;
+use crate::transaction::LogicalMessage;
+
+/// One row of an outbox.
+#[derive(Debug, Clone, Copy)]
+pub enum OutboxRow<'a> {
+    /// Of its table.
+    Table(Tuple<'a>),
+    /// What a logical message holds.
+    Message {
+        /// Its prefix.
+        prefix: &'a str,
+        /// Those of the plan.
+        fields: &'a Fields,
+    },
+}
+
+impl<'a> OutboxRow<'a> {
+    pub(super) fn get(self, column: usize) -> Value<'a> {
+        match self {
+            Self::Table(row) => row.get(column).unwrap_or(Value::Null),
+            Self::Message { fields, .. } => fields.get(column),
+        }
+    }
+
+    /// What is null or no text has none.
+    fn text(self, column: usize) -> Option<&'a str> {
+        match self.get(column) {
+            Value::Text(text) => std::str::from_utf8(text).ok(),
+            Value::Null | Value::Unchanged | Value::Binary(_) => None,
+        }
+    }
+
+    /// A table's columns have the kind that the plan says, a message's fields each their own.
+    pub(super) fn kind(self, column: usize, planned: &'a Kind) -> &'a Kind {
+        match self {
+            Self::Table(_) => planned,
+            Self::Message { fields, .. } => fields.kind(column),
+        }
+    }
+}
 
 /// What a row says can't be said to the broker: it would close the channel over it, and with it lose what is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +74,7 @@ pub enum Unfit {
 }
 
 impl Encoder {
-    /// An outbox row as the event that the application wrote.
+    /// A row of an outbox table as the event that the application wrote.
     ///
     /// # Errors
     /// A property that the broker would not take.
@@ -38,73 +83,158 @@ impl Encoder {
         event: &mut Event,
         plan: &OutboxPlan,
         change: &Change<'_>,
-        row: Tuple<'_>,
+        row: OutboxRow<'_>,
     ) -> Result<(), Unfit> {
         self.start_change(event, change);
-        if let Some(id) = row.text(plan.id) {
-            event.message_id.clear();
-            event.message_id.push_str(id);
-        }
-        event.event_type.push_str(row.text(plan.event_type).unwrap_or_default());
-        event.content_type.push_str(plan.content_type);
-        let render =
-            |bound: &Bound<Part>, out: &mut String| bound.render(out, |part, out| part_of(plan, row, part, out));
-        render(&plan.exchange, &mut event.exchange);
-        render(&plan.routing_key, &mut event.routing_key);
-        let columns = [("aggregate_type", plan.aggregate_type), ("aggregate_id", plan.aggregate_id)];
-        let version = plan.schema_version.map(|column| ("schema_version", column));
-        for (header, column) in columns.into_iter().chain(version) {
-            if let Some(value) = row.text(column) {
-                event.headers.push(header, Header::Text(value));
-            }
-        }
-        if let Some(context) = plan.trace_context.and_then(|column| row.text(column)) {
-            trace(event, context);
-        }
-        let mut scratch = String::new();
-        for (header, bound) in &plan.headers {
-            scratch.clear();
-            render(bound, &mut scratch);
-            if !scratch.is_empty() {
-                event.headers.push(header, Header::Text(&scratch));
-            }
-        }
-        for (property, bound) in &plan.properties {
-            scratch.clear();
-            render(bound, &mut scratch);
-            if !scratch.is_empty() {
-                set(event, *property, &scratch)?;
-            }
-        }
-        if let Some((column, kind)) = &plan.timestamp
-            && let Some(Value::Text(value)) = row.get(*column)
-        {
-            event.timestamp_s = Some(unix_seconds(kind, value).ok_or(Unfit::Timestamp)?);
-        }
-        let payload = row.get(plan.payload).unwrap_or(Value::Null);
-        let is_empty = matches!(payload, Value::Null | Value::Text(b"") | Value::Unchanged);
-        if is_empty && plan.tombstone_on_empty_payload {
-            event.headers.push("tombstone", Header::Bool(true));
-        } else if plan.envelope.is_empty() {
-            raw_bytes(&mut event.body, &plan.payload_kind, payload);
-        } else {
-            "application/json".clone_into(&mut event.content_type);
-            envelope(&mut event.body, plan, row, payload);
-        }
-        Ok(())
+        fill(event, plan, row)
+    }
+
+    /// The object that a logical message holds, as the same.
+    ///
+    /// # Errors
+    /// A property that the broker would not take.
+    pub fn outbox_message(
+        &self,
+        event: &mut Event,
+        plan: &OutboxPlan,
+        logical: &LogicalMessage<'_>,
+        row: OutboxRow<'_>,
+    ) -> Result<(), Unfit> {
+        self.start_message(event, logical);
+        fill(event, plan, row)
     }
 }
 
-fn part_of(plan: &OutboxPlan, row: Tuple<'_>, part: &Part, out: &mut String) {
-    match part {
+/// All of a new event that its row says.
+fn fill(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Result<(), Unfit> {
+    if let Some(id) = row.text(plan.id) {
+        event.message_id.clear();
+        event.message_id.push_str(id);
+    }
+    if let Some(event_type) = plan.event_type.and_then(|column| row.text(column)) {
+        event.event_type.push_str(event_type);
+    }
+    render(plan, row, &plan.exchange, &mut event.exchange);
+    render(plan, row, &plan.routing_key, &mut event.routing_key);
+    headers(event, plan, row);
+    body(event, plan, row);
+    let mut scratch = String::new();
+    for (property, bound) in &plan.properties {
+        scratch.clear();
+        render(plan, row, bound, &mut scratch);
+        if !scratch.is_empty() {
+            set(event, *property, &scratch)?;
+        }
+    }
+    if let Some((column, kind)) = &plan.timestamp
+        && let Value::Text(value) = row.get(*column)
+    {
+        event.timestamp_s = Some(unix_seconds(row.kind(*column, kind), value).ok_or(Unfit::Timestamp)?);
+    }
+    Ok(())
+}
+
+fn render(plan: &OutboxPlan, row: OutboxRow<'_>, bound: &Bound<Part>, out: &mut String) {
+    bound.render(out, |part, out| match part {
         Part::Fixed(fixed) => out.push_str(fixed),
         Part::Column(column) => out.push_str(row.text(*column).unwrap_or_default()),
+        Part::Prefix => {
+            if let OutboxRow::Message { prefix, .. } = row {
+                out.push_str(prefix);
+            }
+        }
         Part::Route => {
             if let Some(route) = &plan.route {
                 route.render(row.text(route.column()).unwrap_or_default(), out);
             }
         }
+    });
+}
+
+fn headers(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) {
+    for (header, column) in [("aggregate_type", plan.aggregate_type), ("aggregate_id", plan.aggregate_id)] {
+        if let Some(value) = column.and_then(|column| row.text(column)) {
+            event.headers.push(header, Header::Text(value));
+        }
     }
+    if let Some((column, kind)) = &plan.schema_version
+        && let Some(value) = row.text(*column)
+    {
+        event.headers.push("schema_version", typed(row.kind(*column, kind), value));
+    }
+    if let Some(context) = plan.trace_context.and_then(|column| row.text(column)) {
+        trace(event, context);
+    }
+    let mut scratch = String::new();
+    for (header, of) in &plan.headers {
+        scratch.clear();
+        let value = match of {
+            HeaderPlan::Column(column, kind) => {
+                row.text(*column).map_or(Header::Text(""), |text| typed(row.kind(*column, kind), text))
+            }
+            HeaderPlan::Text(bound) => {
+                render(plan, row, bound, &mut scratch);
+                Header::Text(&scratch)
+            }
+        };
+        if value != Header::Text("") {
+            event.headers.push(header, value);
+        }
+    }
+}
+
+/// An integer and a boolean as such, all else as its text: a header has no other types that all readers take for the same.
+fn typed<'a>(kind: &Kind, text: &'a str) -> Header<'a> {
+    let typed = match kind {
+        Kind::Integer => text.parse().ok().map(Header::Int),
+        Kind::Bool => Some(Header::Bool(text == "t")),
+        Kind::Json => text.parse().map(Header::Int).or_else(|_| text.parse().map(Header::Bool)).ok(),
+        Kind::Number
+        | Kind::Timestamp
+        | Kind::TimestampTz
+        | Kind::Bytea
+        | Kind::Text
+        | Kind::Array(_)
+        | Kind::Composite(_)
+        | Kind::Hstore => None,
+    };
+    typed.unwrap_or(Header::Text(text))
+}
+
+/// And what is in it.
+fn body(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) {
+    let (payload, kind) = (row.get(plan.payload), row.kind(plan.payload, &plan.payload_kind));
+    let mut is_json = matches!(kind, Kind::Json);
+    if is_blank(payload, kind) && plan.tombstone_on_empty_payload {
+        event.headers.push("tombstone", Header::Bool(true));
+    } else {
+        raw_bytes(&mut event.body, kind, payload);
+        is_json |= plan.expand_json_payload && is_object_or_array(&event.body);
+        if !plan.envelope.is_empty() {
+            event.body.clear();
+            envelope(&mut event.body, plan, row, is_json);
+            is_json = true;
+        }
+    }
+    event.content_type.push_str(match kind {
+        _ if is_json => "application/json",
+        Kind::Bytea => "application/octet-stream",
+        _ => "text/plain; charset=utf-8",
+    });
+}
+
+/// As Debezium has it, where white space counts for nothing.
+fn is_blank(payload: Value<'_>, kind: &Kind) -> bool {
+    match payload {
+        Value::Null | Value::Unchanged => true,
+        Value::Text(text) if matches!(kind, Kind::Bytea) => matches!(text, b"" | b"\\x"),
+        Value::Text(text) => text.trim_ascii().is_empty(),
+        Value::Binary(bytes) => bytes.is_empty(),
+    }
+}
+
+fn is_object_or_array(payload: &[u8]) -> bool {
+    matches!(payload.trim_ascii_start(), [b'{' | b'[', ..]) && serde_json::from_slice::<&RawValue>(payload).is_ok()
 }
 
 /// An empty text leaves what there is.
@@ -141,33 +271,41 @@ fn trace(event: &mut Event, context: &str) {
         if let Some((name @ ("traceparent" | "tracestate"), value)) = line.trim().split_once('=') {
             let value = value.trim();
             // A properties file escapes these two.
-            let unescaped =
-                if value.contains('\\') { value.replace("\\=", "=").replace("\\:", ":") } else { value.to_owned() };
+            let unescaped = if value.contains('\\') {
+                Cow::Owned(value.replace("\\=", "=").replace("\\:", ":"))
+            } else {
+                Cow::Borrowed(value)
+            };
             event.headers.push(name, Header::Text(&unescaped));
         }
     }
 }
 
-/// A time by its column's type; an integer counts milliseconds since 1970, as Debezium's do.
+/// A time by its column's type, without a zone UTC; an integer counts milliseconds since 1970, as Debezium's do.
 fn unix_seconds(kind: &Kind, value: &[u8]) -> Option<u64> {
     let value = std::str::from_utf8(value).ok()?;
     let micros = match kind {
-        Kind::Integer => return value.parse::<u64>().ok().map(|ms| ms / 1000),
+        Kind::Integer | Kind::Json => return value.parse::<u64>().ok().map(|ms| ms / 1000),
         Kind::Timestamp => time::parse_rfc3339(&format!("{value}Z"))?,
-        _ => time::parse_rfc3339(value)?,
+        _ => time::parse_rfc3339(value).or_else(|| time::parse_rfc3339(&format!("{value}Z")))?,
     };
     u64::try_from(time::unix_micros(micros)).ok().map(|micros| micros / 1_000_000)
 }
 
 /// `{"payload":…,"field":…}`
-fn envelope(out: &mut Vec<u8>, plan: &OutboxPlan, row: Tuple<'_>, payload: Value<'_>) {
+fn envelope(out: &mut Vec<u8>, plan: &OutboxPlan, row: OutboxRow<'_>, is_json: bool) {
     out.extend_from_slice(b"{\"payload\":");
-    value(out, &plan.payload_kind, payload);
+    let (payload, kind) = (row.get(plan.payload), row.kind(plan.payload, &plan.payload_kind));
+    match payload {
+        // As it was written.
+        Value::Text(_) | Value::Binary(_) if is_json => raw_bytes(out, kind, payload),
+        Value::Null | Value::Unchanged | Value::Text(_) | Value::Binary(_) => value(out, kind, payload),
+    }
     for (field, column, kind) in &plan.envelope {
         out.push(b',');
         json_string(out, field.as_bytes());
         out.push(b':');
-        value(out, kind, row.get(*column).unwrap_or(Value::Null));
+        value(out, row.kind(*column, kind), row.get(*column));
     }
     out.push(b'}');
 }

@@ -6,7 +6,8 @@
 use super::values::Kind;
 use crate::change::{Change, Row};
 use crate::encode::json::RowPlan;
-use crate::postgres::pgoutput::{Tuple, Value};
+use crate::encode::outbox::OutboxRow;
+use crate::postgres::pgoutput::Value;
 use crate::route::outbox::OutboxPlan;
 
 /// How long the body of a row event is at the least, if that is more than `limit`. The row alone counts, as it is after
@@ -25,10 +26,12 @@ pub fn row_event_beyond(limit: usize, plan: &RowPlan, change: &Change<'_>) -> Op
 
 /// How long an outbox row's payload is at the least, if that is more than `limit`.
 #[must_use]
-pub fn payload_beyond(limit: usize, plan: &OutboxPlan, row: Tuple<'_>) -> Option<usize> {
-    let bytes = match row.get(plan.payload)? {
+pub fn payload_beyond(limit: usize, plan: &OutboxPlan, row: OutboxRow<'_>) -> Option<usize> {
+    let bytes = match row.get(plan.payload) {
         // Two digits a byte.
-        Value::Text(text) if matches!(plan.payload_kind, Kind::Bytea) => text.len().saturating_sub(2) / 2,
+        Value::Text(text) if matches!(row.kind(plan.payload, &plan.payload_kind), Kind::Bytea) => {
+            text.len().saturating_sub(2) / 2
+        }
         Value::Text(bytes) | Value::Binary(bytes) => bytes.len(),
         Value::Null | Value::Unchanged => 0,
     };

@@ -13,8 +13,9 @@ use crate::broker::Broker;
 use crate::change::Change;
 use crate::cleanup::Cleanup;
 use crate::config::{OnUpdate, Settings};
+use crate::encode::fields::Fields;
 use crate::encode::message::Event;
-use crate::encode::outbox::Unfit;
+use crate::encode::outbox::OutboxRow;
 use crate::encode::{Delivery, Encoder, size};
 use crate::failure::{Definite, Kind};
 use crate::lsn::Lsn;
@@ -27,7 +28,7 @@ use crate::postgres::replication::Frame;
 use crate::progress::Window;
 use crate::rabbit::publisher::{PublishError, Publisher};
 use crate::route::outbox::Misfit;
-use crate::route::{Router, Skip, Verdict};
+use crate::route::{MessageVerdict, Router, Skip, Verdict};
 use crate::source::Batch;
 use crate::transaction::{Assembler, LogicalMessage, Step, TakeError};
 
@@ -68,6 +69,8 @@ struct Encode {
     textual: Option<Textual>,
     router: Router,
     encoder: Encoder,
+    /// Of the outbox's logical message that is being made an event.
+    fields: Fields,
     outbox_update_seen: bool,
 }
 
@@ -87,6 +90,7 @@ impl Intake {
                 textual: settings.source.binary.then(Textual::default),
                 router: Router::new(settings),
                 encoder: Encoder::new(&settings.name, delivery),
+                fields: Fields::default(),
                 outbox_update_seen: false,
             },
             outgoing: Outgoing::new(announce),
@@ -208,28 +212,58 @@ impl Encode {
         outgoing: &mut Outgoing,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
-        let plan = self.router.message(logical.prefix);
+        let is_event = !matches!(self.router.message(logical.prefix), MessageVerdict::Skip);
         let Some((position, transaction)) = logical.within else {
             let is_taken = |scope: &&mut Scope| scope.takes_message(logical.lsn);
-            if let Some(plan) = plan.filter(|_| way.scope.as_ref().is_none_or(is_taken))
-                && !way.window.has_passed(logical.lsn)
-            {
-                message_fits(logical, way.publisher)?;
-                self.encoder.message(outgoing.next(), plan, logical);
+            if is_event && way.scope.as_ref().is_none_or(is_taken) && !way.window.has_passed(logical.lsn) {
+                self.message_event(logical, outgoing.next(), way.publisher)?;
                 outgoing.message(logical.lsn, way)?;
             }
             return Ok(());
         };
         if way.window.has_reached(position) {
-            outgoing.count(plan.iter().len());
+            outgoing.count(usize::from(is_event));
             return Ok(());
         }
-        if let Some(plan) = plan.filter(|_| way.scope.as_ref().is_none_or(|scope| scope.takes())) {
-            message_fits(logical, way.publisher)?;
-            self.encoder.message(outgoing.next(), plan, logical);
+        if is_event && way.scope.as_ref().is_none_or(|scope| scope.takes()) {
+            self.message_event(logical, outgoing.next(), way.publisher)?;
             outgoing.hold(position, transaction, way)?;
         }
         outgoing.reached(position, way.window);
+        Ok(())
+    }
+
+    fn message_event<B: Broker>(
+        &mut self,
+        logical: &LogicalMessage<'_>,
+        event: &mut Event,
+        publisher: &Publisher<B>,
+    ) -> Result<(), Definite> {
+        let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
+        let at = logical.within.map_or_else(|| logical.lsn.to_string(), |(position, _)| position.to_string());
+        let origin = format_args!("message {}", logical.prefix);
+        let oversize = |bytes| unpublishable(PublishError::Oversize { bytes, limit }, origin, &at);
+        match self.router.message(logical.prefix) {
+            MessageVerdict::Skip => {}
+            MessageVerdict::Message(plan) => {
+                // Its Base64 is most of the event; what is too large is refused before it is made.
+                let bytes = logical.content.len().div_ceil(3) * 4;
+                if bytes > limit {
+                    return Err(oversize(bytes));
+                }
+                self.encoder.message(event, plan, logical);
+            }
+            MessageVerdict::Outbox(outbox) => {
+                let hint = "pg_logical_emit_message is to be given a JSON object with the fields of [outbox.columns]";
+                self.fields.read(&outbox.fields, logical.content).map_err(|error| unfit(error, origin, &at, hint))?;
+                let row = OutboxRow::Message { prefix: logical.prefix, fields: &self.fields };
+                if let Some(bytes) = size::payload_beyond(limit, &outbox.plan, row) {
+                    return Err(oversize(bytes));
+                }
+                let made = self.encoder.outbox_message(event, &outbox.plan, logical, row);
+                made.map_err(|error| unfit(error, origin, &at, UNFIT_HINT))?;
+            }
+        }
         Ok(())
     }
 
@@ -264,7 +298,7 @@ impl Encode {
         let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
         let oversize = match verdict {
             Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.row, change),
-            Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, row),
+            Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, OutboxRow::Table(row)),
             Verdict::Misfit(_) | Verdict::Skip(_) => None,
         };
         if let Some(bytes) = oversize {
@@ -277,9 +311,10 @@ impl Encode {
                 outgoing.hold(position, change.transaction, way)?;
             }
             Verdict::Outbox(plan, row) => {
-                self.encoder
-                    .outbox(outgoing.next(), plan, change, row)
-                    .map_err(|error| unfit(error, change.relation, position))?;
+                let made = self.encoder.outbox(outgoing.next(), plan, change, OutboxRow::Table(row));
+                made.map_err(|error| {
+                    unfit(error, format_args!("insert of {}", change.relation), position, UNFIT_HINT)
+                })?;
                 outgoing.hold(position, change.transaction, way)?;
             }
             Verdict::Misfit(why) => return Err(misfit(why, change)),
@@ -298,17 +333,6 @@ impl Encode {
         outgoing.reached(position, way.window);
         Ok(())
     }
-}
-
-/// Its Base64 is most of the event; what is too large is refused before it is made.
-fn message_fits<B: Broker>(logical: &LogicalMessage<'_>, publisher: &Publisher<B>) -> Result<(), Definite> {
-    let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
-    let bytes = logical.content.len().div_ceil(3) * 4;
-    if bytes <= limit {
-        return Ok(());
-    }
-    let origin = format_args!("message {}", logical.prefix);
-    Err(unpublishable(PublishError::Oversize { bytes, limit }, origin, logical.lsn))
 }
 
 /// The stream makes no sense. Reading it again would bring the same bytes.
@@ -338,10 +362,16 @@ fn misfit(misfit: &Misfit, change: &Change<'_>) -> Definite {
     Definite::new(Kind::Event, anyhow!(misfit.clone()).context(what), hint)
 }
 
-/// What a column says can't be said to the broker.
-fn unfit(error: Unfit, relation: &Relation, at: impl fmt::Display) -> Definite {
-    let what = format!("can't publish the insert of {relation} at {at}");
-    Definite::new(Kind::Event, anyhow!(error).context(what), "change the template, or what the application writes")
+const UNFIT_HINT: &str = "change the template, or what the application writes";
+
+/// What the application wrote can't be an event.
+fn unfit(
+    error: impl Into<anyhow::Error>,
+    origin: impl fmt::Display,
+    at: impl fmt::Display,
+    hint: &'static str,
+) -> Definite {
+    Definite::new(Kind::Event, error.into().context(format!("can't publish the {origin} at {at}")), hint)
 }
 
 /// The stream makes no sense by binary transfer.

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use super::filters::Filter;
 use super::ident::{parse_qualified, quote_qualified};
 use super::preflight::sql_failure;
-use crate::config::OutboxSettings;
+use crate::config::{OutboxSettings, OutboxTableSettings};
 use crate::failure::{Definite, Failure, Kind};
 use crate::route::select::Selection;
 
@@ -114,12 +114,13 @@ pub async fn resolve(client: &Client, selection: &Selection, outboxes: &[OutboxS
         return Err(not_there(client, &tables, &schema, &name, "source.tables").await);
     }
     let mut found = Vec::new();
-    for settings in outboxes {
-        let (schema, table) = (&settings.schema, &settings.table);
+    for (settings, OutboxTableSettings { schema, table, .. }) in
+        outboxes.iter().filter_map(|settings| Some((settings, settings.table()?)))
+    {
         let Some(table) = tables.iter().find(|it| it.is(schema, table)) else {
             return Err(not_there(client, &tables, schema, table, &format!("{}.table", settings.key)).await);
         };
-        found.push(Outbox { oid: table.oid, columns: outbox_columns(client, table.oid, settings).await? });
+        found.push(Outbox { oid: table.oid, columns: outbox_columns(client, table, settings).await? });
     }
     Ok(choose(&tables, selection, found))
 }
@@ -233,33 +234,24 @@ fn distance(left: &str, right: &str) -> usize {
 }
 
 /// The columns that the configuration needs, when the outbox has them all.
-async fn outbox_columns(client: &Client, oid: u32, settings: &OutboxSettings) -> Result<Vec<String>, Failure> {
+async fn outbox_columns(client: &Client, table: &Table, settings: &OutboxSettings) -> Result<Vec<String>, Failure> {
     let doing = "reading the outbox table's columns";
     // A publication of PostgreSQL 18 can send those that are stored.
     let sql = "SELECT attname, attgenerated NOT IN ('', CASE WHEN current_setting('server_version_num')::int >= 180000 \
                THEN 's' ELSE '' END) FROM pg_attribute \
                WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
-    let rows = client.query(sql, &[&oid]).await.map_err(|error| sql_failure(doing, &error))?;
+    let rows = client.query(sql, &[&table.oid]).await.map_err(|error| sql_failure(doing, &error))?;
     let existing = rows
         .iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
         .collect::<Result<Vec<(String, bool)>, _>>()
         .map_err(|error| sql_failure(doing, &error))?;
-    let needed = needed_columns(settings);
-    check_columns(&format!("{}.{}", settings.schema, settings.table), &needed, &existing)?;
+    let needed = settings.used_columns();
+    check_columns(&format!("{}.{}", table.schema, table.name), &needed, &existing)?;
     let mut columns: Vec<String> = needed.into_iter().map(|(column, _)| column.to_owned()).collect();
     columns.sort();
     columns.dedup();
     Ok(columns)
-}
-
-/// Every column that the configuration uses, with the key that uses it.
-fn needed_columns(settings: &OutboxSettings) -> Vec<(&str, String)> {
-    let of_templates = settings.templates().flat_map(|(key, template)| {
-        let is_column = |variable: &&str| !settings.built_in().contains(variable);
-        template.variables().filter(is_column).map(move |variable| (variable, key.clone())).collect::<Vec<_>>()
-    });
-    settings.named_columns().map(|(key, column)| (column, key)).chain(of_templates).collect()
 }
 
 /// Columns as (name, generated): a generated column is not in the stream.

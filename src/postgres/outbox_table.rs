@@ -22,7 +22,7 @@ use super::preflight::sql_failure;
 use super::sql;
 use super::types::{FIRST_UNKNOWN, Types, describe};
 use crate::checkpoint::{Checkpoint, DurableLsn};
-use crate::config::OutboxSettings;
+use crate::config::OutboxTableSettings;
 use crate::failure::{Definite, Failure, Kind, within};
 use crate::lsn::Lsn;
 use crate::postgres::conninfo::Conninfo;
@@ -54,7 +54,9 @@ pub struct OutboxTable(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     conninfo: Conninfo,
-    outbox: OutboxSettings,
+    outbox: OutboxTableSettings,
+    /// The id's column.
+    id: String,
     rows: Rows,
     unsettled: Arc<Mutex<Unsettled>>,
 }
@@ -64,10 +66,10 @@ struct Inner {
 type Unsettled = VecDeque<(u64, String)>;
 
 impl OutboxTable {
-    /// These rows of it. Connects to nothing yet.
+    /// These rows of it, which `id` names. Connects to nothing yet.
     #[must_use]
-    pub fn new(conninfo: Conninfo, outbox: OutboxSettings, rows: Rows) -> Self {
-        Self(Arc::new(Inner { conninfo, outbox, rows, unsettled: Arc::default() }))
+    pub fn new(conninfo: Conninfo, outbox: OutboxTableSettings, id: String, rows: Rows) -> Self {
+        Self(Arc::new(Inner { conninfo, outbox, id, rows, unsettled: Arc::default() }))
     }
 
     /// The value, in the order's column, of the last row at or below `settled`; none when there is none.
@@ -99,7 +101,7 @@ struct Column {
 
 impl Inner {
     async fn open(&self) -> Result<Opened<TableStream>, Failure> {
-        let OutboxSettings { schema, table, columns: names, .. } = &self.outbox;
+        let OutboxTableSettings { schema, table, .. } = &self.outbox;
         let doing = "reading the outbox table";
         let failed = |error: tokio_postgres::Error| sql_failure(doing, &error);
         let client = sql::connect(&self.conninfo).await?;
@@ -117,8 +119,8 @@ impl Inner {
             };
             Failure::definite(Kind::Source, error, hint)
         };
-        let order_by = self.rows.order_by.as_ref().unwrap_or(&names.id);
-        let id = column(&names.id).ok_or_else(|| missing(&names.id))?;
+        let order_by = self.rows.order_by.as_ref().unwrap_or(&self.id);
+        let id = column(&self.id).ok_or_else(|| missing(&self.id))?;
         let order = column(order_by).ok_or_else(|| missing(order_by))?;
         if columns[order].type_oid == UUID {
             tracing::warn!(column = order_by, "the rows come in the order of their UUIDs: see --order-by");
@@ -141,8 +143,8 @@ impl Inner {
     }
 
     fn statement(&self, columns: &[Column], order_by: &str) -> String {
-        let OutboxSettings { schema, table, columns: names, .. } = &self.outbox;
-        let (table, order_by, id) = (quote_qualified(schema, table), quote_ident(order_by), quote_ident(&names.id));
+        let OutboxTableSettings { schema, table, .. } = &self.outbox;
+        let (table, order_by, id) = (quote_qualified(schema, table), quote_ident(order_by), quote_ident(&self.id));
         let names: Vec<String> = columns.iter().map(|column| quote_ident(&column.name)).collect();
         let bounds = [(">=", &self.rows.from), ("<=", &self.rows.to)];
         let bound = |(operator, value): (&str, &Option<String>)| {

@@ -12,15 +12,15 @@ pub mod template;
 use std::sync::Arc;
 
 use crate::change::{Change, Row};
-use crate::config::{ChangesSettings, OnUpdate, OutboxSettings, Settings};
+use crate::config::{ChangesSettings, OnUpdate, OutboxOf, OutboxSettings, Settings};
 use crate::encode::json::RowPlan;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
 use crate::postgres::pgoutput::Tuple;
 use crate::postgres::relation::{OidMap, Relation};
 use crate::postgres::types::Types;
-use crate::route::messages::MessagesPlan;
-use crate::route::outbox::{Misfit, OutboxPlan};
+use crate::route::messages::{MessagesPlan, Prefixes};
+use crate::route::outbox::{MessageOutbox, Misfit, OutboxPlan};
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
@@ -31,6 +31,8 @@ pub struct Router {
     tables: Selection,
     changes: ChangesSettings,
     outboxes: Vec<OutboxSettings>,
+    /// Of each of them that has no table.
+    message_outboxes: Vec<(Prefixes, MessageOutbox)>,
     types: Arc<Types>,
     messages: MessagesPlan,
     plans: OidMap<Plan>,
@@ -60,6 +62,17 @@ pub enum Verdict<'r, 'c> {
     Misfit(&'r Misfit),
     /// Settle it at once.
     Skip(Skip),
+}
+
+/// What becomes of one logical message.
+#[derive(Debug, Clone, Copy)]
+pub enum MessageVerdict<'r> {
+    /// Publish it as it is.
+    Message(&'r MessagesPlan),
+    /// Its content is the application's own event.
+    Outbox(&'r MessageOutbox),
+    /// Settle it at once.
+    Skip,
 }
 
 /// Why a change is not published.
@@ -104,6 +117,7 @@ impl Router {
             tables: settings.source.tables.clone(),
             changes: settings.changes.clone(),
             outboxes: settings.outboxes.clone(),
+            message_outboxes: settings.outboxes.iter().filter_map(message_outbox).collect(),
             types: Arc::default(),
             messages: MessagesPlan::new(&settings.messages),
             plans: OidMap::default(),
@@ -123,7 +137,7 @@ impl Router {
         let kinds = Kinds { types: &self.types, numeric: self.changes.numeric };
         let plan =
             match self.outboxes.iter().enumerate().find(|(_, outbox)| outbox.is(&relation.schema, &relation.name)) {
-                Some(outbox) => match OutboxPlan::new(&self.name, outbox, relation, kinds) {
+                Some(outbox) => match OutboxPlan::new(outbox, relation, kinds) {
                     Ok(plan) => Plan::Outbox(Box::new(plan)),
                     Err(misfit) => Plan::Misfit(Box::new(misfit)),
                 },
@@ -142,10 +156,14 @@ impl Router {
         self.plans.get(&relation)
     }
 
-    /// How a logical message with this prefix becomes an event; none: it does not.
+    /// What becomes of a logical message with this prefix. As with tables, outboxes come first.
     #[must_use]
-    pub fn message(&self, prefix: &str) -> Option<&MessagesPlan> {
-        Some(&self.messages).filter(|messages| messages.selects(prefix))
+    pub fn message(&self, prefix: &str) -> MessageVerdict<'_> {
+        match self.message_outboxes.iter().find(|(prefixes, _)| prefixes.select(prefix)) {
+            Some((_, outbox)) => MessageVerdict::Outbox(outbox),
+            None if self.messages.selects(prefix) => MessageVerdict::Message(&self.messages),
+            None => MessageVerdict::Skip,
+        }
     }
 
     /// What becomes of a change.
@@ -160,6 +178,13 @@ impl Router {
             Plan::Misfit(misfit) => outbox(change, misfit.on_update, |_| Verdict::Misfit(misfit)),
             Plan::Unselected => Verdict::Skip(Skip::Unselected),
         }
+    }
+}
+
+fn message_outbox(settings: &OutboxSettings) -> Option<(Prefixes, MessageOutbox)> {
+    match &settings.of {
+        OutboxOf::Table(_) => None,
+        OutboxOf::Messages(prefixes) => Some((prefixes.clone(), MessageOutbox::new(settings))),
     }
 }
 

@@ -163,6 +163,15 @@ impl Template {
 }
 
 impl<T> Bound<T> {
+    /// The variable that it is, with nothing around it.
+    #[must_use]
+    pub fn alone(&self) -> Option<&T> {
+        match self.parts.as_slice() {
+            [Part::Variable(variable)] => Some(variable),
+            [] | [Part::Literal(_)] | [_, _, ..] => None,
+        }
+    }
+
     /// Appends the text to `out`; `write` appends the value of one variable.
     pub fn render(&self, out: &mut String, mut write: impl FnMut(&T, &mut String)) {
         for part in &self.parts {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::catalog::Catalog;
 use super::event::{Address, Event, Parameter};
 use super::types::Schemas;
-use super::{messages, outbox, rows};
+use super::{messages, outbox, rows, tableless};
 use crate::config::Settings;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
@@ -35,6 +35,7 @@ pub fn all(settings: &Settings, catalog: &Catalog) -> Result<Contract, Definite>
     let kinds = Kinds { types: &catalog.types, numeric: settings.changes.numeric };
     let mut schemas = Schemas::new(kinds, &catalog.details);
     let mut events = messages::events(&settings.name, &settings.messages);
+    events.extend(settings.outboxes.iter().flat_map(|outbox| tableless::events(&settings.name, outbox)));
     for table in &catalog.tables {
         router.learn(&table.relation)?;
         match router.plan(table.relation.oid) {

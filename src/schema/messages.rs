@@ -16,8 +16,8 @@ pub(super) fn events(pipeline: &str, settings: &MessagesSettings) -> Vec<Event> 
 }
 
 fn event(pipeline: &str, settings: &MessagesSettings, prefix: &[Glyph]) -> Event {
-    let written: String = prefix.iter().map(|glyph| written(*glyph)).collect();
-    let fixed = literal(prefix);
+    let written = written(prefix);
+    let fixed = is_literal(prefix).then(|| written.clone());
     let prefix = match &fixed {
         Some(fixed) => constant(fixed.as_str()),
         None => pattern(&format!("^{}$", prefix.iter().map(|glyph| expression(*glyph)).collect::<String>())),
@@ -70,20 +70,19 @@ fn address(template: &Template, fixed: Option<&str>, written: &str) -> Address {
     super::events::address(template, &|_| parameter.clone())
 }
 
-fn literal(prefix: &[Glyph]) -> Option<String> {
-    let character = |glyph: &Glyph| match glyph {
-        Glyph::Literal(character) => Some(*character),
-        Glyph::AnyOne | Glyph::AnyMany => None,
-    };
-    prefix.iter().map(character).collect()
+/// Whether it has no wildcards.
+pub(super) fn is_literal(prefix: &[Glyph]) -> bool {
+    prefix.iter().all(|glyph| matches!(glyph, Glyph::Literal(_)))
 }
 
-fn written(glyph: Glyph) -> String {
-    match glyph {
-        Glyph::Literal(character) => character.to_string(),
-        Glyph::AnyOne => "?".to_owned(),
-        Glyph::AnyMany => "*".to_owned(),
-    }
+/// As the configuration has it.
+pub(super) fn written(prefix: &[Glyph]) -> String {
+    let character = |glyph: &Glyph| match glyph {
+        Glyph::Literal(character) => *character,
+        Glyph::AnyOne => '?',
+        Glyph::AnyMany => '*',
+    };
+    prefix.iter().map(character).collect()
 }
 
 /// As a regular expression that means the same in every dialect.

@@ -20,6 +20,7 @@ pub mod events;
 mod messages;
 mod outbox;
 mod rows;
+mod tableless;
 pub mod types;
 
 use std::time::Duration;

@@ -11,9 +11,9 @@ use super::event::{
 };
 use super::rows::{as_text, column};
 use super::types::Schemas;
-use crate::config::{OutboxSettings, Property};
+use crate::config::{OF_COLUMN, OutboxSettings, Property};
 use crate::encode::values::Kind;
-use crate::route::outbox::OutboxPlan;
+use crate::route::outbox::{HeaderPlan, OutboxPlan};
 use crate::route::template::Template;
 
 /// An outbox as its columns are.
@@ -52,39 +52,37 @@ pub(super) fn event<'a>(
 impl Outbox<'_, '_> {
     /// None where each row says it itself.
     fn content_type(&self) -> Option<String> {
-        if !self.plan.envelope.is_empty() {
-            return Some("application/json".to_owned());
-        }
         match self.settings.properties.iter().find(|(property, _)| *property == Property::ContentType) {
             Some((_, template)) => template.literal().map(str::to_owned),
-            None => Some(self.plan.content_type.to_owned()),
+            None if !self.plan.envelope.is_empty() => Some("application/json".to_owned()),
+            None => match self.plan.payload_kind {
+                Kind::Json => Some("application/json".to_owned()),
+                // It may be JSON, too.
+                _ if self.plan.expand_json_payload => None,
+                Kind::Bytea => Some("application/octet-stream".to_owned()),
+                _ => Some("text/plain; charset=utf-8".to_owned()),
+            },
         }
     }
 
     fn payload(&mut self) -> Value {
+        let comment = self.table.columns[self.plan.payload].comment.as_deref();
+        let is_any = self.plan.expand_json_payload || matches!(self.plan.payload_kind, Kind::Json);
         if self.plan.envelope.is_empty() {
-            let comment = self.table.columns[self.plan.payload].comment.as_deref();
             let schema = match self.plan.payload_kind {
-                Kind::Json => json!({}),
+                _ if is_any => json!({}),
                 Kind::Bytea => json!({"type": "string", "format": "binary"}),
                 // As the column's text, whatever that is.
-                Kind::Bool
-                | Kind::Integer
-                | Kind::Number
-                | Kind::Timestamp
-                | Kind::TimestampTz
-                | Kind::Text
-                | Kind::Array(_)
-                | Kind::Composite(_)
-                | Kind::Hstore => text(),
+                _ => text(),
             };
             return described(schema, comment);
         }
-        let fields = self.plan.envelope.iter().map(|(field, column, _)| (field.as_str(), *column));
-        let fields: Vec<_> = [("payload", self.plan.payload)].into_iter().chain(fields).collect();
-        object(
-            fields.into_iter().map(|(field, column)| (field, self.value(column), Presence::Always)).collect::<Vec<_>>(),
-        )
+        let payload = if is_any { described(json!({}), comment) } else { self.value(self.plan.payload) };
+        let mut fields = vec![("payload", payload, Presence::Always)];
+        for (field, column, _) in &self.plan.envelope {
+            fields.push((field, self.value(*column), Presence::Always));
+        }
+        object(fields)
     }
 
     /// A column's JSON.
@@ -99,22 +97,43 @@ impl Outbox<'_, '_> {
         (schema, Presence::always_if(facts.not_null || self.schemas.refuses_null(column.type_oid)))
     }
 
+    /// What a header of this column is: numbers and booleans keep their type. One whose text is empty is left out.
+    fn typed(&mut self, index: usize, kind: &Kind) -> (Value, Presence) {
+        let (schema, presence) = self.text(index);
+        match kind {
+            Kind::Integer | Kind::Bool => (self.value(index), presence),
+            Kind::Json => (json!({"type": ["string", "integer", "boolean"]}), Presence::Sometimes),
+            _ => (schema, Presence::Sometimes),
+        }
+    }
+
     /// What is replayed from the table has no place in the stream.
     fn headers(&mut self) -> Value {
         let mut headers = position_headers(Presence::Sometimes);
-        let version = self.plan.schema_version.map(|column| ("schema_version", column));
-        let columns = [("aggregate_type", self.plan.aggregate_type), ("aggregate_id", self.plan.aggregate_id)];
-        for (header, column) in columns.into_iter().chain(version) {
-            let (schema, presence) = self.text(column);
-            headers.push((header.to_owned(), schema, presence));
+        for (header, column) in [("aggregate_type", self.plan.aggregate_type), ("aggregate_id", self.plan.aggregate_id)]
+        {
+            if let Some(column) = column {
+                let (schema, presence) = self.text(column);
+                headers.push((header.to_owned(), schema, presence));
+            }
+        }
+        if let Some((column, kind)) = &self.plan.schema_version {
+            let (schema, _) = self.typed(*column, kind);
+            headers.push(("schema_version".to_owned(), schema, Presence::Sometimes));
         }
         if self.plan.trace_context.is_some() {
             headers.push(("traceparent".to_owned(), text(), Presence::Sometimes));
             headers.push(("tracestate".to_owned(), text(), Presence::Sometimes));
         }
-        for (header, template) in &self.settings.headers {
-            let presence = Presence::always_if(template.literal().is_some_and(|text| !text.is_empty()));
-            headers.push((header.clone(), self.rendered(template), presence));
+        for ((header, template), (_, of)) in self.settings.headers.iter().zip(&self.plan.headers) {
+            let (schema, presence) = match of {
+                HeaderPlan::Column(column, kind) => self.typed(*column, kind),
+                HeaderPlan::Text(_) => {
+                    let fixed = template.literal().is_some_and(|text| !text.is_empty());
+                    (self.rendered(template), Presence::always_if(fixed))
+                }
+            };
+            headers.push((header.clone(), schema, presence));
         }
         if self.settings.tombstone_on_empty_payload {
             let tombstone = described(boolean(), Some("the event has no payload"));
@@ -130,7 +149,7 @@ impl Outbox<'_, '_> {
             // Without one, the position names the event.
             Presence::Sometimes => json!({"anyOf": [id, pattern(&format!("^{pipeline}:{LSN}:[0-9]+$"))]}),
         };
-        let (event_type, _) = self.text(self.plan.event_type);
+        let event_type = self.plan.event_type.map_or_else(text, |column| self.text(column).0);
         let time = match self.plan.timestamp {
             Some(_) => "seconds since 1970, by the row",
             None => "commit time, seconds since 1970",
@@ -188,6 +207,7 @@ impl Outbox<'_, '_> {
                 format!("the column {} through {} as {}", route.column, route.pattern.as_str(), route.replacement);
             return Parameter { name, description, values: Vec::new() };
         }
+        let variable = variable.strip_prefix(OF_COLUMN).unwrap_or(variable);
         let column = self.table.relation.columns.iter().find(|column| column.name == variable);
         let labels = column.and_then(|column| self.schemas.labels(column.type_oid)).unwrap_or_default();
         Parameter { name, description: format!("the column {variable}"), values: labels.to_vec() }

@@ -294,3 +294,22 @@ async fn logical_messages_are_what_the_document_says() {
     deliveries.refuses(&seen[1], "/transactional", Some(json!(0)));
     assert_eq!(deliveries.contract.at("/channels/shop.messages.audit/address"), "audit");
 }
+
+#[tokio::test]
+async fn events_of_an_outbox_without_a_table_are_what_the_document_says() {
+    let more = r#"
+        [[outbox]]
+        messages = ["app.*"]
+        headers = { tenant = "{tenant}" }
+        envelope = { at = "at" }
+        [[outbox]]
+        messages = ["audit"]
+        routing_key = "{prefix}.{type}""#;
+    let mut deliveries = Deliveries::of("CREATE TABLE t (n int)", "[]", more).await;
+    let object = r#"{"id": "1", "aggregatetype": "order", "aggregateid": "7", "type": "OrderPaid", "payload": {"a": 1}, "tenant": 3, "at": "x"}"#;
+    let statements =
+        ["app.a", "audit"].map(|prefix| format!("SELECT pg_logical_emit_message(true, '{prefix}', '{object}')"));
+    let seen = deliveries.after(&statements.each_ref().map(String::as_str)).await;
+    deliveries.refuses(&seen[0], "/at", None);
+    assert_eq!(deliveries.contract.at("/channels/shop.events.audit.type/address"), "audit.{type}");
+}

@@ -6,22 +6,21 @@ use regex::Regex;
 
 use super::super::layers::Origins;
 use super::super::written;
-use super::super::{CleanupSettings, OnUpdate, OutboxColumns, OutboxSettings, Property, RouteSettings};
+use super::super::{
+    CleanupSettings, OF_COLUMN, OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings, Property,
+    RouteSettings,
+};
 use super::{MAX_WAIT_MS, identifier, millis, not_default_exchange, one_of, qualified, required, size, template};
 use crate::encode::headers::NAME_BYTES_MAX;
 use crate::failure::Definite;
+use crate::route::messages::Prefixes;
 use crate::route::template::Template;
 
-/// The headers that an outbox event has anyway.
-const OWN_HEADERS: [&str; 12] = [
+/// The headers that an outbox event has anyway; others it has if columns say so.
+const OWN_HEADERS: [&str; 7] = [
     "position",
     "committed_at_us",
     "replayed_at_us",
-    "aggregate_type",
-    "aggregate_id",
-    "schema_version",
-    "traceparent",
-    "tracestate",
     "tombstone",
     "transaction_id",
     "transaction_number",
@@ -38,8 +37,9 @@ pub(super) fn outboxes(
     let outboxes = written.into_iter().enumerate().map(|(index, written)| outbox(at, key(index), written, name));
     let outboxes = outboxes.collect::<Result<Vec<_>, _>>()?;
     for (index, outbox) in outboxes.iter().enumerate() {
-        if outboxes[..index].iter().any(|other| outbox.is(&other.schema, &other.table)) {
-            let what = format!("is given twice: {}.{}", outbox.schema, outbox.table);
+        let Some(table) = outbox.table() else { continue };
+        if outboxes[..index].iter().any(|other| other.is(&table.schema, &table.table)) {
+            let what = format!("is given twice: {}.{}", table.schema, table.table);
             return Err(at.wrong(&format!("{}.table", outbox.key), what, "keep one of the two sections"));
         }
     }
@@ -48,44 +48,92 @@ pub(super) fn outboxes(
 
 fn outbox(at: &Origins, key: String, written: written::Outbox, name: &str) -> Result<OutboxSettings, Definite> {
     let sub = |name: &str| format!("{key}.{name}");
-    let table = required(at, &sub("table"), written.table, "the outbox table, as in table = \"public.outbox\"")?;
-    let (schema, table) = qualified(at, &sub("table"), &table)?;
-    let column =
-        |key: &str, written: String| identifier(at, &sub(&format!("columns.{key}")), &written).map(|()| written);
-    let known =
-        |key, written: Option<String>, default: &str| column(key, written.unwrap_or_else(|| default.to_owned()));
-    let optional = |key, written: Option<String>| written.map(|written| column(key, written)).transpose();
-    let columns = written.columns;
+    let of = of(at, &key, written.table, written.prefix, written.on_update, &written.cleanup)?;
+    let columns = columns(at, &sub("columns"), written.columns)?;
     let exchange = written.exchange.as_deref().unwrap_or("{name}.events");
     let exchange = template(at, &sub("exchange"), exchange, name)?;
     let routing_key = written.routing_key.as_deref().unwrap_or("{aggregatetype}.{type}");
     let routing_key = template(at, &sub("routing_key"), routing_key, name)?;
-    let updates = [("warn", OnUpdate::Warn), ("ignore", OnUpdate::Ignore), ("fail", OnUpdate::Fail)];
     let settings = OutboxSettings {
+        of,
         exchange: not_default_exchange(at, &sub("exchange"), exchange)?,
         routing_key,
-        columns: OutboxColumns {
-            id: known("id", columns.id, "id")?,
-            aggregate_type: known("aggregate_type", columns.aggregate_type, "aggregatetype")?,
-            aggregate_id: known("aggregate_id", columns.aggregate_id, "aggregateid")?,
-            event_type: known("type", columns.event_type, "type")?,
-            payload: known("payload", columns.payload, "payload")?,
-            timestamp: optional("timestamp", columns.timestamp)?,
-            schema_version: optional("schema_version", columns.schema_version)?,
-            trace_context: optional("trace_context", columns.trace_context)?,
-        },
         properties: properties(at, &sub("properties"), written.properties, name)?,
-        headers: headers(at, &sub("headers"), written.headers.unwrap_or_default(), name)?,
+        headers: headers(at, &sub("headers"), written.headers.unwrap_or_default(), &columns, name)?,
         envelope: envelope(at, &sub("envelope"), written.envelope.unwrap_or_default())?,
         route: route(at, &sub("route"), written.route)?,
-        on_update: one_of(at, &sub("on_update"), written.on_update, &updates)?.unwrap_or_default(),
-        cleanup: cleanup(at, &sub("cleanup"), &written.cleanup)?,
+        expand_json_payload: written.expand_json_payload.unwrap_or(false),
         tombstone_on_empty_payload: written.tombstone_on_empty_payload.unwrap_or(false),
-        schema,
-        table,
+        columns,
         key,
     };
+    templates(at, &settings)?;
     Ok(settings)
+}
+
+/// A table, or the prefix of messages, which have no updates and need no clean-up.
+fn of(
+    at: &Origins,
+    key: &str,
+    table: Option<String>,
+    prefix: Option<String>,
+    on_update: Option<String>,
+    cleanup: &written::OutboxCleanup,
+) -> Result<OutboxOf, Definite> {
+    let sub = |name: &str| format!("{key}.{name}");
+    let cleanup_key = sub("cleanup");
+    let Some(prefix) = prefix else {
+        let hint = "the outbox table, as in table = \"public.outbox\"; or else prefix, for logical messages";
+        let (schema, table) = qualified(at, &sub("table"), &required(at, &sub("table"), table, hint)?)?;
+        let updates = [("warn", OnUpdate::Warn), ("ignore", OnUpdate::Ignore), ("fail", OnUpdate::Fail)];
+        let on_update = one_of(at, &sub("on_update"), on_update, &updates)?.unwrap_or_default();
+        let cleanup = self::cleanup(at, &cleanup_key, cleanup)?;
+        return Ok(OutboxOf::Table(OutboxTableSettings { schema, table, on_update, cleanup }));
+    };
+    let written::OutboxCleanup { enabled, batch_rows, every_ms, drop_partitions_after_ms } = cleanup;
+    let has_cleanup =
+        enabled.is_some() || batch_rows.is_some() || every_ms.is_some() || drop_partitions_after_ms.is_some();
+    let of_tables =
+        [(sub("table"), table.is_some()), (sub("on_update"), on_update.is_some()), (cleanup_key, has_cleanup)];
+    if let Some((key, _)) = of_tables.into_iter().find(|(_, is_given)| *is_given) {
+        let what = format!("has no meaning beside {}: its rows are logical messages", sub("prefix"));
+        return Err(at.wrong(&key, what, "keep one of the two"));
+    }
+    let hint = "the prefix of pg_logical_emit_message, as in prefix = \"outbox\"; * is any characters, ? any one";
+    Ok(OutboxOf::Messages(Prefixes::new(&[required(at, &sub("prefix"), Some(prefix), hint)?])))
+}
+
+fn columns(at: &Origins, key: &str, written: written::Columns) -> Result<OutboxColumns, Definite> {
+    let column = |name: &str, written: String| identifier(at, &format!("{key}.{name}"), &written).map(|()| written);
+    let required =
+        |name, written: Option<String>, default: &str| column(name, written.unwrap_or_else(|| default.to_owned()));
+    let optional = |name, written: Option<String>| written.map(|written| column(name, written)).transpose();
+    // A table may lack what it has by default.
+    let unless_empty = |name, written: Option<String>, default: &str| match written {
+        Some(written) if written.is_empty() => Ok(None),
+        Some(written) => column(name, written).map(Some),
+        None => Ok(Some(default.to_owned())),
+    };
+    Ok(OutboxColumns {
+        id: required("id", written.id, "id")?,
+        aggregate_type: unless_empty("aggregate_type", written.aggregate_type, "aggregatetype")?,
+        aggregate_id: unless_empty("aggregate_id", written.aggregate_id, "aggregateid")?,
+        event_type: unless_empty("type", written.event_type, "type")?,
+        payload: required("payload", written.payload, "payload")?,
+        timestamp: optional("timestamp", written.timestamp)?,
+        schema_version: optional("schema_version", written.schema_version)?,
+        trace_context: optional("trace_context", written.trace_context)?,
+    })
+}
+
+/// A variable of a message's event is a field of its JSON, of any name; but for `{new.}`.
+fn templates(at: &Origins, settings: &OutboxSettings) -> Result<(), Definite> {
+    for (key, template) in settings.templates() {
+        if template.variables().any(|variable| variable == OF_COLUMN) {
+            return Err(at.wrong(&key, "names no column behind {new.", "as in {new.name}"));
+        }
+    }
+    Ok(())
 }
 
 fn cleanup(at: &Origins, key: &str, written: &written::OutboxCleanup) -> Result<Option<CleanupSettings>, Definite> {
@@ -125,14 +173,27 @@ fn headers(
     at: &Origins,
     key: &str,
     written: BTreeMap<String, String>,
+    columns: &OutboxColumns,
     name: &str,
 ) -> Result<Vec<(String, Template)>, Definite> {
+    let of_columns = [
+        ("aggregate_type", &columns.aggregate_type),
+        ("aggregate_id", &columns.aggregate_id),
+        ("schema_version", &columns.schema_version),
+        ("traceparent", &columns.trace_context),
+        ("tracestate", &columns.trace_context),
+    ];
+    let is_own = |header: &str| {
+        OWN_HEADERS.contains(&header)
+            || header.starts_with("parked_")
+            || of_columns.iter().any(|(own, column)| *own == header && column.is_some())
+    };
     let header = |(header, text): (String, String)| {
         let key = format!("{key}.{header}");
         if header.is_empty() || header.len() > NAME_BYTES_MAX {
             return Err(at.wrong(&key, "is no name of a header", "allowed: 1 to 255 bytes, by AMQP"));
         }
-        if OWN_HEADERS.contains(&header.as_str()) || header.starts_with("parked_") {
+        if is_own(&header) {
             return Err(at.wrong(&key, "is a header that pgsluice writes itself", "choose another name"));
         }
         Ok((header, template(at, &key, &text, name)?))
@@ -168,5 +229,41 @@ fn route(at: &Origins, key: &str, written: written::Route) -> Result<Option<Rout
     })?;
     let hint = "what it becomes, as in replacement = \"events.$1\"";
     let replacement = required(at, &sub("replacement"), replacement, hint)?;
+    if let Some(unknown) = references(&replacement).find(|group| !is_group(&pattern, group)) {
+        let what = format!("uses ${unknown}, which is no group of the pattern");
+        let hint = "what follows a name without being part of it is set off by braces, as in ${1}_events";
+        return Err(at.wrong(&sub("replacement"), what, hint));
+    }
     Ok(Some(RouteSettings { column, pattern, replacement }))
+}
+
+/// The groups that a replacement uses: `$1`, `$name`, `${name}`, and `$$` is none (`regex::Captures::expand`).
+fn references(replacement: &str) -> impl Iterator<Item = &str> {
+    let mut rest = replacement;
+    std::iter::from_fn(move || {
+        loop {
+            let (_, after) = rest.split_once('$')?;
+            if let Some(after) = after.strip_prefix('$') {
+                rest = after;
+                continue;
+            }
+            let (name, after) = match after.strip_prefix('{').and_then(|braced| braced.split_once('}')) {
+                Some(braced) => braced,
+                None => {
+                    after.split_at(after.find(|c: char| c != '_' && !c.is_ascii_alphanumeric()).unwrap_or(after.len()))
+                }
+            };
+            rest = after;
+            if !name.is_empty() {
+                return Some(name);
+            }
+        }
+    })
+}
+
+fn is_group(pattern: &Regex, group: &str) -> bool {
+    match group.parse::<usize>() {
+        Ok(number) => number < pattern.captures_len(),
+        Err(_) => pattern.capture_names().flatten().any(|name| name == group),
+    }
 }
