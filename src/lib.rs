@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod encode;
 pub mod failure;
+pub mod finding;
 pub mod lsn;
 pub mod pipeline;
 pub mod postgres;

@@ -33,7 +33,7 @@ use crate::progress::{Progress, Window};
 use crate::rabbit::channel::RabbitBroker;
 use crate::rabbit::publisher::{Publisher, PublisherSettings};
 use crate::retention::Retention;
-use crate::route::exchanges;
+use crate::route::topology;
 use crate::source::{Source, Status};
 use crate::telemetry::health::Health;
 use intake::Intake;
@@ -53,7 +53,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Definite> {
     let source = PostgresSource::new(settings.source.clone(), settings.outboxes.clone()).with_health(health.clone());
-    let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, exchanges(&settings));
+    let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, topology(&settings));
     let (cleanup, cleaner) = Cleaner::start(&settings).unzip();
     let mut pipeline = Pipeline::new(settings, source, broker, store, health);
     pipeline.intake.cleanup = cleanup;

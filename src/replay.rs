@@ -28,10 +28,10 @@ use crate::postgres::ident::parse_qualified;
 use crate::postgres::open::StartAt;
 use crate::postgres::outbox_table::{END, OutboxTable, Rows};
 use crate::rabbit::channel::RabbitBroker;
-use crate::route::exchanges;
 use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
+use crate::route::topology;
 use crate::source::Source;
 use crate::telemetry::health::Health;
 use nowhere::Nowhere;
@@ -264,7 +264,7 @@ async fn run<S: Source>(
         return pipeline(settings, source, Nowhere { max_message_bytes }, Replay { announce, ..replay }, shutdown)
             .await;
     }
-    let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, exchanges(&settings));
+    let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, topology(&settings));
     pipeline(settings, source, broker, replay, shutdown).await
 }
 

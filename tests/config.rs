@@ -95,7 +95,7 @@ fn an_unknown_key() {
         refused(Some(&shop("in_fligth_events = 5")), &[]),
         "error: shop.toml:7: rabbitmq.in_fligth_events is unknown\n\n\
          hint: did you mean rabbitmq.in_flight_events? known in [rabbitmq]: url, password, password_file, declare, \
-         exchange_type, in_flight_events, in_flight_bytes, confirm_timeout_ms, max_message_bytes, unroutable\n"
+         exchange_type, in_flight_events, in_flight_bytes, confirm_timeout_ms, max_message_bytes, unroutable, exchanges, queues, bindings\n"
     );
 }
 

@@ -30,5 +30,6 @@ mod standby;
 mod streaming;
 mod support;
 mod text;
+mod topology;
 mod values;
 mod watch;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lapin::options::ExchangeDeleteOptions;
 use pgsluice::broker::{Broker, Channel};
+use pgsluice::config::topology::Topology;
 use pgsluice::config::{RabbitSettings, Unroutable};
 use pgsluice::encode::message::{Header, HeaderTable, Message, Properties};
 use pgsluice::failure::{Definite, Failure, Kind};
@@ -29,11 +30,16 @@ fn settings(url: &str) -> RabbitSettings {
         uri: BrokerUri::parse(url).expect("a good URI"),
         declare: true,
         exchange_type: "topic".into(),
+        topology: Topology::default(),
         in_flight: Limits { events: 1000, bytes: 16 << 20 },
         confirm_timeout: Duration::from_secs(30),
         max_message_bytes: None,
         unroutable: Unroutable::Wait,
     }
+}
+
+fn topology(exchanges: &[&str]) -> Topology {
+    Topology::default().with_destinations(exchanges.iter().map(ToString::to_string).collect(), "topic")
 }
 
 /// A publisher, the events it was given and those that are settled.
@@ -47,7 +53,7 @@ struct Rig {
 
 impl Rig {
     fn new(settings: &RabbitSettings) -> Self {
-        let broker = RabbitBroker::new(settings, "test", vec![EXCHANGE.into(), String::new()]);
+        let broker = RabbitBroker::new(settings, "test", topology(&[EXCHANGE, ""]));
         let publisher = Publisher::new(
             broker,
             PublisherSettings {
@@ -315,7 +321,8 @@ async fn closed_connections_lose_nothing() {
 }
 
 async fn refusal(settings: &RabbitSettings) -> Definite {
-    let broker = RabbitBroker::new(settings, "test", vec![EXCHANGE.into()]);
+    let topology = Topology::default().with_destinations(vec![EXCHANGE.into()], &settings.exchange_type);
+    let broker = RabbitBroker::new(settings, "test", topology);
     match tokio::time::timeout(SOON, broker.open()).await.expect("an answer in time") {
         Err(Failure::Definite(definite)) => {
             assert!(!format!("{definite} {}", definite.hint).contains("secret"), "{definite}");
@@ -440,7 +447,7 @@ async fn a_peer_that_does_not_speak_amqp_is_a_transient_failure() {
             stream.read_exact(&mut header).expect("the protocol header");
             stream.write_all(&greeting).expect("write");
         });
-        let broker = RabbitBroker::new(&settings(&format!("amqp://{address}")), "test", Vec::new());
+        let broker = RabbitBroker::new(&settings(&format!("amqp://{address}")), "test", Topology::default());
         match tokio::time::timeout(SOON, broker.open()).await.expect("no wait without end") {
             Err(Failure::Transient(_)) => {}
             Err(Failure::Definite(definite)) => assert!(definite.to_string().contains("login mechanism"), "{definite}"),
@@ -454,7 +461,7 @@ async fn a_peer_that_does_not_speak_amqp_is_a_transient_failure() {
 async fn a_silent_peer_is_left_after_the_time_limit() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let url = format!("amqp://{}?connection_timeout=1", listener.local_addr().expect("address"));
-    let broker = RabbitBroker::new(&settings(&url), "test", Vec::new());
+    let broker = RabbitBroker::new(&settings(&url), "test", Topology::default());
     let failure = tokio::time::timeout(SOON, broker.open()).await.expect("a time limit").expect_err("nobody speaks");
     assert!(failure.to_string().contains("greeting: no answer within 1000 ms"), "{failure}");
 }
@@ -480,10 +487,10 @@ async fn a_topology_connection_is_opened_only_for_exchanges_and_cut_when_it_hang
         said
     });
     let settings = settings(&format!("amqp://{address}/{}?connection_timeout=1", vhost.name()));
-    let broker = RabbitBroker::new(&settings, "test", vec![String::new()]);
+    let broker = RabbitBroker::new(&settings, "test", topology(&[""]));
     broker.open().await.unwrap_or_else(|failure| panic!("{failure}")).close().await;
 
-    let broker = RabbitBroker::new(&settings, "test", vec![EXCHANGE.into()]);
+    let broker = RabbitBroker::new(&settings, "test", topology(&[EXCHANGE]));
     let failure = tokio::time::timeout(SOON, broker.open()).await.expect("a time limit").expect_err("no answer");
     assert!(failure.to_string().contains("login for the topology: no answer within 1000 ms"), "{failure}");
     let said = tokio::time::timeout(SOON, proxy).await.expect("the connection is cut").expect("the proxy");
@@ -545,7 +552,7 @@ async fn alarms_silence_and_crashes_lose_nothing() {
 #[tokio::test]
 async fn limits_come_from_the_broker() {
     let vhost = support::rabbitmq().vhost();
-    let broker = RabbitBroker::new(&settings(&vhost.url()), "test", Vec::new());
+    let broker = RabbitBroker::new(&settings(&vhost.url()), "test", Topology::default());
     let channel = broker.open().await.unwrap_or_else(|failure| panic!("{failure}"));
     assert_eq!(channel.frame_max(), 131_072);
     assert!([16 << 20, 128 << 20].contains(&channel.max_message_bytes()));

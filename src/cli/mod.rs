@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows how a change flows; commands turn arguments into settings and hand them on.
 
+pub mod check;
 pub mod checkpoint;
 pub mod replay;
 pub mod report;
@@ -37,6 +38,9 @@ pub enum Command {
     /// Stream until told to stop (SIGTERM or SIGINT)
     #[command(after_help = EXIT_CODES)]
     Run(run::RunArguments),
+    /// Say what a start would find and do at both servers, without doing it
+    #[command(after_help = EXIT_CODES)]
+    Check(check::CheckArguments),
     /// Show, name or move the stored position
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
@@ -56,6 +60,7 @@ impl Command {
     pub fn run(self) -> Result<(), Definite> {
         match self {
             Self::Run(arguments) => run::run(&arguments),
+            Self::Check(arguments) => check::run(&arguments),
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
             Self::Schema(arguments) => schema::run(&arguments),

@@ -92,6 +92,12 @@ impl Origins {
         self.variables.contains_key(key)
     }
 
+    /// The key of one of the sections of a list, which may be written as a single section.
+    pub(super) fn item(&self, list: &str, index: usize) -> String {
+        let key = format!("{list}[{index}]");
+        if self.lines.contains_key(&key) { key } else { list.to_owned() }
+    }
+
     /// An error at `key`: where it was written, the full key, what is wrong, and what is allowed.
     pub(super) fn wrong(&self, key: &str, what: impl AsRef<str>, hint: impl Into<String>) -> Definite {
         Definite::new(Kind::Usage, anyhow!("{}: {key} {}", self.place(key), what.as_ref()), hint)

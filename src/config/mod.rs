@@ -11,6 +11,7 @@ mod outbox;
 mod resolve;
 #[cfg(test)]
 mod tests;
+pub mod topology;
 mod written;
 
 use std::net::SocketAddr;
@@ -162,10 +163,12 @@ pub struct MessagesSettings {
 pub struct RabbitSettings {
     /// How to connect: hosts in turn, credentials, virtual host, TLS.
     pub uri: BrokerUri,
-    /// Declare the exchanges (true), or only expect them (false).
+    /// Declare exchanges, queues and bindings (true), or only expect them (false).
     pub declare: bool,
-    /// Type of the exchanges that are declared: `topic` unless set.
+    /// Type of the exchanges that events go to, unless the [topology](Self::topology) has them: `topic` unless set.
     pub exchange_type: String,
+    /// What is declared beside them; with them it is [`crate::route::topology()`].
+    pub topology: topology::Topology,
     /// How much may be published and not yet settled.
     pub in_flight: Limits,
     /// No confirm for so long: the connection counts as dead.

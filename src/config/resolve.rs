@@ -5,6 +5,7 @@
 
 mod filters;
 mod outbox;
+mod topology;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -23,6 +24,7 @@ use crate::postgres::conninfo::Conninfo;
 use crate::postgres::ident::{MAX_IDENTIFIER_BYTES, parse_qualified};
 use crate::progress::Limits;
 use crate::rabbit::uri::BrokerUri;
+use crate::route::exchanges;
 use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
@@ -79,9 +81,9 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         // Each store of the checkpoint would be a change to publish, and to store.
         source.tables.exclude(schema, table);
     }
-    Ok(Settings {
+    let settings = Settings {
         changes: self::changes(at, changes, &name)?,
-        rabbitmq: rabbit(at, rabbitmq)?,
+        rabbitmq: rabbit(at, rabbitmq, &name)?,
         checkpoint,
         shutdown_timeout: millis(at, "shutdown_timeout_ms", shutdown_timeout_ms, 30_000, 1..=MAX_WAIT_MS)?,
         fail_fast: fail_fast.unwrap_or(false),
@@ -91,7 +93,9 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         outboxes,
         messages,
         name,
-    })
+    };
+    topology::destinations(at, &settings.rabbitmq.topology, &exchanges(&settings))?;
+    Ok(settings)
 }
 
 fn source(at: &Origins, written: written::Source, name: &str) -> Result<SourceSettings, Definite> {
@@ -177,7 +181,7 @@ fn messages(at: &Origins, written: written::Messages, name: &str) -> Result<Mess
     })
 }
 
-fn rabbit(at: &Origins, written: written::Rabbit) -> Result<RabbitSettings, Definite> {
+fn rabbit(at: &Origins, written: written::Rabbit, name: &str) -> Result<RabbitSettings, Definite> {
     let hint = "an AMQP URL, as in url = \"amqps://app@mq1,mq2/shop\"";
     let url = required(at, "rabbitmq.url", written.url, hint)?;
     let mut uri =
@@ -185,13 +189,8 @@ fn rabbit(at: &Origins, written: written::Rabbit) -> Result<RabbitSettings, Defi
     if let Some(password) = password(at, "rabbitmq", written.password, written.password_file)? {
         uri = uri.with_password(password);
     }
-    let exchange_type = written.exchange_type.unwrap_or_else(|| "topic".to_owned());
-    if !matches!(exchange_type.as_str(), "topic" | "direct" | "fanout" | "headers") && !exchange_type.starts_with("x-")
-    {
-        let what = format!("is not a type of exchange: \"{exchange_type}\"");
-        let hint = "allowed: topic, direct, fanout, headers, or the x-… type of a plugin";
-        return Err(at.wrong("rabbitmq.exchange_type", what, hint));
-    }
+    let topology = topology::topology(at, written.exchanges, written.queues, written.bindings, name)?;
+    let exchange_type = topology::exchange_type(at, "rabbitmq.exchange_type", written.exchange_type)?;
     let policies = [("wait", Unroutable::Wait), ("discard", Unroutable::Discard)];
     let unroutable = one_of(at, "rabbitmq.unroutable.policy", written.unroutable.policy, &policies)?;
     let max_message_bytes = written.max_message_bytes.map(|bytes| {
@@ -204,6 +203,7 @@ fn rabbit(at: &Origins, written: written::Rabbit) -> Result<RabbitSettings, Defi
         uri,
         declare: written.declare.unwrap_or(true),
         exchange_type,
+        topology,
         in_flight: Limits {
             events: size(at, "rabbitmq.in_flight_events", written.in_flight_events, 1_000, 1..=1_000_000, "events")?,
             bytes: size(

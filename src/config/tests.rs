@@ -1,5 +1,7 @@
 //! The exact wording of what can be wrong, and the layers' order.
 
+mod topology;
+
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
@@ -507,6 +509,9 @@ fn keys(section: &str) -> Vec<String> {
         | "messages"
         | "rabbitmq"
         | "rabbitmq.unroutable"
+        | "rabbitmq.exchanges"
+        | "rabbitmq.queues"
+        | "rabbitmq.bindings"
         | "checkpoint"
         | "http"
         | "replay"
@@ -550,8 +555,8 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
     let mut section = String::new();
     let mut found = Vec::new();
     for line in &uncommented {
-        if let Some(name) = line.strip_prefix('[') {
-            section = format!("{}.", name.split(']').next().unwrap_or_default());
+        if line.starts_with('[') {
+            section = format!("{}.", line.trim_start_matches('[').split(']').next().unwrap_or_default());
         } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
             found.push(format!("{section}{key}"));
         }
@@ -587,6 +592,20 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "replacement",
         "url = \"postgres://ops",
         "table = \"public.pgsluice",
+        "[[",
+        "name = \"{name}",
+        "type = \"topic",
+        "type = \"quorum",
+        "durable",
+        "auto_delete",
+        "internal",
+        "alternate_exchange",
+        "arguments",
+        "dead_letter_",
+        "exchange = \"{name}.orders",
+        "queue =",
+        "to_exchange",
+        "routing_key = \"order",
         "[source.filters]",
         "table = \"public.orders",
         "where",

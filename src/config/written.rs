@@ -172,6 +172,50 @@ pub(super) struct Rabbit {
     #[serde(deserialize_with = "number")]
     pub(super) max_message_bytes: Option<i64>,
     pub(super) unroutable: Unroutable,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) exchanges: Vec<Exchange>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) queues: Vec<Queue>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(super) bindings: Vec<Binding>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Exchange {
+    pub(super) name: Option<String>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+    #[serde(deserialize_with = "flag")]
+    pub(super) durable: Option<bool>,
+    #[serde(deserialize_with = "flag")]
+    pub(super) auto_delete: Option<bool>,
+    #[serde(deserialize_with = "flag")]
+    pub(super) internal: Option<bool>,
+    #[serde(rename = "alternate_exchange")]
+    pub(super) alternate: Option<String>,
+    pub(super) arguments: Option<toml::Table>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Queue {
+    pub(super) name: Option<String>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+    pub(super) dead_letter_exchange: Option<String>,
+    pub(super) dead_letter_routing_key: Option<String>,
+    pub(super) arguments: Option<toml::Table>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Binding {
+    pub(super) exchange: Option<String>,
+    pub(super) queue: Option<String>,
+    pub(super) to_exchange: Option<String>,
+    pub(super) routing_key: Option<String>,
+    pub(super) arguments: Option<toml::Table>,
 }
 
 #[derive(Deserialize, Default)]

@@ -476,7 +476,7 @@ pub(super) fn report_every(settings: &SourceSettings, session: &Session) -> Dura
 }
 
 /// Nobody has taken anything out of a publication of ours, since that was written down.
-async fn not_altered(sql: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
+pub(super) async fn not_altered(sql: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
     let Some(record) = &publication.record else { return Ok(()) };
     let left = publication::removed(sql, record, publication).await?;
     if left.is_empty() {

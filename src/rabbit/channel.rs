@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use super::inbox::Incoming;
 use super::refusal::{self, Stage};
 use crate::broker::{Broker, Channel, Reply, Turn};
 use crate::config::RabbitSettings;
+use crate::config::topology::Topology;
 use crate::failure::{Failure, within};
 
 /// A heartbeat frame (§4.2.7).
@@ -40,17 +41,18 @@ pub struct RabbitBroker {
 }
 
 impl RabbitBroker {
-    /// Connects as `settings` say; the broker shows the connection as `pgsluice <name>`. The `exchanges` are declared,
-    /// or looked for, at each connect; others may be published to, and must exist.
+    /// Connects as `settings` say; the broker shows the connection as `pgsluice <name>`. The `topology`
+    /// ([`crate::route::topology()`]) is declared, or looked for, at each connect; other exchanges may be published to,
+    /// and must exist.
     #[must_use]
-    pub fn new(settings: &RabbitSettings, name: &str, exchanges: Vec<String>) -> Self {
+    pub fn new(settings: &RabbitSettings, name: &str, topology: Topology) -> Self {
         let plan = Plan {
             uri: settings.uri.clone(),
             name: name.to_owned(),
-            exchanges,
-            exchange_type: settings.exchange_type.clone(),
+            topology,
             declare: settings.declare,
             max_message_bytes: settings.max_message_bytes,
+            opened: AtomicBool::new(false),
         };
         Self { plan: Arc::new(plan), next: Arc::default() }
     }

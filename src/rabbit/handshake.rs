@@ -5,6 +5,7 @@
 
 use std::io::Cursor;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use amq_protocol::frame::{AMQPFrame, WriteContext, gen_frame};
@@ -22,6 +23,7 @@ use super::uri::{BrokerUri, Mechanism};
 use super::wire::CHANNEL;
 use super::{tls, topology};
 use crate::broker::Reply;
+use crate::config::topology::Topology;
 use crate::failure::{Failure, Kind, within};
 
 /// The largest frame that we agree to, in bytes: RabbitMQ's default. Larger ones buy nothing.
@@ -37,10 +39,11 @@ pub(super) struct Plan {
     pub(super) uri: BrokerUri,
     /// Shown by the broker as the connection's name.
     pub(super) name: String,
-    pub(super) exchanges: Vec<String>,
-    pub(super) exchange_type: String,
+    pub(super) topology: Topology,
     pub(super) declare: bool,
     pub(super) max_message_bytes: Option<usize>,
+    /// A channel was opened by this process: what is configured, some broker has taken.
+    pub(super) opened: AtomicBool,
 }
 
 /// A byte stream to the broker, encrypted or not.
@@ -64,8 +67,18 @@ pub(super) struct Link {
     pub(super) early: Vec<Reply>,
 }
 
-/// Opens a connection and a channel on this host.
-pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, Failure> {
+/// A connection to one host, which has let us into the virtual host.
+pub(super) struct Reached {
+    link: Link,
+    pub(super) secure: Option<Arc<ClientConfig>>,
+    /// The broker's.
+    pub(super) version: String,
+    frame_max: usize,
+    heartbeat: Duration,
+}
+
+/// Opens a connection to this host.
+pub(super) async fn reach(plan: &Plan, host: &str, port: u16) -> Result<Reached, Failure> {
     let uri = &plan.uri;
     let limit = uri.connection_timeout;
     let secure = match &uri.tls {
@@ -81,6 +94,14 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
     let (frame_max, heartbeat) = within(limit, "logging in", log_in(&mut link, uri)).await?;
     link.inbox.set_frame_max(frame_max);
     within(limit, "opening the virtual host", open_vhost(&mut link, uri)).await?;
+    Ok(Reached { link, secure, version, frame_max, heartbeat })
+}
+
+/// Opens a connection and a channel on this host.
+pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, Failure> {
+    let uri = &plan.uri;
+    let limit = uri.connection_timeout;
+    let Reached { mut link, secure, version, frame_max, heartbeat } = reach(plan, host, port).await?;
     topology::declare(plan, host, port, secure.as_ref()).await?;
     within(limit, "opening a channel", async {
         link.send(AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
@@ -98,6 +119,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         }
     })
     .await?;
+    plan.opened.store(true, Ordering::Relaxed);
     let max_message_bytes = plan.max_message_bytes.unwrap_or_else(|| default_message_max(&version));
     Ok(Opened { link, frame_max, max_message_bytes, heartbeat })
 }

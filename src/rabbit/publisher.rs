@@ -31,6 +31,8 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 const REPUBLISH: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// What is logged when it was refused.
 const REFUSED: &str = "RabbitMQ refuses events (nack): a queue is full, or its node is down";
+/// How it begins when no queue takes one.
+const UNROUTABLE: &str = "no queue takes event";
 /// Discarded events are logged at most so often.
 const DISCARD_LOG: Duration = Duration::from_secs(1);
 
@@ -345,8 +347,8 @@ impl<B: Broker> Publisher<B> {
         self.probe_at = None;
         let now = Instant::now();
         self.link = Link::Up { channel, since: now, blocked: false, progress: now };
-        // A new connection is the end of all trouble but a refusal, which it may end.
-        if !self.is_refused() {
+        // A new connection is the end of all trouble but that which it may end.
+        if !self.is_not_taken() {
             self.trouble = None;
         }
         Ok(())
@@ -458,21 +460,23 @@ impl<B: Broker> Publisher<B> {
 
     /// All that was sent is answered, and the oldest event was not taken: tries it again after a backoff.
     ///
-    /// Refused for the 2nd, 4th, 8th, … time in a row, it is tried on a new connection, to the next host. A channel of
+    /// Not taken for the 2nd, 4th, 8th, … time in a row, it is tried on a new connection, to the next host. A channel of
     /// RabbitMQ's that first published to a quorum queue just after its leader's node had gone refuses everything until
-    /// that node is back, although the queue has long had another leader.
+    /// that node is back, although the queue has long had another leader. And a queue or a binding of the configuration
+    /// that somebody has deleted is declared again with that.
     fn put_off(&mut self, now: Instant) {
         let at = now + self.republish.next_wait();
         let attempts = self.republish.attempts();
-        if self.is_refused() && attempts > 1 && attempts.is_power_of_two() {
+        if self.is_not_taken() && attempts > 1 && attempts.is_power_of_two() {
             self.link = Link::Down(at);
         } else {
             self.probe_at = Some(at);
         }
     }
 
-    fn is_refused(&self) -> bool {
-        self.trouble.as_deref() == Some(REFUSED)
+    /// By a queue that refuses it, or for want of one.
+    fn is_not_taken(&self) -> bool {
+        self.trouble.as_deref().is_some_and(|trouble| trouble == REFUSED || trouble.starts_with(UNROUTABLE))
     }
 
     fn set_blocked(&mut self, now_blocked: bool) {
@@ -501,7 +505,7 @@ impl<B: Broker> Publisher<B> {
         let Returned { code, text, exchange, routing_key, message_id } = returned;
         match self.settings.unroutable {
             Unroutable::Wait => self.in_trouble(&format!(
-                "no queue takes event {message_id} (exchange '{exchange}', routing key '{routing_key}'): {text} ({code}); \
+                "{UNROUTABLE} {message_id} (exchange '{exchange}', routing key '{routing_key}'): {text} ({code}); \
                  it and all later events wait: bind a queue, or set rabbitmq.unroutable.policy",
             )),
             Unroutable::Discard => {

@@ -8,23 +8,27 @@ use amq_protocol::protocol::{AMQPClass, channel};
 use anyhow::anyhow;
 
 use super::inbox::{ProtocolError, method_name};
+use super::steps::{By, Step};
 use super::uri::BrokerUri;
 use crate::failure::{Failure, Kind};
 
 const INVALID_PATH: u16 = 402;
 const ACCESS_REFUSED: u16 = 403;
-const NOT_FOUND: u16 = 404;
+pub(super) const NOT_FOUND: u16 = 404;
+const RESOURCE_LOCKED: u16 = 405;
 const PRECONDITION_FAILED: u16 = 406;
 const COMMAND_INVALID: u16 = 503;
 const NOT_ALLOWED: u16 = 530;
+const NOT_IMPLEMENTED: u16 = 540;
+const INTERNAL_ERROR: u16 = 541;
 
 /// What was being done when the broker closed.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stage<'a> {
     /// Up to the end of the handshake.
     Login,
-    /// Declaring, or looking for, this exchange.
-    Topology { exchange: &'a str, declare: bool },
+    /// Declaring, or looking for, something; for the first time in this process, or again.
+    Topology { step: Step<'a>, is_first: bool },
     /// Everything later.
     Publishing,
 }
@@ -70,30 +74,23 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             format!("create it, rabbitmqctl add_vhost '{vhost}', or correct the path of rabbitmq.url"),
         ),
         (NOT_ALLOWED, Stage::Login) => broker(&format!("virtual host '{vhost}' to user '{user}'"), permissions),
-        (ACCESS_REFUSED, Stage::Topology { exchange, declare: true }) => broker(
-            &format!("to declare exchange '{exchange}'"),
-            format!("{permissions}; or create the exchange yourself and set rabbitmq.declare = false"),
-        ),
-        (ACCESS_REFUSED, Stage::Topology { .. } | Stage::Publishing) if text.contains("topic") => broker(
+        (ACCESS_REFUSED, Stage::Topology { .. } | Stage::Publishing) if text.contains("access to topic '") => broker(
             "the routing key",
             format!("rabbitmqctl set_topic_permissions -p '{vhost}' '{user}' '<exchange>' '<write>' '<read>'"),
         ),
-        (ACCESS_REFUSED, Stage::Topology { exchange, declare: false }) => {
-            broker(&format!("access to exchange '{exchange}'"), permissions)
+        (ACCESS_REFUSED, Stage::Publishing) if text.contains("internal exchange") => {
+            broker("to take events", "give the events another exchange, to which the internal one is bound".into())
         }
         (ACCESS_REFUSED, Stage::Publishing) => broker("to take events", permissions),
-        (NOT_FOUND, Stage::Topology { exchange, .. }) => broker(
-            &format!("exchange '{exchange}': it does not exist"),
-            "create it, or let pgsluice declare it with rabbitmq.declare = true".into(),
-        ),
-        (PRECONDITION_FAILED, Stage::Topology { exchange, .. }) => broker(
-            &format!("to declare exchange '{exchange}', which exists with other properties"),
-            "set rabbitmq.exchange_type to what it is, delete the exchange, or set rabbitmq.declare = false".into(),
-        ),
-        (COMMAND_INVALID, Stage::Topology { exchange, .. }) => broker(
-            &format!("to declare exchange '{exchange}'"),
-            "set rabbitmq.exchange_type to a type that the broker knows: topic, direct, fanout, headers".into(),
-        ),
+        // A node that is down comes with more words. These may pass too, but not when they come at the first try.
+        (INTERNAL_ERROR, Stage::Topology { step, is_first: true }) if text == "INTERNAL_ERROR" => {
+            let hint = "the broker fails at it, and its log says how: a value in its arguments may be none that it can read";
+            broker(&format!("to declare {step}"), hint.into())
+        }
+        (_, Stage::Topology { step, .. }) => match of_topology(code, text, step, &permissions) {
+            Some((what, hint)) => broker(&what, hint),
+            None => transient(code, text),
+        },
         (PRECONDITION_FAILED, Stage::Publishing) if text.contains("message size") => Failure::definite(
             Kind::Event,
             anyhow!("an event is larger than RabbitMQ takes: {text} ({code})"),
@@ -104,6 +101,91 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
     }
 }
 
+/// What is refused, and what helps; none: another try may.
+fn of_topology(code: u16, text: &str, step: Step<'_>, permissions: &str) -> Option<(String, String)> {
+    let to_declare = format!("to declare {step}");
+    Some(match (code, step) {
+        (ACCESS_REFUSED, Step::Expect { .. }) => (format!("access to {step}"), permissions.to_owned()),
+        (ACCESS_REFUSED, _) if text.contains("reserved prefix") => {
+            (to_declare, "names that begin with \"amq.\" are the broker's own: choose another".to_owned())
+        }
+        (ACCESS_REFUSED, Step::Exchange(_)) => {
+            (to_declare, format!("{permissions}; or create it yourself and set rabbitmq.declare = false"))
+        }
+        (ACCESS_REFUSED, Step::Queue(_) | Step::Bind(_)) => {
+            let hint = "to bind takes `read` on the exchange and `write` on what is bound to it, and to name a dead-letter \
+                        exchange `read` on the queue and `write` on that exchange; or create it yourself and set \
+                        rabbitmq.declare = false";
+            (to_declare, format!("{permissions}; {hint}"))
+        }
+        (NOT_FOUND, Step::Expect { by: By::Topology, .. }) => {
+            let hint = "create it, or let pgsluice declare it with rabbitmq.declare = true";
+            (format!("{step}: it does not exist"), hint.to_owned())
+        }
+        (NOT_FOUND, _) => {
+            let hint = "describe it in [[rabbitmq.exchanges]] or [[rabbitmq.queues]], correct its name, or create it before \
+                        pgsluice starts";
+            (format!("{step}: it does not exist"), hint.to_owned())
+        }
+        (PRECONDITION_FAILED, _) if text.contains("inequivalent") => {
+            (format!("{to_declare}, which exists with other properties"), differing(text, step))
+        }
+        (PRECONDITION_FAILED | NOT_IMPLEMENTED, _) => (to_declare, unusable(text, step)),
+        (RESOURCE_LOCKED, _) => {
+            (step.to_string(), "the connection that made it has it for itself: choose another queue".to_owned())
+        }
+        (COMMAND_INVALID, _) => {
+            let hint = "give it a type that the broker knows: topic, direct, fanout, headers, or that of a plugin which is enabled";
+            (to_declare, hint.to_owned())
+        }
+        _ => return None,
+    })
+}
+
+fn differing(text: &str, step: Step<'_>) -> String {
+    let (list, key) = (list(step), argument(text).map(key));
+    let other = match step {
+        Step::Exchange(_) if key.as_deref() == Some("type") => ", or rabbitmq.exchange_type",
+        Step::Exchange(_) | Step::Queue(_) | Step::Bind(_) | Step::Expect { .. } => "",
+    };
+    let key = key.unwrap_or_else(|| "what differs".to_owned());
+    format!(
+        "set {key} in {list}{other} to what {step} has, delete it at the broker so that it is declared anew, or set \
+         rabbitmq.declare = false"
+    )
+}
+
+fn unusable(text: &str, step: Step<'_>) -> String {
+    let key = argument(text).map_or_else(|| "what the broker names".to_owned(), key);
+    format!("correct {key} of {step} in {}", list(step))
+}
+
+fn list(step: Step<'_>) -> &'static str {
+    match step {
+        Step::Exchange(_) => "[[rabbitmq.exchanges]]",
+        Step::Queue(_) => "[[rabbitmq.queues]]",
+        Step::Bind(_) => "[[rabbitmq.bindings]]",
+        Step::Expect { .. } => "[rabbitmq]",
+    }
+}
+
+/// `… inequivalent arg 'x-max-length' for queue …`, `… invalid arg 'x-max-age' for …`
+fn argument(text: &str) -> Option<&str> {
+    text.split_once(" arg '").and_then(|(_, rest)| rest.split_once('\'')).map(|(name, _)| name)
+}
+
+/// How the configuration calls it.
+fn key(argument: &str) -> String {
+    match argument {
+        "type" | "durable" | "auto_delete" | "internal" => argument.to_owned(),
+        "x-queue-type" => "type".to_owned(),
+        "alternate-exchange" => "alternate_exchange".to_owned(),
+        "x-dead-letter-exchange" => "dead_letter_exchange".to_owned(),
+        "x-dead-letter-routing-key" => "dead_letter_routing_key".to_owned(),
+        other => format!("arguments.{other}"),
+    }
+}
+
 fn transient(code: u16, text: &str) -> Failure {
     Failure::transient(anyhow!("RabbitMQ closed: {text} ({code})"))
 }
@@ -111,6 +193,7 @@ fn transient(code: u16, text: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::topology::{Exchange, Queue};
 
     fn sort(code: u16, text: &str, stage: Stage<'_>) -> Failure {
         let uri = BrokerUri::parse("amqp://app:hunter2@mq1/shop").expect("a good URI");
@@ -119,7 +202,10 @@ mod tests {
 
     #[test]
     fn what_a_human_must_mend_is_definite_and_the_rest_is_tried_again() {
-        let topology = Stage::Topology { exchange: "e", declare: true };
+        let exchange = Exchange::durable("e".to_owned(), "topic");
+        let step = Step::Exchange(&exchange);
+        let topology = Stage::Topology { step, is_first: true };
+        let again = Stage::Topology { step, is_first: false };
         for (code, text, stage, kind) in [
             (403, "ACCESS_REFUSED - Login was refused using PLAIN", Stage::Login, Some(Kind::Broker)),
             (530, "NOT_ALLOWED - vhost shop not found", Stage::Login, Some(Kind::Broker)),
@@ -129,6 +215,11 @@ mod tests {
             (403, "ACCESS_REFUSED - access to exchange 'e'", topology, Some(Kind::Broker)),
             (406, "PRECONDITION_FAILED - inequivalent arg 'type'", topology, Some(Kind::Broker)),
             (404, "NOT_FOUND - no exchange 'e'", topology, Some(Kind::Broker)),
+            (405, "RESOURCE_LOCKED - cannot obtain exclusive access", topology, Some(Kind::Broker)),
+            (540, "NOT_IMPLEMENTED - …", topology, Some(Kind::Broker)),
+            (541, "INTERNAL_ERROR - Cannot declare a queue on node 'rabbit@mq1': nodedown", topology, None),
+            (541, "INTERNAL_ERROR", topology, Some(Kind::Broker)),
+            (541, "INTERNAL_ERROR", again, None),
             (404, "NOT_FOUND - no exchange 'e'", Stage::Publishing, None),
             (403, "ACCESS_REFUSED - access to exchange 'e'", Stage::Publishing, Some(Kind::Broker)),
             (406, "PRECONDITION_FAILED - message size 9 is larger than 8", Stage::Publishing, Some(Kind::Event)),
@@ -146,6 +237,40 @@ mod tests {
                 }
             };
             assert_eq!(found, kind, "{code} {text} {stage:?}");
+        }
+    }
+
+    #[test]
+    fn the_hint_names_the_key_that_is_to_be_set() {
+        let (exchange, queue) = (Exchange::durable("e".to_owned(), "topic"), Queue::quorum("q".to_owned()));
+        let (exchange, queue) = (Step::Exchange(&exchange), Step::Queue(&queue));
+        for (text, step, hint) in [
+            (
+                "inequivalent arg 'type' for exchange 'e'",
+                exchange,
+                "set type in [[rabbitmq.exchanges]], or rabbitmq.exchange_type ",
+            ),
+            (
+                "inequivalent arg 'alternate-exchange' for exchange 'e'",
+                exchange,
+                "set alternate_exchange in [[rabbitmq.exchanges]] ",
+            ),
+            (
+                "inequivalent arg 'x-queue-type' for queue 'q'",
+                queue,
+                "set type in [[rabbitmq.queues]] to what queue 'q' has",
+            ),
+            (
+                "inequivalent arg 'x-max-length' for queue 'q'",
+                queue,
+                "set arguments.x-max-length in [[rabbitmq.queues]] ",
+            ),
+            ("invalid arg 'x-max-length' for queue 'q'", queue, "correct arguments.x-max-length of queue 'q' in "),
+        ] {
+            let Failure::Definite(definite) = sort(406, text, Stage::Topology { step, is_first: true }) else {
+                panic!("definite: {text}")
+            };
+            assert!(definite.hint.starts_with(hint), "{text}: {}", definite.hint);
         }
     }
 }

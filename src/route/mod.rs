@@ -9,9 +9,11 @@ pub mod outbox;
 pub mod select;
 pub mod template;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::change::{Change, Row};
+use crate::config::topology::Topology;
 use crate::config::{ChangesSettings, OnUpdate, OutboxOf, OutboxSettings, Settings};
 use crate::encode::json::RowPlan;
 use crate::encode::values::Kinds;
@@ -22,7 +24,7 @@ use crate::postgres::types::Types;
 use crate::route::messages::{MessagesPlan, Prefixes};
 use crate::route::outbox::{MessageOutbox, Misfit, OutboxPlan};
 use crate::route::select::Selection;
-use crate::route::template::Template;
+use crate::route::template::{Template, UnknownVariable};
 
 /// Decides what becomes of each change.
 #[derive(Debug)]
@@ -212,6 +214,28 @@ pub fn exchanges(settings: &Settings) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+/// What is declared: the configuration's, and the exchanges that events go to unless they are described there.
+#[must_use]
+pub fn topology(settings: &Settings) -> Topology {
+    let rabbitmq = &settings.rabbitmq;
+    rabbitmq.topology.clone().with_destinations(exchanges(settings), &rabbitmq.exchange_type)
+}
+
+/// Where the changes of a table go: one exchange, unless its template has `{op}`. What is not among [`exchanges`] nobody
+/// declares.
+///
+/// # Errors
+/// The template uses what it may not.
+pub fn exchanges_of(settings: &Settings, schema: &str, table: &str) -> Result<BTreeSet<String>, UnknownVariable> {
+    let of_operation = |op| {
+        let known = [("name", settings.name.as_str()), ("schema", schema), ("table", table), ("op", op)];
+        let mut text = String::new();
+        settings.changes.exchange.bind(&known)?.render(&mut text, |value, text| text.push_str(value));
+        Ok(text)
+    };
+    ["insert", "update", "delete", "truncate"].map(of_operation).into_iter().collect()
 }
 
 impl ChangesPlan {

@@ -88,7 +88,13 @@ async fn an_exchange_that_exists_with_another_type() {
     commit(&scene, 2).await;
     let message = refused(&scene, &[("rabbitmq.exchange_type", "direct")], 4).await;
     says(&message, &["RabbitMQ refuses to declare exchange 'shop.changes', which exists with other properties"]);
-    says(&message, &["received 'direct' but current is 'topic'", "hint: set rabbitmq.exchange_type to what it is"]);
+    says(
+        &message,
+        &[
+            "received 'direct' but current is 'topic'",
+            "hint: set type in [[rabbitmq.exchanges]], or rabbitmq.exchange_type to what exchange 'shop.changes' has",
+        ],
+    );
     let rest = streaming(&scene, &[]).await;
     assert_eq!(scene.vhost.consume("all", 2, SOON).await.len(), 2);
     drop(rest);
