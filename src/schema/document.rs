@@ -105,9 +105,10 @@ fn channel(settings: &Settings, exchange: &Address, routing_key: &Address, messa
 fn exchange(settings: &Settings, name: &Address) -> Value {
     let mut exchange = json!({"name": name.text, "vhost": settings.rabbitmq.uri.vhost});
     // What somebody else declares is not known here; what a plugin brings, the binding has no word for.
-    if settings.rabbitmq.declare {
-        exchange["durable"] = true.into();
-        let kind = settings.rabbitmq.exchange_type.as_str();
+    let described = settings.rabbitmq.topology.exchange(&name.text);
+    if settings.rabbitmq.declare || described.is_some() {
+        exchange["durable"] = described.is_none_or(|it| it.durable).into();
+        let kind = described.map_or(settings.rabbitmq.exchange_type.as_str(), |it| it.kind.as_str());
         if !kind.starts_with("x-") {
             exchange["type"] = kind.into();
         }

@@ -299,11 +299,11 @@ async fn logical_messages_are_what_the_document_says() {
 async fn events_of_an_outbox_without_a_table_are_what_the_document_says() {
     let more = r#"
         [[outbox]]
-        messages = ["app.*"]
+        prefix = "app.*"
         headers = { tenant = "{tenant}" }
         envelope = { at = "at" }
         [[outbox]]
-        messages = ["audit"]
+        prefix = "audit"
         routing_key = "{prefix}.{type}""#;
     let mut deliveries = Deliveries::of("CREATE TABLE t (n int)", "[]", more).await;
     let object = r#"{"id": "1", "aggregatetype": "order", "aggregateid": "7", "type": "OrderPaid", "payload": {"a": 1}, "tenant": 3, "at": "x"}"#;

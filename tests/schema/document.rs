@@ -149,3 +149,12 @@ async fn what_a_filter_leaves_out_is_not_in_it() {
     let after = contract.at("/components/messages/public.orders.insert/payload/properties/after/required");
     assert_eq!(after, &json!(["id"]), "an insert may be an update that the filter let in");
 }
+
+#[tokio::test]
+async fn an_exchange_is_as_the_configuration_describes_it() {
+    let scene = Scene::new().await;
+    let exchange = "[[rabbitmq.exchanges]]\nname = \"shop.changes\"\ntype = \"fanout\"\n";
+    let contract = Contract::of(&file(&scene.config(exchange))).await;
+    let described = contract.at("/channels/shop.changes.public.orders.insert/bindings/amqp/exchange/type");
+    assert_eq!(described, "fanout");
+}
