@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use pgsluice::change::Row;
-use pgsluice::config::{self, Settings};
+use pgsluice::config::{self, ChangeFormat, CloudEvents, Settings};
+use pgsluice::encode::format::RowFormat;
 use pgsluice::encode::message::Event;
 use pgsluice::encode::outbox::OutboxRow;
 use pgsluice::encode::values::{Kind, Kinds, Numeric, json_value};
@@ -14,7 +15,7 @@ use pgsluice::encode::{Delivery, Encoder, size};
 use pgsluice::postgres::binary::{self, Textual};
 use pgsluice::postgres::pgoutput::streamed::{self, Control};
 use pgsluice::postgres::pgoutput::{self, Tuple, Value};
-use pgsluice::postgres::relation::Relation;
+use pgsluice::postgres::relation::{OidMap, Relation};
 use pgsluice::postgres::types::{Description, Field, Form, Types};
 use pgsluice::route::{Router, Verdict};
 use pgsluice::transaction::{Assembler, Step};
@@ -57,6 +58,7 @@ pub(crate) fn message(data: &[u8]) {
 /// published of it is JSON, and no smaller than it was said to be before it was encoded. How many events there were.
 pub(crate) fn stream(data: &[u8]) -> usize {
     let (mut assembler, mut events) = (Assembler::default(), 0);
+    let mut formats: OidMap<Vec<RowFormat>> = OidMap::default();
     let mut router = Router::new(settings());
     router.set_types(Arc::clone(types()));
     let (encoder, mut event) = (Encoder::new("fuzz", Delivery::First), Event::default());
@@ -70,15 +72,34 @@ pub(crate) fn stream(data: &[u8]) -> usize {
         rest = after;
         let taken = assembler.take(message, &mut |step| {
             match step {
-                Step::Relation(relation) => return router.learn(&untrusting(relation)).map_err(|_| ()),
+                Step::Relation(relation) => {
+                    let relation = untrusting(relation);
+                    let kinds = Kinds { types: types(), numeric: Numeric::Number };
+                    let all = [
+                        ChangeFormat::Raw,
+                        ChangeFormat::CloudEvents(CloudEvents::Structured),
+                        ChangeFormat::Debezium { with_schema: true },
+                        ChangeFormat::Canal,
+                    ];
+                    let all = all.map(|format| RowFormat::new(format, "fuzz", "fuzz", &relation, kinds));
+                    formats.insert(relation.oid, all.into());
+                    return router.learn(&relation).map_err(|_| ());
+                }
                 Step::Change(change) => {
                     let change = textual.change(&change).map_err(|_| ())?;
                     match router.verdict(&change) {
                         Verdict::Change(plan, destination) => {
-                            let told = size::row_event_beyond(0, &plan.row, &change).unwrap_or_default();
-                            encoder.change(&mut event, plan, destination, &change);
+                            let told = size::row_event_beyond(0, &plan.format, &change).unwrap_or_default();
+                            encoder.change(&mut event, plan, destination, &change).expect("has an id and a type");
                             assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
                             is_json(&event.body);
+                            for format in &formats[&change.relation.oid] {
+                                let told = size::row_event_beyond(0, format, &change).unwrap_or_default();
+                                event.body.clear();
+                                format.make(&mut event, "fuzz", &change).expect("has an id and a type");
+                                assert!(told <= event.body.len(), "{told} told for {}", event.body.len());
+                                is_json(&event.body);
+                            }
                             events += 1;
                         }
                         Verdict::Outbox(plan, row) => {

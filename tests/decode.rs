@@ -5,7 +5,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use pgsluice::encode::json::{RowPlan, row_event};
+use pgsluice::config::ChangeFormat;
+use pgsluice::encode::format::RowFormat;
+use pgsluice::encode::message::Event;
 use pgsluice::encode::values::{Kinds, Numeric};
 use pgsluice::postgres::binary::Textual;
 use pgsluice::postgres::pgoutput::{Message, decode};
@@ -27,7 +29,7 @@ pub(crate) struct Stream {
     pub(crate) types: Types,
     slot: String,
     assembler: Assembler,
-    plans: OidMap<RowPlan>,
+    plans: OidMap<RowFormat>,
 }
 
 impl Stream {
@@ -52,15 +54,24 @@ impl Stream {
 
     /// The changes and logical messages since the last call, as JSON texts.
     pub(crate) async fn texts(&mut self) -> Vec<String> {
-        self.read("pg_logical_slot_get_binary_changes", false).await
+        self.read("pg_logical_slot_get_binary_changes", false, ChangeFormat::Plain).await
     }
 
     /// What comes next, as by binary transfer.
     pub(crate) async fn binary_texts(&mut self) -> Vec<String> {
-        self.read("pg_logical_slot_peek_binary_changes", true).await
+        self.read("pg_logical_slot_peek_binary_changes", true, ChangeFormat::Plain).await
     }
 
-    async fn read(&mut self, function: &str, binary: bool) -> Vec<String> {
+    /// What comes next, in this format.
+    pub(crate) async fn formatted(&mut self, format: ChangeFormat) -> Vec<Value> {
+        // So that each relation is learned anew, in this format and then again in the one before.
+        self.assembler = Assembler::default();
+        let texts = self.read("pg_logical_slot_peek_binary_changes", false, format).await;
+        self.assembler = Assembler::default();
+        texts.iter().map(|text| serde_json::from_str(text).expect(text)).collect()
+    }
+
+    async fn read(&mut self, function: &str, binary: bool, format: ChangeFormat) -> Vec<String> {
         let sql = format!(
             "SELECT data FROM {function}($1, NULL, NULL, \
             'proto_version', '1', 'publication_names', 'p', 'messages', 'true', 'binary', '{binary}')"
@@ -84,12 +95,14 @@ impl Stream {
             let taken = self.assembler.take::<Infallible>(message, &mut |step| {
                 match step {
                     Step::Begin(_) | Step::Commit { .. } => {}
-                    Step::Relation(relation) => _ = plans.insert(relation.oid, RowPlan::new(relation, kinds)),
+                    Step::Relation(relation) => {
+                        plans.insert(relation.oid, RowFormat::new(format, "shop", "db", relation, kinds));
+                    }
                     Step::Change(change) => {
-                        let mut out = Vec::new();
+                        let mut event = Event::default();
                         let change = textual.change(&change).expect("a readable row");
-                        row_event(&mut out, &plans[&change.relation.oid], "shop", &change);
-                        texts.push(String::from_utf8(out).expect("events are UTF-8"));
+                        plans[&change.relation.oid].make(&mut event, "shop", &change).expect("no CloudEvent");
+                        texts.push(String::from_utf8(event.body).expect("events are UTF-8"));
                     }
                     Step::Message(LogicalMessage { within, prefix, content, .. }) => {
                         let ordinal = within.map(|(position, _)| position.ordinal);

@@ -13,6 +13,7 @@ mod docs;
 mod failover;
 mod faults;
 mod filters;
+mod formats;
 mod harness;
 mod main_job;
 mod messages;

@@ -39,6 +39,7 @@ fn outbox(routing_key: &str) -> OutboxSettings {
             trace_context: None,
         },
         key: "outbox".to_owned(),
+        format: None,
         properties: Vec::new(),
         headers: Vec::new(),
         envelope: Vec::new(),

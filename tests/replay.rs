@@ -1,5 +1,6 @@
 //! `pgsluice replay`: events come again as they were at first, beside the pgsluice that runs, which does not notice.
 
+mod formats;
 mod limits;
 mod retention;
 mod table;

@@ -1,6 +1,7 @@
 //! Every type that PostgreSQL has, through the decoder and the row encoder: `docs/types.md` line by line, and generated values
 //! against PostgreSQL's own `to_jsonb`.
 
+mod formats;
 pub(crate) mod generated;
 mod stream;
 

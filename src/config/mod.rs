@@ -6,6 +6,7 @@
 //! `docs/configuration.md` describes every key.
 
 mod filters;
+mod format;
 mod layers;
 mod outbox;
 mod resolve;
@@ -28,6 +29,9 @@ use crate::route::select::Selection;
 use crate::route::template::Template;
 
 pub use filters::FilterSettings;
+#[cfg(test)]
+pub(crate) use format::OF_CHANGES;
+pub use format::{ChangeFormat, CloudEvents, MessageFormat};
 pub use layers::VARIABLE_PREFIX;
 pub(crate) use outbox::OF_COLUMN;
 pub use outbox::{
@@ -143,7 +147,9 @@ pub struct ChangesSettings {
     pub exchange: Template,
     /// `{schema}.{table}.{op}` unless set; same variables.
     pub routing_key: Template,
-    /// How a `numeric` is written.
+    /// How the events look.
+    pub format: ChangeFormat,
+    /// How a `numeric` is written, where the format leaves it open.
     pub numeric: Numeric,
 }
 
@@ -156,6 +162,10 @@ pub struct MessagesSettings {
     pub exchange: Template,
     /// `{prefix}` unless set; same variable.
     pub routing_key: Template,
+    /// How the events look.
+    pub format: MessageFormat,
+    /// What the contents are, where they are not within our own event; at most 255 bytes.
+    pub content_type: String,
 }
 
 /// `[rabbitmq]`

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use super::CloudEvents;
 use crate::route::messages::Prefixes;
 use crate::route::template::Template;
 
@@ -19,6 +20,8 @@ pub struct OutboxSettings {
     pub exchange: Template,
     /// `{aggregatetype}.{type}` unless set; same variables.
     pub routing_key: Template,
+    /// How the events look; none: the payload, or the envelope, alone.
+    pub format: Option<CloudEvents>,
     /// Which column holds what.
     pub columns: OutboxColumns,
     /// AMQP properties beside those that every event has; same variables.

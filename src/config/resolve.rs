@@ -12,11 +12,12 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::format::{OF_CHANGES, OF_MESSAGES};
 use super::layers::{Layers, Origins};
 use super::written::{self, Written};
 use super::{
-    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessagesSettings, Origin, RabbitSettings, Retain,
-    Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
+    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessageFormat, MessagesSettings, Origin,
+    RabbitSettings, Retain, Settings, SourceSettings, StoreSettings, Streaming, Unroutable,
 };
 use crate::encode::values::Numeric;
 use crate::failure::Definite;
@@ -161,6 +162,7 @@ fn changes(at: &Origins, written: written::Changes, name: &str) -> Result<Change
     Ok(ChangesSettings {
         exchange: not_default_exchange(at, "changes.exchange", exchange)?,
         routing_key: template("changes.routing_key", written.routing_key, "{schema}.{table}.{op}")?,
+        format: one_of(at, "changes.format", written.format, &OF_CHANGES)?.unwrap_or_default(),
         numeric: one_of(at, "changes.numeric", written.numeric, &NUMERIC)?.unwrap_or_default(),
     })
 }
@@ -174,10 +176,22 @@ fn messages(at: &Origins, written: written::Messages, name: &str) -> Result<Mess
         Ok(template)
     };
     let exchange = template("messages.exchange", written.exchange, "{name}.messages")?;
+    let format = one_of(at, "messages.format", written.format, &OF_MESSAGES)?.unwrap_or_default();
+    if format == MessageFormat::Plain && written.content_type.is_some() {
+        let hint = "set messages.format, or remove the key: the event of format \"plain\" is JSON";
+        return Err(at.wrong("messages.content_type", "has no meaning with messages.format = \"plain\"", hint));
+    }
+    let content_type = written.content_type.unwrap_or_else(|| "application/octet-stream".to_owned());
+    if !(1..=MAX_NAME_BYTES).contains(&content_type.len()) {
+        let hint = "allowed: 1 to 255 bytes, as in content_type = \"application/json\"";
+        return Err(at.wrong("messages.content_type", "is no content type", hint));
+    }
     Ok(MessagesSettings {
         prefixes: Prefixes::new(&written.prefixes.unwrap_or_default()),
         exchange: not_default_exchange(at, "messages.exchange", exchange)?,
         routing_key: template("messages.routing_key", written.routing_key, "{prefix}")?,
+        format,
+        content_type,
     })
 }
 

@@ -6,7 +6,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{LogFormat, Origin, OutboxOf, Settings, StoreSettings, Streaming, Unroutable, layers, resolve};
+use super::{
+    ChangeFormat, CloudEvents, LogFormat, MessageFormat, Origin, OutboxOf, Settings, StoreSettings, Streaming,
+    Unroutable, layers, resolve,
+};
 
 const SMALLEST: &str = r#"
 name = "shop"
@@ -622,4 +625,48 @@ fn the_minimal_configuration_loads() {
     let text = include_str!("../../config/minimal.toml");
     assert!(text.lines().count() <= 12);
     assert!(loaded(text, &[]).outboxes.len() == 1);
+}
+
+#[test]
+fn a_format_is_one_that_makes_sense_for_what_makes_the_event() {
+    let settings = loaded(SMALLEST, &[]);
+    assert_eq!((settings.changes.format, settings.messages.format), (ChangeFormat::Plain, MessageFormat::Plain));
+    let settings = loaded(&with("changes", "format = \"debezium-schema\""), &[]);
+    assert_eq!(settings.changes.format, ChangeFormat::Debezium { with_schema: true });
+    let settings = loaded(&with("messages", "format = \"raw\"\ncontent_type = \"text/csv\""), &[]);
+    assert_eq!((settings.messages.format, settings.messages.content_type.as_str()), (MessageFormat::Raw, "text/csv"));
+    let outbox = |line: &str| with("outbox", &format!("table = \"public.outbox\"\n{line}"));
+    let settings =
+        loaded(&outbox("format = \"cloudevents-binary\"\nproperties = { content_encoding = \"gzip\" }"), &[]);
+    assert_eq!(settings.outboxes[0].format, Some(CloudEvents::Binary));
+    for (text, expected) in [
+        (
+            with("changes", "format = \"avro\""),
+            "changes.format can't be \"avro\"\nallowed: plain, raw, cloudevents, cloudevents-binary, debezium, debezium-schema, canal",
+        ),
+        (
+            outbox("format = \"debezium\""),
+            "outbox.format can't be \"debezium\"\nallowed: raw, cloudevents, cloudevents-binary",
+        ),
+        (
+            with("messages", "format = \"canal\""),
+            "messages.format can't be \"canal\"\nallowed: plain, raw, cloudevents, cloudevents-binary",
+        ),
+        (
+            with("messages", "content_type = \"text/csv\""),
+            "messages.content_type has no meaning with messages.format = \"plain\"\nset messages.format, or remove the key: the event of format \"plain\" is JSON",
+        ),
+        (
+            with("messages", "format = \"raw\"\ncontent_type = \"\""),
+            "messages.content_type is no content type\nallowed: 1 to 255 bytes, as in content_type = \"application/json\"",
+        ),
+        (
+            outbox("format = \"cloudevents\"\nproperties = { content_encoding = \"gzip\" }"),
+            "outbox.properties.content_encoding would be of a body that is JSON\nformat = \"cloudevents-binary\" has the payload alone in its body",
+        ),
+    ] {
+        let error = error(&text, &[]);
+        let (_, error) = error.split_once(": ").expect("a place");
+        assert_eq!(error, expected);
+    }
 }

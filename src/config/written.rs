@@ -75,6 +75,7 @@ pub(super) struct Filter {
 pub(super) struct Changes {
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) format: Option<String>,
     pub(super) numeric: Option<String>,
 }
 
@@ -85,6 +86,7 @@ pub(super) struct Outbox {
     pub(super) prefix: Option<String>,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) format: Option<String>,
     pub(super) on_update: Option<String>,
     #[serde(deserialize_with = "flag")]
     pub(super) expand_json_payload: Option<bool>,
@@ -152,6 +154,8 @@ pub(super) struct Messages {
     pub(super) prefixes: Option<Vec<String>>,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) format: Option<String>,
+    pub(super) content_type: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -65,11 +65,28 @@ impl HeaderTable {
     /// # Panics
     /// When that is longer than 4 GiB.
     pub fn push_display(&mut self, name: &str, value: impl fmt::Display) {
+        self.push_with(name, |out| write!(out, "{value}").expect("a Vec takes all bytes"));
+    }
+
+    /// Adds a header whose text is what `write` appends, which is UTF-8.
+    ///
+    /// # Panics
+    /// When that is longer than 4 GiB.
+    pub fn push_with(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
         self.push(name, Header::Text(""));
         let start = self.bytes.len();
-        write!(self.bytes, "{value}").expect("a Vec takes all bytes");
+        write(&mut self.bytes);
         let bytes = u32::try_from(self.bytes.len() - start).expect("a name of something");
         self.bytes[start - 4..start].copy_from_slice(&bytes.to_be_bytes());
+    }
+
+    /// Adds a header with the text of another one, if there is one of that name.
+    pub fn push_copy(&mut self, name: &str, of: &str) {
+        let Some(text) = self.all().text(of) else { return };
+        // A slice of the bytes, which may move.
+        let start = text.as_ptr().addr() - self.bytes.as_ptr().addr();
+        let range = start..start + text.len();
+        self.push_with(name, |out| out.extend_from_within(range));
     }
 
     /// Changes the value of the header that was added last, which is a [`Header::Bool`].
@@ -165,6 +182,9 @@ mod tests {
         );
         table.push_display("d", format_args!("{}/{}", 1, 2));
         assert_eq!(table.all().text("d"), Some("1/2"));
+        table.push_copy("copy", "lsn");
+        table.push_copy("none", "x");
+        assert_eq!((table.all().text("copy"), table.all().text("none")), (Some("16/B374D848"), None));
         table.push("b", Header::Bool(false));
         table.set_last(true);
         assert_eq!(table.all().iter().last(), Some(("b", Header::Bool(true))));

@@ -45,7 +45,8 @@
 //! Invariant: no allocation but the growth of `out` (and for escaped texts within arrays and composites), and valid JSON whatever
 //! the values, as far as those of `json` are.
 
-use super::text::{json_escaped, json_string, lsn};
+use super::row;
+use super::text::{Label, boolean, integer, json_escaped, json_string, list, lsn};
 use super::time::rfc3339;
 use super::values::{Kind, Kinds, json_base64, json_value};
 use crate::change::{Change, Old, Row};
@@ -63,17 +64,9 @@ pub struct RowPlan {
 
 #[derive(Debug, Clone)]
 struct ColumnPlan {
-    /// `"name":`
-    label: Vec<u8>,
+    label: Label,
     kind: Kind,
     key: bool,
-}
-
-impl ColumnPlan {
-    /// `"name"`
-    fn name(&self) -> &[u8] {
-        self.label.strip_suffix(b":").unwrap_or(&self.label)
-    }
 }
 
 impl RowPlan {
@@ -83,11 +76,10 @@ impl RowPlan {
         let columns: Vec<_> = relation
             .columns
             .iter()
-            .map(|column| {
-                let mut label = Vec::with_capacity(column.name.len() + 3);
-                json_string(&mut label, column.name.as_bytes());
-                label.push(b':');
-                ColumnPlan { label, kind: kinds.of(column.type_oid), key: column.key }
+            .map(|column| ColumnPlan {
+                label: Label::new(&column.name),
+                kind: kinds.of(column.type_oid),
+                key: column.key,
             })
             .collect();
         Self { table: table(relation, kinds.types, &columns), columns }
@@ -112,7 +104,8 @@ fn table(relation: &Relation, types: &Types, columns: &[ColumnPlan]) -> Vec<u8> 
     out.extend_from_slice(b"\",\"key\":");
     // With FULL the server marks every column as key, which says nothing.
     let names = relation.identity != ReplicaIdentity::Full;
-    list(&mut out, columns.iter().filter(|column| names && column.key).map(ColumnPlan::name));
+    let key = columns.iter().filter(|column| names && column.key);
+    list(&mut out, key.map(|column| column.label.quoted()));
     out
 }
 
@@ -153,6 +146,16 @@ pub fn row_event(out: &mut Vec<u8>, plan: &RowPlan, name: &str, change: &Change<
     out.push(b'}');
 }
 
+/// Appends the row alone: as it is after the change, where there is an after; null for a truncate.
+pub fn row_alone(out: &mut Vec<u8>, plan: &RowPlan, row: Row<'_>) {
+    match row {
+        Row::Insert { new } => _ = object(out, completed(plan, None, new)),
+        Row::Update { old, new } => _ = object(out, completed(plan, old, new)),
+        Row::Delete { old } => before(out, plan, old),
+        Row::Truncate { .. } => out.extend_from_slice(b"null"),
+    }
+}
+
 /// `before`, `after`, `unchanged`, `before_columns` and `changed`.
 fn images(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Option<Tuple<'_>>) {
     out.extend_from_slice(b",\"before\":");
@@ -175,119 +178,60 @@ fn images(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Option<T
         (Some(Old::Full(old)), Some(new)) => {
             let pairs = plan.columns.iter().zip(old.iter().zip(new.iter()));
             let changed = pairs.filter(|(_, (old, new))| *new != Value::Unchanged && old != new);
-            list(out, changed.map(|(column, _)| column.name()));
+            list(out, changed.map(|(column, _)| column.label.quoted()));
         }
         (Some(Old::Key(_)) | None, Some(_)) | (_, None) => out.extend_from_slice(b"null"),
     }
 }
 
 fn before(out: &mut Vec<u8>, plan: &RowPlan, old: Old<'_>) {
-    let mut object = Object::start(out);
-    for (column, value) in plan.columns.iter().zip(old.tuple().iter()) {
-        if known(old, column) {
-            object.member(column, value);
-        }
-    }
-    object.end();
+    let values = plan.columns.iter().zip(old.tuple().iter());
+    object(out, values.filter(|(column, _)| row::is_known(old, column.key)));
 }
 
 /// `after` and `unchanged`.
 fn after(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Tuple<'_>) {
-    let mut missing = false;
     out.extend_from_slice(b",\"after\":");
-    let mut object = Object::start(out);
-    for (column, value) in completed(plan, old, new) {
-        missing |= !object.member(column, value);
-    }
-    object.end();
+    let missing = !object(out, completed(plan, old, new));
     out.extend_from_slice(b",\"unchanged\":");
     if missing {
         let missing = completed(plan, old, new).filter(|(_, value)| *value == Value::Unchanged);
-        list(out, missing.map(|(column, _)| column.name()));
+        list(out, missing.map(|(column, _)| column.label.quoted()));
     } else {
         out.extend_from_slice(b"[]");
     }
 }
 
-/// The new row's values; those that an update left alone come from the old row, where it has them.
 fn completed<'a>(
     plan: &'a RowPlan,
     old: Option<Old<'a>>,
     new: Tuple<'a>,
 ) -> impl Iterator<Item = (&'a ColumnPlan, Value<'a>)> {
-    let mut before = old.map(|old| (old, old.tuple().iter()));
-    plan.columns.iter().zip(new.iter()).map(move |(column, value)| {
-        // Both iterators go in step, so the old one moves whether it is needed or not.
-        let known = before.as_mut().and_then(|(old, values)| values.next().filter(|_| known(*old, column)));
-        let value = match value {
-            Value::Unchanged => known.unwrap_or(Value::Unchanged),
-            Value::Null | Value::Text(_) | Value::Binary(_) => value,
-        };
-        (column, value)
-    })
+    let is_key = |column: usize| plan.columns.get(column).is_some_and(|column| column.key);
+    plan.columns.iter().zip(row::completed(old, new, is_key))
 }
 
-/// Whether the old row's value of this column means anything: a key tuple has null for all but the key.
-fn known(old: Old<'_>, column: &ColumnPlan) -> bool {
-    match old {
-        Old::Full(_) => true,
-        Old::Key(_) => column.key,
-    }
-}
-
-/// A JSON object under construction.
-struct Object<'o> {
-    out: &'o mut Vec<u8>,
-    empty: bool,
-}
-
-impl<'o> Object<'o> {
-    fn start(out: &'o mut Vec<u8>) -> Self {
-        out.push(b'{');
-        Self { out, empty: true }
-    }
-
-    /// False when there is no value to write.
-    fn member(&mut self, column: &ColumnPlan, value: Value<'_>) -> bool {
+/// False when there was no value for some column.
+fn object<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = (&'a ColumnPlan, Value<'a>)>) -> bool {
+    let (mut whole, mut empty) = (true, true);
+    out.push(b'{');
+    for (column, value) in values {
         if value == Value::Unchanged {
-            return false;
+            whole = false;
+            continue;
         }
-        if !self.empty {
-            self.out.push(b',');
-        }
-        self.empty = false;
-        self.out.extend_from_slice(&column.label);
-        match value {
-            Value::Null | Value::Unchanged => self.out.extend_from_slice(b"null"),
-            Value::Text(text) => json_value(self.out, &column.kind, text),
-            Value::Binary(bytes) => json_base64(self.out, bytes),
-        }
-        true
-    }
-
-    fn end(self) {
-        self.out.push(b'}');
-    }
-}
-
-/// Appends an array of strings that are escaped already.
-fn list<'a>(out: &mut Vec<u8>, names: impl Iterator<Item = &'a [u8]>) {
-    out.push(b'[');
-    for (index, name) in names.enumerate() {
-        if index > 0 {
+        if !std::mem::take(&mut empty) {
             out.push(b',');
         }
-        out.extend_from_slice(name);
+        out.extend_from_slice(column.label.bytes());
+        match value {
+            Value::Null | Value::Unchanged => out.extend_from_slice(b"null"),
+            Value::Text(text) => json_value(out, &column.kind, text),
+            Value::Binary(bytes) => json_base64(out, bytes),
+        }
     }
-    out.push(b']');
-}
-
-fn integer(out: &mut Vec<u8>, number: impl itoa::Integer) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-fn boolean(out: &mut Vec<u8>, value: bool) {
-    out.extend_from_slice(if value { b"true" } else { b"false" });
+    out.push(b'}');
+    whole
 }
 
 #[cfg(test)]

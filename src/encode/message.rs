@@ -64,6 +64,8 @@ pub struct Event {
     pub event_type: String,
     pub app_id: String,
     pub body: Vec<u8>,
+    /// What a CloudEvent is about: the aggregate's id, or what names the row; may be empty.
+    pub subject: String,
     /// What it was made of, in words: `insert of public.orders`.
     pub origin: String,
     /// Microseconds since 2000-01-01 00:00 UTC; none outside of transactions.
@@ -88,11 +90,12 @@ impl Event {
             event_type,
             app_id,
             body,
+            subject,
             origin,
             committed_at,
         } = self;
         let texts = [exchange, routing_key, content_type, content_encoding, correlation_id, reply_to, expiration];
-        texts.into_iter().chain([message_id, event_type, app_id, origin]).for_each(String::clear);
+        texts.into_iter().chain([message_id, event_type, app_id, subject, origin]).for_each(String::clear);
         headers.clear();
         body.clear();
         // Does nothing to a buffer that is no larger.

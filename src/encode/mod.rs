@@ -2,12 +2,17 @@
 //!
 //! An [`Event`]'s buffers are used again for the next event, so that encoding allocates nothing once they have grown.
 
+pub mod canal;
+pub mod cloudevents;
+pub mod debezium;
 pub mod fields;
+pub mod format;
 pub mod headers;
 pub mod json;
 pub mod logical;
 pub mod message;
 pub mod outbox;
+pub mod row;
 pub mod size;
 pub mod text;
 pub mod time;
@@ -16,8 +21,11 @@ pub mod values;
 use std::fmt::{self, Write as _};
 
 use crate::change::{Change, Transaction};
+use crate::encode::cloudevents::{Attributes, Incomplete};
 use crate::encode::message::{Event, Header};
-use crate::route::messages::MessagesPlan;
+use crate::encode::values::Kind;
+use crate::postgres::pgoutput::Value;
+use crate::route::messages::{Content, MessagesPlan};
 use crate::route::{ChangesPlan, Destination};
 use crate::transaction::LogicalMessage;
 
@@ -63,23 +71,48 @@ impl Encoder {
     }
 
     /// A plain table's change as a row event.
-    pub fn change(&self, event: &mut Event, plan: &ChangesPlan, destination: &Destination, change: &Change<'_>) {
+    ///
+    /// # Errors
+    /// It can't be a CloudEvent.
+    pub fn change(
+        &self,
+        event: &mut Event,
+        plan: &ChangesPlan,
+        destination: &Destination,
+        change: &Change<'_>,
+    ) -> Result<(), Incomplete> {
         self.start_change(event, change);
         event.exchange.push_str(&destination.exchange);
         event.routing_key.push_str(&destination.routing_key);
         event.event_type.push_str(&destination.event_type);
-        event.content_type.push_str("application/json");
-        json::row_event(&mut event.body, &plan.row, &self.name, change);
+        plan.format.make(event, &self.name, change)
     }
 
     /// A logical message as an event.
-    pub fn message(&self, event: &mut Event, plan: &MessagesPlan, logical: &LogicalMessage<'_>) {
+    ///
+    /// # Errors
+    /// It can't be a CloudEvent.
+    pub fn message(
+        &self,
+        event: &mut Event,
+        plan: &MessagesPlan,
+        logical: &LogicalMessage<'_>,
+    ) -> Result<(), Incomplete> {
         self.start_message(event, logical);
         plan.render(logical.prefix, &mut event.exchange, &mut event.routing_key);
         // Any text; a property holds no more.
         event.event_type.push_str(&logical.prefix[..logical.prefix.floor_char_boundary(255)]);
-        event.content_type.push_str("application/json");
-        logical::message_event(&mut event.body, &event.message_id, logical);
+        event.content_type.push_str(&plan.content_type);
+        match &plan.content {
+            Content::Within => logical::message_event(&mut event.body, &event.message_id, logical),
+            Content::Alone => event.body.extend_from_slice(logical.content),
+            Content::Wrapped(wrapper) => {
+                let position = logical.within.map(|(position, _)| position);
+                let attributes = Attributes { time: event.committed_at, position };
+                wrapper.payload(event, attributes, &Kind::Bytea, Value::Binary(logical.content))?;
+            }
+        }
+        Ok(())
     }
 
     /// A new event of this change.

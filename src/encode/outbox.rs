@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::Encoder;
+use super::cloudevents::{Attributes, Incomplete};
 use super::fields::Fields;
 use super::message::{Event, Header};
 use super::text::json_string;
@@ -71,6 +72,9 @@ pub enum Unfit {
     /// Of the column.
     #[error("its timestamp is no time after 1970")]
     Timestamp,
+    /// For what is to be a CloudEvent.
+    #[error(transparent)]
+    CloudEvent(#[from] Incomplete),
 }
 
 impl Encoder {
@@ -117,7 +121,7 @@ fn fill(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Result<(), 
     render(plan, row, &plan.exchange, &mut event.exchange);
     render(plan, row, &plan.routing_key, &mut event.routing_key);
     headers(event, plan, row);
-    body(event, plan, row);
+    let form = form(event, plan, row);
     let mut scratch = String::new();
     for (property, bound) in &plan.properties {
         scratch.clear();
@@ -126,12 +130,14 @@ fn fill(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Result<(), 
             set(event, *property, &scratch)?;
         }
     }
+    let mut written_at = None;
     if let Some((column, kind)) = &plan.timestamp
         && let Value::Text(value) = row.get(*column)
     {
-        event.timestamp_s = Some(unix_seconds(row.kind(*column, kind), value).ok_or(Unfit::Timestamp)?);
+        let at = time_of(row.kind(*column, kind), value).ok_or(Unfit::Timestamp)?;
+        (written_at, event.timestamp_s) = (Some(at), Some(time::unix_seconds(at)));
     }
-    Ok(())
+    body(event, plan, row, form, written_at)
 }
 
 fn render(plan: &OutboxPlan, row: OutboxRow<'_>, bound: &Bound<Part>, out: &mut String) {
@@ -201,26 +207,68 @@ fn typed<'a>(kind: &Kind, text: &'a str) -> Header<'a> {
     typed.unwrap_or(Header::Text(text))
 }
 
-/// And what is in it.
-fn body(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) {
+/// What the body of an event is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Nothing: it is a tombstone.
+    Empty,
+    Payload,
+    Envelope {
+        /// The payload within it is JSON.
+        is_json: bool,
+    },
+}
+
+/// And says what it is: a header, or the content type.
+fn form(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Form {
     let (payload, kind) = (row.get(plan.payload), row.kind(plan.payload, &plan.payload_kind));
     let mut is_json = matches!(kind, Kind::Json);
-    if is_blank(payload, kind) && plan.tombstone_on_empty_payload {
+    let form = if is_blank(payload, kind) && plan.tombstone_on_empty_payload {
         event.headers.push("tombstone", Header::Bool(true));
+        Form::Empty
     } else {
-        raw_bytes(&mut event.body, kind, payload);
-        is_json |= plan.expand_json_payload && is_object_or_array(&event.body);
-        if !plan.envelope.is_empty() {
+        if plan.expand_json_payload && !is_json {
+            raw_bytes(&mut event.body, kind, payload);
+            is_json = is_object_or_array(&event.body);
             event.body.clear();
-            envelope(&mut event.body, plan, row, is_json);
-            is_json = true;
         }
-    }
+        if plan.envelope.is_empty() { Form::Payload } else { Form::Envelope { is_json } }
+    };
     event.content_type.push_str(match kind {
-        _ if is_json => "application/json",
+        _ if is_json || matches!(form, Form::Envelope { .. }) => "application/json",
         Kind::Bytea => "application/octet-stream",
         _ => "text/plain; charset=utf-8",
     });
+    form
+}
+
+/// `written_at`: by the row itself. Of what the row does not know there is nothing in a CloudEvent, so that it is the same when
+/// it is sent again from the table.
+fn body(
+    event: &mut Event,
+    plan: &OutboxPlan,
+    row: OutboxRow<'_>,
+    form: Form,
+    written_at: Option<i64>,
+) -> Result<(), Unfit> {
+    let (payload, kind) = (row.get(plan.payload), row.kind(plan.payload, &plan.payload_kind));
+    let Some(wrapper) = &plan.cloudevents else {
+        match form {
+            Form::Empty => {}
+            Form::Payload => raw_bytes(&mut event.body, kind, payload),
+            Form::Envelope { is_json } => envelope(&mut event.body, plan, row, is_json),
+        }
+        return Ok(());
+    };
+    let attributes = Attributes { time: written_at, position: None };
+    event.subject.push_str(plan.aggregate_id.and_then(|column| row.text(column)).unwrap_or_default());
+    match form {
+        Form::Envelope { is_json } => wrapper.json(event, attributes, |out| envelope(out, plan, row, is_json))?,
+        // White space is data: what is refused for its size must not become smaller than it was said to be.
+        Form::Payload if payload != Value::Text(b"") => wrapper.payload(event, attributes, kind, payload)?,
+        Form::Payload | Form::Empty => wrapper.payload(event, attributes, kind, Value::Null)?,
+    }
+    Ok(())
 }
 
 /// As Debezium has it, where white space counts for nothing.
@@ -281,15 +329,16 @@ fn trace(event: &mut Event, context: &str) {
     }
 }
 
-/// A time by its column's type, without a zone UTC; an integer counts milliseconds since 1970, as Debezium's do.
-fn unix_seconds(kind: &Kind, value: &[u8]) -> Option<u64> {
+/// Microseconds since 2000-01-01 00:00 UTC, not before 1970. A time by its column's type, without a zone UTC; an integer counts
+/// milliseconds since 1970, as Debezium's do.
+fn time_of(kind: &Kind, value: &[u8]) -> Option<i64> {
     let value = std::str::from_utf8(value).ok()?;
     let micros = match kind {
-        Kind::Integer | Kind::Json => return value.parse::<u64>().ok().map(|ms| ms / 1000),
+        Kind::Integer | Kind::Json => value.parse::<i64>().ok()?.checked_mul(1_000).map(time::since_2000)?,
         Kind::Timestamp => time::parse_rfc3339(&format!("{value}Z"))?,
         _ => time::parse_rfc3339(value).or_else(|| time::parse_rfc3339(&format!("{value}Z")))?,
     };
-    u64::try_from(time::unix_micros(micros)).ok().map(|micros| micros / 1_000_000)
+    (time::unix_micros(micros) >= 0).then_some(micros)
 }
 
 /// `{"payload":…,"field":…}`

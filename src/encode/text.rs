@@ -61,6 +61,29 @@ pub fn json_escaped(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(rest);
 }
 
+/// A name as it stands before a value in a JSON object.
+#[derive(Debug, Clone)]
+pub(super) struct Label(Vec<u8>);
+
+impl Label {
+    pub(super) fn new(name: &str) -> Self {
+        let mut label = Vec::with_capacity(name.len() + 3);
+        json_string(&mut label, name.as_bytes());
+        label.push(b':');
+        Self(label)
+    }
+
+    /// `"name":`
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// `"name"`
+    pub(super) fn quoted(&self) -> &[u8] {
+        self.0.strip_suffix(b":").unwrap_or(&self.0)
+    }
+}
+
 /// Appends an LSN as PostgreSQL writes it, `16/B374D848`.
 pub fn lsn(out: &mut Vec<u8>, lsn: Lsn) {
     hex(out, lsn.0 >> 32);
@@ -82,6 +105,28 @@ fn hex(out: &mut Vec<u8>, number: u64) {
         }
     }
     out.extend_from_slice(&digits[start..]);
+}
+
+/// Appends an array of strings that are escaped already.
+pub(super) fn list<'a>(out: &mut Vec<u8>, names: impl Iterator<Item = &'a [u8]>) {
+    out.push(b'[');
+    for (index, name) in names.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(name);
+    }
+    out.push(b']');
+}
+
+/// Appends a number's digits.
+pub(super) fn integer(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends `true` or `false`.
+pub(super) fn boolean(out: &mut Vec<u8>, value: bool) {
+    out.extend_from_slice(if value { b"true" } else { b"false" });
 }
 
 #[cfg(test)]

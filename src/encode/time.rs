@@ -46,6 +46,12 @@ pub fn unix_micros(micros: i64) -> i64 {
     micros.saturating_add(EPOCH_DIFFERENCE_S * SECOND_US)
 }
 
+/// The inverse of [`unix_micros`].
+#[must_use]
+pub fn since_2000(unix_micros: i64) -> i64 {
+    unix_micros.saturating_sub(EPOCH_DIFFERENCE_S * SECOND_US)
+}
+
 /// Reads `2026-11-21T02:37:00.123456Z` or `2026-11-21 03:37+01`: RFC 3339 and what `PostgreSQL` writes of it, in
 /// microseconds since 2000-01-01 00:00 UTC. None when it is no such time, or has no zone: nobody could tell whose it is.
 #[must_use]
@@ -94,7 +100,7 @@ fn numbers<const N: usize>(text: &str, between: char) -> Option<[i64; N]> {
 }
 
 /// The inverse of [`civil`], of the same source: `days_from_civil`.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+pub(crate) fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;

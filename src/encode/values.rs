@@ -13,6 +13,7 @@ use super::text::json_string;
 use crate::postgres::pgoutput::Value;
 use crate::postgres::types::{Form, MAX_DEPTH, Types};
 pub use nested::{Array, Composite};
+pub(super) use nested::{each_element, hstore};
 
 /// How the text of a type becomes JSON.
 #[derive(Debug, Clone)]
@@ -114,7 +115,7 @@ pub fn json_value(out: &mut Vec<u8>, kind: &Kind, text: &[u8]) {
         Kind::Bytea => bytea(out, text),
         Kind::Array(array) => array.json(out, text).is_some(),
         Kind::Composite(composite) => composite.json(out, text).is_some(),
-        Kind::Hstore => nested::hstore(out, text).is_some(),
+        Kind::Hstore => hstore(out, text).is_some(),
         Kind::Text => false,
     };
     if !written {
@@ -137,9 +138,7 @@ pub fn raw_bytes(out: &mut Vec<u8>, kind: &Kind, value: Value<'_>) {
         Value::Null | Value::Unchanged => {}
         Value::Text(text) => {
             let start = out.len();
-            let hex = if matches!(kind, Kind::Bytea) { hex_digits(text) } else { None };
-            let is_whole =
-                hex.is_some_and(|pairs| pairs.iter().all(|pair| unhex(*pair).map(|byte| out.push(byte)).is_some()));
+            let is_whole = matches!(kind, Kind::Bytea) && each_byte(text, |byte| out.push(byte)).is_some();
             if !is_whole {
                 // Text that is not hex after all is what was written, as far as anybody can tell.
                 out.truncate(start);
@@ -148,6 +147,11 @@ pub fn raw_bytes(out: &mut Vec<u8>, kind: &Kind, value: Value<'_>) {
         }
         Value::Binary(bytes) => out.extend_from_slice(bytes),
     }
+}
+
+/// Hands out the bytes of `byteaout` with `bytea_output = hex`. None when it is not that; some were handed out then.
+pub(super) fn each_byte(text: &[u8], mut each: impl FnMut(u8)) -> Option<()> {
+    hex_digits(text)?.iter().try_for_each(|pair| unhex(*pair).map(&mut each))
 }
 
 fn verbatim_if(out: &mut Vec<u8>, text: &[u8], valid: bool) -> bool {
@@ -252,7 +256,8 @@ fn bytea(out: &mut Vec<u8>, text: &[u8]) -> bool {
     true
 }
 
-fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+/// Appends Base64, without quotes.
+pub(super) fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
     let length = bytes.len().div_ceil(3) * 4;
     out.resize(start + length, 0);

@@ -246,12 +246,13 @@ impl Encode {
         match self.router.message(logical.prefix) {
             MessageVerdict::Skip => {}
             MessageVerdict::Message(plan) => {
-                // Its Base64 is most of the event; what is too large is refused before it is made.
-                let bytes = logical.content.len().div_ceil(3) * 4;
+                // Its content is most of the event; what is too large is refused before it is made.
+                let bytes = size::message_bytes_min(plan, logical);
                 if bytes > limit {
                     return Err(oversize(bytes));
                 }
-                self.encoder.message(event, plan, logical);
+                let hint = "select no empty prefix, or change messages.format";
+                self.encoder.message(event, plan, logical).map_err(|error| unfit(error, origin, &at, hint))?;
             }
             MessageVerdict::Outbox(outbox) => {
                 let hint = "pg_logical_emit_message is to be given a JSON object with the fields of [outbox.columns]";
@@ -297,7 +298,7 @@ impl Encode {
         }
         let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
         let oversize = match verdict {
-            Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.row, change),
+            Verdict::Change(plan, _) => size::row_event_beyond(limit, &plan.format, change),
             Verdict::Outbox(plan, row) => size::payload_beyond(limit, plan, OutboxRow::Table(row)),
             Verdict::Misfit(_) | Verdict::Skip(_) => None,
         };
@@ -307,7 +308,9 @@ impl Encode {
         }
         match verdict {
             Verdict::Change(plan, destination) => {
-                self.encoder.change(outgoing.next(), plan, destination, change);
+                let made = self.encoder.change(outgoing.next(), plan, destination, change);
+                let origin = format_args!("{} of {}", change.row.op(), change.relation);
+                made.map_err(|error| unfit(error, origin, position, UNFIT_HINT))?;
                 outgoing.hold(position, change.transaction, way)?;
             }
             Verdict::Outbox(plan, row) => {

@@ -132,6 +132,16 @@ impl Types {
         }
     }
 
+    /// Its name in `pg_type`, and for an array that of its elements with `[]`; its number, where it is not known.
+    #[must_use]
+    pub fn name(&self, oid: u32) -> String {
+        match (self.form(oid), self.described.get(&oid)) {
+            (Form::Array { element, .. }, _) => self.name(element) + "[]",
+            (_, Some(description)) => description.name.clone(),
+            (_, None) => builtin::name(oid).map_or_else(|| oid.to_string(), str::to_owned),
+        }
+    }
+
     /// The type without the domains around it.
     #[must_use]
     pub fn base(&self, oid: u32) -> u32 {

@@ -1,6 +1,7 @@
 //! Which logical messages are events, by their prefix, and where they go.
 
-use crate::config::MessagesSettings;
+use crate::config::{MessageFormat, MessagesSettings};
+use crate::encode::cloudevents::Wrapper;
 use crate::postgres::ident::Glyph;
 use crate::route::select::matches;
 use crate::route::template::Bound;
@@ -45,14 +46,36 @@ pub struct MessagesPlan {
     prefixes: Prefixes,
     exchange: Bound<()>,
     routing_key: Bound<()>,
+    /// Where the content goes.
+    pub content: Content,
+    /// MIME type of the body; in a CloudEvent, of the content.
+    pub content_type: String,
+}
+
+/// Where the content of a logical message goes.
+#[derive(Debug)]
+pub enum Content {
+    /// Into our own event.
+    Within,
+    /// It is the body.
+    Alone,
+    /// Into a CloudEvent.
+    Wrapped(Wrapper),
 }
 
 impl MessagesPlan {
-    pub(super) fn new(settings: &MessagesSettings) -> Self {
-        let MessagesSettings { prefixes, exchange, routing_key } = settings;
+    pub(super) fn new(name: &str, settings: &MessagesSettings) -> Self {
+        let MessagesSettings { prefixes, exchange, routing_key, format, content_type } = settings;
         let [exchange, routing_key] = [exchange, routing_key]
             .map(|template| template.bind(&[("prefix", ())]).expect("the configuration has no other variable"));
-        Self { prefixes: prefixes.clone(), exchange, routing_key }
+        let (content, content_type) = match format {
+            MessageFormat::Plain => (Content::Within, "application/json"),
+            MessageFormat::Raw => (Content::Alone, content_type.as_str()),
+            MessageFormat::CloudEvents(mode) => {
+                (Content::Wrapped(Wrapper::new(*mode, name, None)), content_type.as_str())
+            }
+        };
+        Self { prefixes: prefixes.clone(), exchange, routing_key, content, content_type: content_type.to_owned() }
     }
 
     pub(super) fn selects(&self, prefix: &str) -> bool {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::change::{Change, Row};
 use crate::config::topology::Topology;
 use crate::config::{ChangesSettings, OnUpdate, OutboxOf, OutboxSettings, Settings};
-use crate::encode::json::RowPlan;
+use crate::encode::format::RowFormat;
 use crate::encode::values::Kinds;
 use crate::failure::{Definite, Kind};
 use crate::postgres::pgoutput::Tuple;
@@ -30,6 +30,7 @@ use crate::route::template::{Template, UnknownVariable};
 #[derive(Debug)]
 pub struct Router {
     name: String,
+    database: String,
     tables: Selection,
     changes: ChangesSettings,
     outboxes: Vec<OutboxSettings>,
@@ -91,8 +92,8 @@ pub enum Skip {
 /// How the changes of one plain table become events.
 #[derive(Debug)]
 pub struct ChangesPlan {
-    /// How its rows become JSON.
-    pub row: RowPlan,
+    /// How they become bodies.
+    pub format: RowFormat,
     insert: Destination,
     update: Destination,
     delete: Destination,
@@ -116,12 +117,17 @@ impl Router {
     pub fn new(settings: &Settings) -> Self {
         Self {
             name: settings.name.clone(),
+            database: settings.source.conninfo.dbname().to_owned(),
             tables: settings.source.tables.clone(),
             changes: settings.changes.clone(),
             outboxes: settings.outboxes.clone(),
-            message_outboxes: settings.outboxes.iter().filter_map(message_outbox).collect(),
+            message_outboxes: settings
+                .outboxes
+                .iter()
+                .filter_map(|outbox| message_outbox(&settings.name, outbox))
+                .collect(),
             types: Arc::default(),
-            messages: MessagesPlan::new(&settings.messages),
+            messages: MessagesPlan::new(&settings.name, &settings.messages),
             plans: OidMap::default(),
         }
     }
@@ -139,13 +145,13 @@ impl Router {
         let kinds = Kinds { types: &self.types, numeric: self.changes.numeric };
         let plan =
             match self.outboxes.iter().enumerate().find(|(_, outbox)| outbox.is(&relation.schema, &relation.name)) {
-                Some(outbox) => match OutboxPlan::new(outbox, relation, kinds) {
+                Some(outbox) => match OutboxPlan::new(&self.name, outbox, relation, kinds) {
                     Ok(plan) => Plan::Outbox(Box::new(plan)),
                     Err(misfit) => Plan::Misfit(Box::new(misfit)),
                 },
-                None if self.tables.selects(&relation.schema, &relation.name) => {
-                    Plan::Changes(Box::new(ChangesPlan::new(&self.name, &self.changes, relation, kinds)?))
-                }
+                None if self.tables.selects(&relation.schema, &relation.name) => Plan::Changes(Box::new(
+                    ChangesPlan::new((&self.name, &self.database), &self.changes, relation, kinds)?,
+                )),
                 None => Plan::Unselected,
             };
         self.plans.insert(relation.oid, plan);
@@ -183,10 +189,10 @@ impl Router {
     }
 }
 
-fn message_outbox(settings: &OutboxSettings) -> Option<(Prefixes, MessageOutbox)> {
+fn message_outbox(name: &str, settings: &OutboxSettings) -> Option<(Prefixes, MessageOutbox)> {
     match &settings.of {
         OutboxOf::Table(_) => None,
-        OutboxOf::Messages(prefixes) => Some((prefixes.clone(), MessageOutbox::new(settings))),
+        OutboxOf::Messages(prefixes) => Some((prefixes.clone(), MessageOutbox::new(name, settings))),
     }
 }
 
@@ -239,7 +245,13 @@ pub fn exchanges_of(settings: &Settings, schema: &str, table: &str) -> Result<BT
 }
 
 impl ChangesPlan {
-    fn new(name: &str, settings: &ChangesSettings, relation: &Relation, kinds: Kinds<'_>) -> Result<Self, Definite> {
+    /// For the pipeline of this name, of this database.
+    fn new(
+        (name, database): (&str, &str),
+        settings: &ChangesSettings,
+        relation: &Relation,
+        kinds: Kinds<'_>,
+    ) -> Result<Self, Definite> {
         let destination = |op: &'static str| -> Result<Destination, Definite> {
             let known = [("name", name), ("schema", &relation.schema), ("table", &relation.name), ("op", op)];
             let render = |template: &Template| {
@@ -257,7 +269,7 @@ impl ChangesPlan {
             })
         };
         Ok(Self {
-            row: RowPlan::new(relation, kinds),
+            format: RowFormat::new(settings.format, name, database, relation, kinds),
             insert: destination("insert")?,
             update: destination("update")?,
             delete: destination("delete")?,
@@ -268,7 +280,7 @@ impl ChangesPlan {
     /// All destinations, by the `op` of the event.
     #[must_use]
     pub fn destinations(&self) -> [(&'static str, &Destination); 4] {
-        let Self { row: _, insert, update, delete, truncate } = self;
+        let Self { format: _, insert, update, delete, truncate } = self;
         [("insert", insert), ("update", update), ("delete", delete), ("truncate", truncate)]
     }
 

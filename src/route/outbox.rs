@@ -5,6 +5,7 @@
 //! fields are its columns. `encode::outbox` makes the message.
 
 use crate::config::{OF_COLUMN, OnUpdate, OutboxSettings, Property, RouteSettings};
+use crate::encode::cloudevents::Wrapper;
 use crate::encode::values::{Kind as ValueKind, Kinds};
 use crate::postgres::relation::Relation;
 use crate::route::template::{Bound, Template};
@@ -39,6 +40,8 @@ pub struct OutboxPlan {
     pub headers: Vec<(String, HeaderPlan)>,
     /// Fields of the body beside the payload, with their columns; none: the payload is the body.
     pub envelope: Vec<(String, usize, ValueKind)>,
+    /// Makes it a CloudEvent.
+    pub cloudevents: Option<Wrapper>,
     /// What [`Part::Route`] stands for.
     pub route: Option<Route>,
     /// How the payload's bytes are got back from its text.
@@ -120,20 +123,23 @@ impl Route {
 }
 
 impl MessageOutbox {
-    pub(super) fn new(settings: &OutboxSettings) -> Self {
+    pub(super) fn new(name: &str, settings: &OutboxSettings) -> Self {
         let mut fields: Vec<String> = settings.used_columns().iter().map(|(field, _)| (*field).to_owned()).collect();
         fields.sort();
         fields.dedup();
         // What a field is, its row says.
         let columns: Vec<(&str, ValueKind)> = fields.iter().map(|field| (field.as_str(), ValueKind::Text)).collect();
         let plan = OutboxPlan::bind(settings, None, &[("prefix", Part::Prefix)], &columns);
-        Self { plan: plan.expect("the fields are those that are used"), fields }
+        let cloudevents = settings.format.map(|mode| Wrapper::new(mode, name, None));
+        let plan = OutboxPlan { cloudevents, ..plan.expect("the fields are those that are used") };
+        Self { plan, fields }
     }
 }
 
 impl OutboxPlan {
     /// Of a table.
     pub(super) fn new(
+        name: &str,
         (index, settings): (usize, &OutboxSettings),
         relation: &Relation,
         kinds: Kinds<'_>,
@@ -141,7 +147,9 @@ impl OutboxPlan {
         let fixed = [("schema", &relation.schema), ("table", &relation.name)];
         let fixed = fixed.map(|(variable, value)| (variable, Part::Fixed(value.clone())));
         let columns = relation.columns.iter().map(|column| (column.name.as_str(), kinds.of(column.type_oid)));
-        Self::bind(settings, Some(index), &fixed, &columns.collect::<Vec<_>>())
+        let plan = Self::bind(settings, Some(index), &fixed, &columns.collect::<Vec<_>>())?;
+        let cloudevents = settings.format.map(|mode| Wrapper::new(mode, name, Some(relation)));
+        Ok(Self { cloudevents, ..plan })
     }
 
     fn bind(
@@ -201,6 +209,7 @@ impl OutboxPlan {
             properties: properties.collect::<Result<_, _>>()?,
             headers: settings.headers.iter().map(header).collect::<Result<_, _>>()?,
             envelope: envelope.collect::<Result<_, Misfit>>()?,
+            cloudevents: None,
             route: route.transpose()?,
             payload_kind: kind(payload),
             expand_json_payload: settings.expand_json_payload,

@@ -1,21 +1,46 @@
 //! The events of logical messages: what `encode::logical` writes, one kind for each pattern of prefixes.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::event::{
     Address, Event, LSN, Parameter, Presence, boolean, committed_at, constant, described, integer, nullable, object,
     pattern, position_headers, text,
 };
-use crate::config::MessagesSettings;
+use super::formats::{self, Attributes, Body};
+use crate::config::{MessageFormat, MessagesSettings};
+use crate::encode::cloudevents::Wrapper;
 use crate::postgres::ident::Glyph;
 use crate::route::template::Template;
 
 /// The events of `[messages]`.
 pub(super) fn events(pipeline: &str, settings: &MessagesSettings) -> Vec<Event> {
-    settings.prefixes.patterns().map(|prefix| event(pipeline, settings, prefix)).collect()
+    let wrapper = match settings.format {
+        MessageFormat::Plain | MessageFormat::Raw => None,
+        MessageFormat::CloudEvents(mode) => Some(Wrapper::new(mode, pipeline, None)),
+    };
+    settings.prefixes.patterns().map(|prefix| event(pipeline, settings, wrapper.as_ref(), prefix)).collect()
 }
 
-fn event(pipeline: &str, settings: &MessagesSettings, prefix: &[Glyph]) -> Event {
+/// Around the content, or the content alone.
+fn body(settings: &MessagesSettings, own: Value, id: Value, wrapper: Option<&Wrapper>) -> Body {
+    let content = Body {
+        format: "raw",
+        payload: json!({}),
+        headers: Vec::new(),
+        content_type: Some(settings.content_type.clone()),
+    };
+    match (settings.format, wrapper) {
+        (MessageFormat::Plain, _) => Body::json("plain", own),
+        (MessageFormat::CloudEvents(_), Some(wrapper)) => {
+            let (time, sequence) = (Presence::Sometimes, Presence::Sometimes);
+            let attributes = Attributes { id, event_type: text(), time, sequence, is_traced: false };
+            formats::cloud_event(wrapper, attributes, content, formats::data(json!({})))
+        }
+        (MessageFormat::Raw | MessageFormat::CloudEvents(_), _) => content,
+    }
+}
+
+fn event(pipeline: &str, settings: &MessagesSettings, wrapper: Option<&Wrapper>, prefix: &[Glyph]) -> Event {
     let written = written(prefix);
     let fixed = is_literal(prefix).then(|| written.clone());
     let prefix = match &fixed {
@@ -37,16 +62,17 @@ fn event(pipeline: &str, settings: &MessagesSettings, prefix: &[Glyph]) -> Event
         ("committed_at", described(nullable(committed_at()), outside)),
         ("content", content),
     ];
+    let body = body(settings, object(fields.map(|(name, schema)| (name, schema, Presence::Always))), id(), wrapper);
     Event {
         name: format!("message.{written}"),
         summary: format!("Logical message with the prefix {written}"),
         description: None,
         exchange: address(&settings.exchange, fixed.as_deref(), &written),
         routing_key: address(&settings.routing_key, fixed.as_deref(), &written),
-        content_type: Some("application/json".to_owned()),
-        format: "plain",
-        payload: object(fields.map(|(name, schema)| (name, schema, Presence::Always))),
-        headers: object(position_headers(Presence::Sometimes)),
+        content_type: body.content_type,
+        format: body.format,
+        payload: body.payload,
+        headers: object(position_headers(Presence::Sometimes).into_iter().chain(body.headers)),
         properties: object([
             ("message_id", id(), Presence::Always),
             ("type", text(), Presence::Always),

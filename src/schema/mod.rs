@@ -4,7 +4,7 @@
 //! catalog   the live tables → relations, as the stream would describe them, and what only the catalog knows of them
 //!    ▼
 //! events    relations → the router's own plans → one [`event::Event`] for each kind of event
-//!    ▼       (rows, outbox and messages each know a body; types knows a value)
+//!    ▼       (rows, outbox and messages each know a body, formats what is made of it; types knows a value)
 //! document  events → `AsyncAPI`
 //! check     an older document and this one → what a consumer of the older one can't take
 //! ```
@@ -17,6 +17,7 @@ pub mod check;
 pub mod document;
 pub mod event;
 pub mod events;
+mod formats;
 mod messages;
 mod outbox;
 mod rows;

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::catalog::Described;
 use super::event::{
-    Address, Event, LSN, Parameter, Presence, boolean, constant, described, integer, object, pattern, position_headers,
-    text,
+    Address, Event, Parameter, Presence, boolean, constant, described, integer, object, position_headers, text,
 };
+use super::formats::{self, Attributes, Body, message_id};
 use super::rows::{as_text, column};
 use super::types::Schemas;
 use crate::config::{OF_COLUMN, OutboxSettings, Property};
@@ -34,22 +34,40 @@ pub(super) fn event<'a>(
 ) -> Event {
     let mut outbox = Outbox { schemas, settings, plan, table };
     let relation = &table.relation;
+    let body = outbox.body(pipeline);
     Event {
         name: relation.to_string(),
         summary: format!("What the application writes into the outbox {relation}"),
         description: table.comment.clone(),
         exchange: outbox.address(&settings.exchange),
         routing_key: outbox.address(&settings.routing_key),
-        content_type: outbox.content_type(),
-        format: "plain",
-        payload: outbox.payload(),
-        headers: outbox.headers(),
+        content_type: body.content_type,
+        format: body.format,
+        payload: body.payload,
+        headers: object(outbox.headers().into_iter().chain(body.headers)),
         properties: outbox.properties(pipeline),
         schema_version: Some(relation.version(outbox.schemas.types())),
     }
 }
 
 impl Outbox<'_, '_> {
+    fn body(&mut self, pipeline: &str) -> Body {
+        let payload = self.payload();
+        let body = Body { format: "raw", headers: Vec::new(), content_type: self.content_type(), payload };
+        let Some(wrapper) = &self.plan.cloudevents else { return body };
+        let attributes = Attributes {
+            id: self.id(pipeline),
+            event_type: self.plan.event_type.map_or_else(text, |column| self.text(column).0),
+            time: Presence::Sometimes,
+            sequence: Presence::Sometimes,
+            is_traced: self.plan.trace_context.is_some(),
+        };
+        // Text is a string, or is what its content type says it is.
+        let is_own = self.plan.envelope.is_empty() && !matches!(self.plan.payload_kind, Kind::Json);
+        let data = formats::data(if is_own { json!({}) } else { body.payload.clone() });
+        formats::cloud_event(wrapper, attributes, body, data)
+    }
+
     /// None where each row says it itself.
     fn content_type(&self) -> Option<String> {
         match self.settings.properties.iter().find(|(property, _)| *property == Property::ContentType) {
@@ -107,8 +125,17 @@ impl Outbox<'_, '_> {
         }
     }
 
+    fn id(&mut self, pipeline: &str) -> Value {
+        let (id, presence) = self.text(self.plan.id);
+        match presence {
+            Presence::Always => id,
+            // Without one, the position names the event.
+            Presence::Sometimes => json!({"anyOf": [id, message_id(pipeline)]}),
+        }
+    }
+
     /// What is replayed from the table has no place in the stream.
-    fn headers(&mut self) -> Value {
+    fn headers(&mut self) -> Vec<(String, Value, Presence)> {
         let mut headers = position_headers(Presence::Sometimes);
         for (header, column) in [("aggregate_type", self.plan.aggregate_type), ("aggregate_id", self.plan.aggregate_id)]
         {
@@ -139,16 +166,11 @@ impl Outbox<'_, '_> {
             let tombstone = described(boolean(), Some("the event has no payload"));
             headers.push(("tombstone".to_owned(), tombstone, Presence::Sometimes));
         }
-        object(headers)
+        headers
     }
 
     fn properties(&mut self, pipeline: &str) -> Value {
-        let (id, presence) = self.text(self.plan.id);
-        let id = match presence {
-            Presence::Always => id,
-            // Without one, the position names the event.
-            Presence::Sometimes => json!({"anyOf": [id, pattern(&format!("^{pipeline}:{LSN}:[0-9]+$"))]}),
-        };
+        let id = self.id(pipeline);
         let event_type = self.plan.event_type.map_or_else(text, |column| self.text(column).0);
         let time = match self.plan.timestamp {
             Some(_) => "seconds since 1970, by the row",

@@ -7,7 +7,9 @@ use super::event::{
     Address, Event, LSN, Presence, boolean, committed_at, constant, described, integer, nullable, object, pattern,
     position_headers,
 };
+use super::formats::{self, Attributes, Body, message_id};
 use super::types::{Schemas, Typed};
+use crate::encode::format::RowFormat;
 use crate::postgres::relation::{Column, ReplicaIdentity};
 use crate::route::{ChangesPlan, Destination};
 
@@ -21,20 +23,53 @@ pub(super) fn events<'a>(
     let relation = &table.relation;
     let version = relation.version(schemas.types());
     let destinations = plan.destinations().into_iter().filter(|(op, _)| table.operations.contains(op));
-    let event = |(op, destination): (&str, &Destination)| Event {
-        name: destination.event_type.clone(),
-        summary: format!("{} of {relation}", capitalised(op)),
-        description: table.comment.clone(),
-        exchange: Address::fixed(&destination.exchange),
-        routing_key: Address::fixed(&destination.routing_key),
-        content_type: Some("application/json".to_owned()),
-        format: "plain",
-        payload: payload(schemas, pipeline, table, op),
-        headers: object(position_headers(Presence::Always)),
-        properties: properties(pipeline, &destination.event_type),
-        schema_version: Some(version.clone()),
+    let event = |(op, destination): (&str, &Destination)| {
+        let body = body(schemas, pipeline, &plan.format, table, (op, &destination.event_type));
+        Event {
+            name: destination.event_type.clone(),
+            summary: format!("{} of {relation}", capitalised(op)),
+            description: table.comment.clone(),
+            exchange: Address::fixed(&destination.exchange),
+            routing_key: Address::fixed(&destination.routing_key),
+            content_type: body.content_type,
+            format: body.format,
+            payload: body.payload,
+            headers: object(position_headers(Presence::Always).into_iter().chain(body.headers)),
+            properties: properties(pipeline, &destination.event_type),
+            schema_version: Some(version.clone()),
+        }
     };
     destinations.map(event).collect()
+}
+
+fn body<'a>(
+    schemas: &mut Schemas<'a>,
+    pipeline: &str,
+    format: &RowFormat,
+    table: &'a Described,
+    (op, event_type): (&str, &str),
+) -> Body {
+    match format {
+        RowFormat::Plain(_) => Body::json("plain", payload(schemas, pipeline, table, op)),
+        RowFormat::Raw(_) => {
+            let Images { before, after, .. } = images(schemas, table, op);
+            Body::json("raw", if op == "delete" { before } else { after })
+        }
+        RowFormat::CloudEvents(wrapper, ..) => {
+            let body = Body::json("plain", payload(schemas, pipeline, table, op));
+            let attributes = Attributes {
+                id: message_id(pipeline),
+                event_type: constant(event_type),
+                time: Presence::Always,
+                sequence: Presence::Always,
+                is_traced: false,
+            };
+            let data = vec![("data".to_owned(), body.payload.clone(), Presence::Always)];
+            formats::cloud_event(wrapper, attributes, body, data)
+        }
+        RowFormat::Debezium(plan) => formats::debezium(plan, pipeline, table, op),
+        RowFormat::Canal(_) => formats::canal(&table.relation, &images(schemas, table, op), op),
+    }
 }
 
 /// The AMQP properties that pgsluice's own events have.
@@ -45,11 +80,6 @@ pub(super) fn properties(pipeline: &str, event_type: &str) -> Value {
         ("app_id", constant(pipeline), Presence::Always),
         ("timestamp", described(integer(0), Some("commit time, seconds since 1970")), Presence::Always),
     ])
-}
-
-fn message_id(pipeline: &str) -> Value {
-    // A pipeline's name has nothing that is special in a pattern.
-    pattern(&format!("^{pipeline}:{LSN}:[0-9]+$"))
 }
 
 fn payload<'a>(schemas: &mut Schemas<'a>, pipeline: &str, table: &'a Described, op: &str) -> Value {
@@ -85,32 +115,44 @@ fn payload<'a>(schemas: &mut Schemas<'a>, pipeline: &str, table: &'a Described, 
     object(fields.into_iter().chain(truncate).map(|(name, schema)| (name, schema, Presence::Always)))
 }
 
-struct Images {
+/// What a change says of a row.
+pub(super) struct Images<'a> {
     before: Value,
     after: Value,
     before_columns: Value,
     knows_changes: bool,
+    /// The columns that are always there: of the row after the change, or of the one before where there is no after.
+    pub(super) always: Vec<&'a str>,
 }
 
 /// What a change says of the row before and after it: see `encode::json`.
-fn images<'a>(schemas: &mut Schemas<'a>, table: &'a Described, op: &str) -> Images {
+fn images<'a>(schemas: &mut Schemas<'a>, table: &'a Described, op: &str) -> Images<'a> {
     let full = table.relation.identity == ReplicaIdentity::Full;
-    let nothing = Images { before: null(), after: null(), before_columns: null(), knows_changes: false };
+    let nothing = Images {
+        before: null(),
+        after: null(),
+        before_columns: null(),
+        knows_changes: false,
+        always: always(table, op),
+    };
     match (op, full) {
-        ("insert", _) => Images { after: row(schemas, table, table.filtered), ..nothing },
+        ("insert", _) => Images { after: row(schemas, table, &nothing.always), ..nothing },
         ("update", true) => Images {
-            before: row(schemas, table, false),
-            after: row(schemas, table, false),
+            before: row(schemas, table, &nothing.always),
+            after: row(schemas, table, &nothing.always),
             before_columns: constant("all"),
             knows_changes: true,
+            ..nothing
         },
         ("update", false) => Images {
             before: nullable(key(schemas, table)),
-            after: row(schemas, table, true),
+            after: row(schemas, table, &nothing.always),
             before_columns: json!({"enum": ["key", null]}),
             ..nothing
         },
-        ("delete", true) => Images { before: row(schemas, table, false), before_columns: constant("all"), ..nothing },
+        ("delete", true) => {
+            Images { before: row(schemas, table, &nothing.always), before_columns: constant("all"), ..nothing }
+        }
         ("delete", false) => Images { before: key(schemas, table), before_columns: constant("key"), ..nothing },
         _ => nothing,
     }
@@ -120,13 +162,22 @@ fn null() -> Value {
     json!({"type": "null"})
 }
 
-/// The whole row. `may_lack`: but for values that are stored apart.
-fn row<'a>(schemas: &mut Schemas<'a>, table: &'a Described, may_lack: bool) -> Value {
+/// But for values that are stored apart, where an update may not say them.
+fn always<'a>(table: &'a Described, op: &str) -> Vec<&'a str> {
+    let full = table.relation.identity == ReplicaIdentity::Full;
+    let lacks = |column: &Column, facts: &ColumnFacts| match op {
+        "insert" => table.filtered && facts.apart && !column.key,
+        "update" => !full && facts.apart && !column.key,
+        _ => !full && !column.key,
+    };
+    let columns = table.relation.columns.iter().zip(&table.columns);
+    columns.filter(|(column, facts)| !lacks(column, facts)).map(|(column, _)| column.name.as_str()).collect()
+}
+
+/// A row with these columns, and perhaps others.
+fn row<'a>(schemas: &mut Schemas<'a>, table: &'a Described, required: &[&str]) -> Value {
     let relation = &table.relation;
     let columns = || relation.columns.iter().zip(&table.columns);
-    let lacks = |column: &Column, facts: &ColumnFacts| may_lack && facts.apart && !column.key;
-    let required: Vec<&str> =
-        columns().filter(|(column, facts)| !lacks(column, facts)).map(|(column, _)| column.name.as_str()).collect();
     let reference = schemas.refer(&format!("row.{relation}"), |schemas| {
         let mut row = object(
             columns()

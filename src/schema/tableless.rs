@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 use super::event::{
     Address, Event, Parameter, Presence, boolean, constant, described, integer, object, position_headers, text,
 };
+use super::formats::{self, Attributes, Body};
 use super::messages::{is_literal, written};
 use crate::config::{OF_COLUMN, OutboxOf, OutboxSettings, Property};
+use crate::encode::cloudevents::Wrapper;
 use crate::postgres::ident::Glyph;
 use crate::route::template::Template;
 
@@ -29,26 +31,39 @@ fn event(pipeline: &str, settings: &OutboxSettings, prefix: &[Glyph]) -> Event {
             object(["payload"].into_iter().chain(fields).map(|field| (field, json!({}), Presence::Always)))
         }
     };
+    let content_type = match settings.properties.iter().find(|(property, _)| *property == Property::ContentType) {
+        Some((_, template)) => template.literal().map(str::to_owned),
+        None if settings.envelope.is_empty() => None,
+        None => Some("application/json".to_owned()),
+    };
+    let mut body = Body { format: "raw", payload, headers: Vec::new(), content_type };
+    if let Some(mode) = settings.format {
+        let attributes = Attributes {
+            id: text(),
+            event_type: text(),
+            time: Presence::Sometimes,
+            sequence: Presence::Sometimes,
+            is_traced: settings.columns.trace_context.is_some(),
+        };
+        let data = formats::data(body.payload.clone());
+        body = formats::cloud_event(&Wrapper::new(mode, pipeline, None), attributes, body, data);
+    }
     Event {
         name: format!("outbox.{written}"),
         summary: format!("What the application writes into logical messages with the prefix {written}"),
         description: None,
         exchange: address(&settings.exchange, fixed),
         routing_key: address(&settings.routing_key, fixed),
-        content_type: match settings.properties.iter().find(|(property, _)| *property == Property::ContentType) {
-            Some((_, template)) => template.literal().map(str::to_owned),
-            None if settings.envelope.is_empty() => None,
-            None => Some("application/json".to_owned()),
-        },
-        format: "plain",
-        payload,
-        headers: headers(settings),
+        content_type: body.content_type,
+        format: body.format,
+        payload: body.payload,
+        headers: object(headers(settings).into_iter().chain(body.headers)),
         properties: properties(pipeline, settings),
         schema_version: None,
     }
 }
 
-fn headers(settings: &OutboxSettings) -> Value {
+fn headers(settings: &OutboxSettings) -> Vec<(String, Value, Presence)> {
     let scalar = || json!({"type": ["string", "integer", "boolean"]});
     let columns = &settings.columns;
     let named = [
@@ -62,7 +77,7 @@ fn headers(settings: &OutboxSettings) -> Value {
     let named = named.into_iter().filter(|(_, is_there, _)| *is_there);
     let named = named.map(|(name, _, schema)| (name.to_owned(), schema, Presence::Sometimes));
     let own = settings.headers.iter().map(|(name, _)| (name.clone(), scalar(), Presence::Sometimes));
-    object(position_headers(Presence::Sometimes).into_iter().chain(named).chain(own))
+    position_headers(Presence::Sometimes).into_iter().chain(named).chain(own).collect()
 }
 
 fn properties(pipeline: &str, settings: &OutboxSettings) -> Value {

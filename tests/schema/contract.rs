@@ -80,7 +80,11 @@ impl Contract {
         let through = |it: &&Message| it.exchange.is_match(exchange) && it.routing_key.is_match(routing_key);
         for message in self.messages.iter().filter(through) {
             let body = match content_type.as_str() {
-                "application/json" => serde_json::from_slice(&delivery.body).expect("JSON"),
+                // A payload that is null.
+                "application/json" if delivery.body.is_empty() => Value::Null,
+                "application/json" | "application/cloudevents+json; charset=utf-8" => {
+                    serde_json::from_slice(&delivery.body).expect("JSON")
+                }
                 _ => Value::String(delivery.text()),
             };
             let parts = [

@@ -313,3 +313,54 @@ async fn events_of_an_outbox_without_a_table_are_what_the_document_says() {
     deliveries.refuses(&seen[0], "/at", None);
     assert_eq!(deliveries.contract.at("/channels/shop.events.audit.type/address"), "audit.{type}");
 }
+
+/// Of all types, and with values that an update does not say.
+#[tokio::test]
+async fn events_are_what_the_document_says_in_every_format() {
+    const ROWS: usize = 20;
+    let (seed, mut rng) = seed();
+    let columns = columns();
+    let types = each(&columns, |(n, column)| format!("c{n} {}", column.name));
+    let names = each(&columns, |(n, _)| format!("c{n}"));
+    let sql = format!(
+        "{}; CREATE TABLE v (id serial PRIMARY KEY, large text, bytes bytea, words text[], {types});
+         ALTER TABLE v ALTER large SET STORAGE EXTERNAL, ALTER bytes SET STORAGE EXTERNAL, ALTER words SET STORAGE EXTERNAL;
+         CREATE TABLE w (LIKE v INCLUDING ALL); ALTER TABLE w REPLICA IDENTITY FULL;
+         CREATE TABLE box (id text PRIMARY KEY, aggregatetype text NOT NULL DEFAULT 'a', aggregateid text NOT NULL DEFAULT 'b',
+             type text NOT NULL DEFAULT 't', payload jsonb, at timestamptz);
+         CREATE TABLE bytes (LIKE box INCLUDING ALL); ALTER TABLE bytes ALTER payload TYPE bytea USING NULL",
+        setup()
+    );
+    for format in ["raw", "cloudevents", "cloudevents-binary", "debezium", "debezium-schema", "canal"] {
+        let own = format.starts_with("cloudevents").then_some(format).unwrap_or("raw");
+        let more = format!(
+            "[changes]\nformat = \"{format}\"\n[messages]\nprefixes = [\"app.*\"]\nformat = \"{own}\"\n\
+             [[outbox]]\ntable = \"public.box\"\nformat = \"{own}\"\ncolumns.timestamp = \"at\"\n\
+             [[outbox]]\ntable = \"public.bytes\"\nformat = \"{own}\"\n"
+        );
+        let mut deliveries = Deliveries::of(&sql, "[\"public.v\", \"public.w\"]", &more).await;
+        let large = "repeat('x', 9999), convert_to(repeat('x', 9999), 'UTF8'), ARRAY[repeat('x', 9999)]";
+        for _ in 0..ROWS {
+            let values = row(&columns, &mut rng);
+            let insert =
+                |table| format!("INSERT INTO {table} (large, bytes, words, {names}) VALUES ({large}, {values});");
+            deliveries.database.execute(&[insert("v"), insert("w")].concat()).await;
+        }
+        let sql = "UPDATE v SET c2 = 1; UPDATE w SET c2 = 1; UPDATE v SET id = -id; DELETE FROM v; DELETE FROM w; TRUNCATE v, w;
+            INSERT INTO box (id, payload, at) VALUES ('1', '{\"a\": [1]}', now()), ('2', NULL, NULL);
+            INSERT INTO bytes (id, payload) VALUES ('3', '\\x00ff'), ('4', NULL);
+            SELECT pg_logical_emit_message(true, 'app.a', 'x'), pg_logical_emit_message(true, 'app.b', '\\x00ff'::bytea)";
+        deliveries.database.execute(sql).await;
+        let mut kinds = BTreeSet::new();
+        for _ in 0..ROWS * 7 + 8 {
+            let delivery = deliveries.consumer.next(SOON).await;
+            match deliveries.contract.judge(&delivery) {
+                Ok(event) => kinds.insert(event.to_owned()),
+                Err(why) => panic!("{format}, VALUES_SEED={seed}, {}", &why[..why.len().min(3000)]),
+            };
+        }
+        assert_eq!(kinds.len(), 11, "{format}: {kinds:?}");
+        let insert = deliveries.contract.at("/components/messages/public.v.insert");
+        assert_eq!(insert["x-format"], format);
+    }
+}

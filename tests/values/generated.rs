@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::setup;
 use crate::decode::Stream;
 
-const ROWS: usize = 500;
+pub(super) const ROWS: usize = 500;
 
 /// A column: its type, how values of it are made (in SQL), and what PostgreSQL says of them; `{}` is the column.
 pub(crate) struct Column {
@@ -192,7 +192,7 @@ fn point(rng: &mut Rng) -> String {
     format!("({},{})", rng.i32(-99..99), f64::from(rng.i16(..)) / 8.0)
 }
 
-fn scalars() -> Vec<Column> {
+pub(super) fn scalars() -> Vec<Column> {
     vec![
         column("boolean", AGREES, |rng| rng.bool().to_string()),
         column("smallint", AGREES, |rng| format!("'{}'", rng.i16(..))),
@@ -229,7 +229,7 @@ fn scalars() -> Vec<Column> {
     ]
 }
 
-fn times_and_networks() -> Vec<Column> {
+pub(super) fn times_and_networks() -> Vec<Column> {
     vec![
         column("date", AGREES, |rng| format!("'{}'", date(rng))),
         column("time", AGREES, |rng| format!("'{}'", time(rng))),
@@ -261,7 +261,7 @@ fn times_and_networks() -> Vec<Column> {
     ]
 }
 
-fn nested() -> Vec<Column> {
+pub(super) fn nested() -> Vec<Column> {
     vec![
         column("integer[]", AGREES, |rng| array(rng, "integer", |rng| rng.i32(..).to_string())),
         column("int2[]", AGREES, |rng| format!("'[{0}:{0}][0:1]={{{{{1},NULL}}}}'", rng.i8(..), rng.i16(..))),
@@ -326,7 +326,7 @@ pub(crate) fn each(columns: &[Column], what: impl Fn((usize, &Column)) -> String
 }
 
 /// Fills a table of these columns.
-async fn stream_of(columns: &[Column], rng: &mut Rng) -> Stream {
+pub(super) async fn stream_of(columns: &[Column], rng: &mut Rng) -> Stream {
     let types = each(columns, |(n, column)| format!("c{n} {}", column.name));
     let mut stream = Stream::after(&format!("{}; CREATE TABLE v (row serial PRIMARY KEY, {types})", setup())).await;
     let names = each(columns, |(n, _)| format!("c{n}"));

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use regex::Regex;
 
+use super::super::format::OF_DATA;
 use super::super::layers::Origins;
 use super::super::written;
 use super::super::{
-    CleanupSettings, OF_COLUMN, OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings, Property,
-    RouteSettings,
+    CleanupSettings, CloudEvents, OF_COLUMN, OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings,
+    Property, RouteSettings,
 };
 use super::{MAX_WAIT_MS, identifier, millis, not_default_exchange, one_of, qualified, required, size, template};
 use crate::encode::headers::NAME_BYTES_MAX;
@@ -54,8 +55,14 @@ fn outbox(at: &Origins, key: String, written: written::Outbox, name: &str) -> Re
     let exchange = template(at, &sub("exchange"), exchange, name)?;
     let routing_key = written.routing_key.as_deref().unwrap_or("{aggregatetype}.{type}");
     let routing_key = template(at, &sub("routing_key"), routing_key, name)?;
+    let format = one_of(at, &sub("format"), written.format, &OF_DATA)?.unwrap_or_default();
+    if format == Some(CloudEvents::Structured) && written.properties.content_encoding.is_some() {
+        let hint = "format = \"cloudevents-binary\" has the payload alone in its body";
+        return Err(at.wrong(&sub("properties.content_encoding"), "would be of a body that is JSON", hint));
+    }
     let settings = OutboxSettings {
         of,
+        format,
         exchange: not_default_exchange(at, &sub("exchange"), exchange)?,
         routing_key,
         properties: properties(at, &sub("properties"), written.properties, name)?,

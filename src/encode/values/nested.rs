@@ -50,12 +50,7 @@ impl Array {
             });
             return Some(());
         };
-        // `[0:1][2:3]={{…`: lower bounds other than 1.
-        let braces = match text.first()? {
-            b'[' => &text[text.iter().position(|byte| *byte == b'=')? + 1..],
-            _ => text,
-        };
-        let mut cursor = Cursor { rest: braces };
+        let mut cursor = Cursor { rest: without_bounds(text)? };
         self.dimension(out, &mut cursor, delimiter, 1)?;
         cursor.rest.is_empty().then_some(())
     }
@@ -143,7 +138,7 @@ impl Composite {
 }
 
 /// `"a"=>"1", "b"=>NULL` as an object of strings. None when it is none; then what was appended is to be taken back.
-pub(super) fn hstore(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+pub(in crate::encode) fn hstore(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
     let mut cursor = Cursor { rest: text };
     out.push(b'{');
     while !cursor.rest.is_empty() {
@@ -166,6 +161,50 @@ pub(super) fn hstore(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
     }
     out.push(b'}');
     Some(())
+}
+
+/// Hands out the elements of an array in their order, whatever its dimensions; none for NULL. `delimiter`: as
+/// [`Form::Array`](crate::postgres::types::Form) has it, none for a vector. None when it is no array; some were handed out then.
+pub(in crate::encode) fn each_element(
+    text: &[u8],
+    delimiter: Option<u8>,
+    mut each: impl FnMut(Option<&[u8]>),
+) -> Option<()> {
+    let Some(delimiter) = delimiter else {
+        text.split(|byte| *byte == b' ').filter(|element| !element.is_empty()).for_each(|element| each(Some(element)));
+        return Some(());
+    };
+    let mut cursor = Cursor { rest: without_bounds(text)? };
+    let mut depth = 0_usize;
+    loop {
+        match cursor.rest.first()? {
+            b'{' if depth < MAX_DIMENSIONS => depth += 1,
+            b'}' => depth = depth.checked_sub(1)?,
+            byte if *byte == delimiter && depth > 0 => {}
+            _ if depth == 0 => return None,
+            b'"' => {
+                each(Some(&cursor.quoted()?));
+                continue;
+            }
+            _ => {
+                let element = cursor.until(delimiter, b'}')?;
+                each((element != b"NULL").then_some(element));
+                continue;
+            }
+        }
+        cursor.rest = &cursor.rest[1..];
+        if depth == 0 {
+            return cursor.rest.is_empty().then_some(());
+        }
+    }
+}
+
+/// `[0:1][2:3]={{…`: lower bounds other than 1.
+fn without_bounds(text: &[u8]) -> Option<&[u8]> {
+    match text.first()? {
+        b'[' => Some(&text[text.iter().position(|byte| *byte == b'=')? + 1..]),
+        _ => Some(text),
+    }
 }
 
 fn list<'a>(out: &mut Vec<u8>, elements: impl Iterator<Item = &'a [u8]>, write: impl Fn(&mut Vec<u8>, &[u8])) {

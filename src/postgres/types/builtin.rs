@@ -56,6 +56,11 @@ pub(super) fn form(oid: u32) -> Form {
     }
 }
 
+/// The name in `pg_type`; not of arrays.
+pub(super) fn name(oid: u32) -> Option<&'static str> {
+    BUILTIN.iter().find(|(of, ..)| *of == oid).map(|(.., name)| *name)
+}
+
 /// By the name in `pg_type`; `_int4` is the array of `int4`.
 pub(super) fn by_name(name: &str) -> Option<u32> {
     let array = name.strip_prefix('_');
