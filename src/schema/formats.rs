@@ -127,10 +127,11 @@ pub(super) fn debezium(plan: &DebeziumPlan, pipeline: &str, table: &Described, o
         ("op", constant(letter)),
     ];
     let event = object(fields.into_iter().map(|(name, schema)| (name, schema, Presence::Always)).chain(times()));
-    let payload = match plan.with_schema() {
+    let payload = if plan.with_schema() {
         // Kafka Connect's own word for what `payload` is.
-        true => object([("schema", json!({"type": "object"}), Presence::Always), ("payload", event, Presence::Always)]),
-        false => event,
+        object([("schema", json!({"type": "object"}), Presence::Always), ("payload", event, Presence::Always)])
+    } else {
+        event
     };
     let format = if plan.with_schema() { "debezium-schema" } else { "debezium" };
     let mut body = Body::json(format, payload);
@@ -182,9 +183,8 @@ pub(super) fn canal(relation: &Relation, images: &Images<'_>, op: &str) -> Body 
         }
     };
     let (data, old) = match op {
-        "insert" => (one(texts(&images.always)), null()),
+        "insert" | "delete" => (one(texts(&images.always)), null()),
         "update" => (one(texts(&images.always)), nullable(one(texts(&[])))),
-        "delete" => (one(texts(&images.always)), null()),
         _ => (null(), null()),
     };
     let fields = [

@@ -332,7 +332,7 @@ async fn events_are_what_the_document_says_in_every_format() {
         setup()
     );
     for format in ["raw", "cloudevents", "cloudevents-binary", "debezium", "debezium-schema", "canal"] {
-        let own = format.starts_with("cloudevents").then_some(format).unwrap_or("raw");
+        let own = if format.starts_with("cloudevents") { format } else { "raw" };
         let more = format!(
             "[changes]\nformat = \"{format}\"\n[messages]\nprefixes = [\"app.*\"]\nformat = \"{own}\"\n\
              [[outbox]]\ntable = \"public.box\"\nformat = \"{own}\"\ncolumns.timestamp = \"at\"\n\
