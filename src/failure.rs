@@ -92,6 +92,8 @@ pub enum Kind {
     Checkpoint = 7,
     /// One event can't be published as configured: too large, routing key too long, …; and the configuration asks to stop there.
     Event = 8,
+    /// The contract was checked against an older one, and breaks it.
+    Contract = 9,
 }
 
 impl Definite {

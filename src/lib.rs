@@ -11,7 +11,8 @@
 //! 7. [`checkpoint`]: the watermark, stored durably, then reported to PostgreSQL
 //!
 //! [`cleanup`] says which rows of an outbox are no longer needed. [`pipeline`] is the loop that joins them; [`replay`] runs it over the past that [`retention`] has kept. [`source`] and
-//! [`broker`] are the two traits that stand between it and the real peers; the simulation implements them too.
+//! [`broker`] are the two traits that stand between it and the real peers; the simulation implements them too. [`schema`] says
+//! what all of it can publish.
 
 pub mod backoff;
 pub mod broker;
@@ -31,6 +32,7 @@ pub mod rabbit;
 pub mod replay;
 pub mod retention;
 pub mod route;
+pub mod schema;
 pub mod source;
 pub mod telemetry;
 pub mod transaction;

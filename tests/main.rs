@@ -28,6 +28,7 @@ mod preflight;
 mod process_faults;
 mod publisher;
 mod replay;
+mod schema;
 mod source_faults;
 mod standby;
 mod streaming;

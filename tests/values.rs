@@ -2,7 +2,7 @@
 //! against PostgreSQL's own `to_jsonb`.
 
 mod formats;
-mod generated;
+pub(crate) mod generated;
 mod stream;
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ pub(crate) fn setup() -> String {
 }
 
 /// Type (none: the value says it), value in SQL, JSON.
-fn examples() -> Vec<(Option<&'static str>, String, String)> {
+pub(crate) fn examples() -> Vec<(Option<&'static str>, String, String)> {
     let (page, _) = PAGE.split_once("## Where").expect("the list of differences comes last");
     let rows = page.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |"));
     let rows = rows.map(|line| {

@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 
-use super::Configuration;
+use super::{Configuration, now_or_never};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::configured::Configured;
 use crate::config::Settings;
@@ -57,7 +57,7 @@ pub async fn run(command: CheckpointCommand) -> Result<(), Definite> {
         CheckpointCommand::Set { position, skip, .. } => set(&settings, &store, &position, skip).await,
         CheckpointCommand::Reset(_) => reset(&settings, &store).await,
     };
-    done.map_err(now_or_never)
+    done.map_err(|failure| now_or_never(failure, TRY_AGAIN))
 }
 
 impl CheckpointCommand {
@@ -71,15 +71,8 @@ impl CheckpointCommand {
     }
 }
 
-/// Nobody waits here for a server to come back.
-fn now_or_never(failure: Failure) -> Definite {
-    match failure {
-        Failure::Definite(definite) => definite,
-        Failure::Transient(error) => {
-            Definite::new(Kind::Unreachable, error, "try again; `pgsluice checkpoint show` says what is stored")
-        }
-    }
-}
+/// When a server is away.
+const TRY_AGAIN: &str = "try again; `pgsluice checkpoint show` says what is stored";
 
 async fn show(store: &Configured) -> Result<(), Failure> {
     let current = store.current().await?;
@@ -194,7 +187,7 @@ pub(super) async fn rewind(settings: &Settings, store: &Configured, position: &s
         store.overwrite(&target).await?;
         Ok((before, target))
     };
-    let (before, target) = moved.await.map_err(now_or_never)?;
+    let (before, target) = moved.await.map_err(|failure| now_or_never(failure, TRY_AGAIN))?;
     let was = before.map(|before| tracing::field::display(before.flushed));
     tracing::warn!(was, from = %target.flushed, "the checkpoint was moved back: events are sent again from there on");
     Ok(())

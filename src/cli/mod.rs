@@ -8,6 +8,7 @@ pub mod parked;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod schema;
 
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Settings};
-use crate::failure::{Definite, Kind};
+use crate::failure::{Definite, Failure, Kind};
 
 /// Streams the row changes of a PostgreSQL database into `RabbitMQ`, in commit order, without losing one.
 #[derive(Debug, Parser)]
@@ -50,6 +51,9 @@ pub enum Command {
     /// Send events again that were delivered before, beside the pgsluice that runs
     #[command(after_help = EXIT_CODES)]
     Replay(replay::ReplayArguments),
+    /// Write down every event that the configuration can publish, with its JSON Schema, or check that against an older one
+    #[command(after_help = EXIT_CODES)]
+    Schema(schema::SchemaArguments),
 }
 
 impl Command {
@@ -64,6 +68,7 @@ impl Command {
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
             Self::Parked(command) => block_on(parked::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
+            Self::Schema(arguments) => schema::run(&arguments),
         }
     }
 }
@@ -92,6 +97,14 @@ fn block_on<T>(work: impl Future<Output = Result<T, Definite>>) -> Result<T, Def
     outcome
 }
 
+/// Nobody waits here for a server to come back.
+fn now_or_never(failure: Failure, hint: &str) -> Definite {
+    match failure {
+        Failure::Definite(definite) => definite,
+        Failure::Transient(error) => Definite::new(Kind::Unreachable, error, hint),
+    }
+}
+
 fn cannot_start(error: anyhow::Error) -> Definite {
     Definite::new(Kind::Process, error.context("cannot start"), "the system is out of threads, memory or descriptors")
 }
@@ -108,4 +121,5 @@ Exit codes:
   6  a server can't be reached, and --fail-fast was given, or the command is not run
   7  the checkpoint can't be read or written, or another instance has taken it over
   8  an event can't be published as configured (rabbitmq.poison.policy is stop), or stays parked
+  9  pgsluice schema --check has found incompatible changes
   128 + signal  a second signal ended the process at once";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
+use super::DataFormat;
 use crate::route::expression::Expression;
 use crate::route::select::Selection;
 use crate::route::template::Template;
@@ -30,6 +31,8 @@ pub struct RuleSettings {
     pub exchange: Template,
     /// `{type}` unless set; same variables.
     pub routing_key: Template,
+    /// How its events look.
+    pub format: DataFormat,
     /// Events with the same one stay in order; by the row's key unless set; same variables.
     pub ordering_key: Option<Template>,
     /// More headers, by name; same variables.

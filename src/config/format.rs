@@ -28,15 +28,15 @@ pub enum ChangeFormat {
     Canal,
 }
 
-/// `[messages] format`
+/// `[messages] format`, and that of `[[events]]`: around data that is the content of a message, or what a rule lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MessageFormat {
+pub enum DataFormat {
     /// Our own event.
     #[default]
     Plain,
-    /// The content alone.
+    /// The data alone.
     Raw,
-    /// Around the content.
+    /// Around the data.
     CloudEvents(CloudEvents),
 }
 
@@ -55,9 +55,9 @@ pub(crate) const OF_CHANGES: [(&str, ChangeFormat); 7] = [
     ("canal", ChangeFormat::Canal),
 ];
 
-pub(super) const OF_MESSAGES: [(&str, MessageFormat); 4] = [
-    ("plain", MessageFormat::Plain),
-    ("raw", MessageFormat::Raw),
-    ("cloudevents", MessageFormat::CloudEvents(CloudEvents::Structured)),
-    ("cloudevents-binary", MessageFormat::CloudEvents(CloudEvents::Binary)),
+pub(super) const OF_OWN_DATA: [(&str, DataFormat); 4] = [
+    ("plain", DataFormat::Plain),
+    ("raw", DataFormat::Raw),
+    ("cloudevents", DataFormat::CloudEvents(CloudEvents::Structured)),
+    ("cloudevents-binary", DataFormat::CloudEvents(CloudEvents::Binary)),
 ];

@@ -33,7 +33,7 @@ pub use events::{ColumnChoice, DataSettings, HashKey, RuleSettings};
 pub use filters::FilterSettings;
 #[cfg(test)]
 pub(crate) use format::OF_CHANGES;
-pub use format::{ChangeFormat, CloudEvents, MessageFormat};
+pub use format::{ChangeFormat, CloudEvents, DataFormat};
 pub use layers::VARIABLE_PREFIX;
 pub(crate) use outbox::OF_COLUMN;
 pub use outbox::{
@@ -169,7 +169,7 @@ pub struct MessagesSettings {
     /// `{prefix}` unless set; same variable.
     pub routing_key: Template,
     /// How the events look.
-    pub format: MessageFormat,
+    pub format: DataFormat,
     /// What the contents are, where they are not within our own event; at most 255 bytes.
     pub content_type: String,
 }

@@ -13,11 +13,11 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::format::{OF_CHANGES, OF_MESSAGES};
+use super::format::{OF_CHANGES, OF_OWN_DATA};
 use super::layers::{Layers, Origins};
 use super::written::{self, Written};
 use super::{
-    ChangesSettings, CheckpointSettings, LogFormat, LogSettings, MessageFormat, MessagesSettings, Ordering, Origin,
+    ChangesSettings, CheckpointSettings, DataFormat, LogFormat, LogSettings, MessagesSettings, Ordering, Origin,
     ParkingSettings, PoisonPolicy, RabbitSettings, Retain, Settings, SourceSettings, StoreSettings, Streaming,
     Unroutable,
 };
@@ -187,8 +187,8 @@ fn messages(at: &Origins, written: written::Messages, name: &str) -> Result<Mess
         Ok(template)
     };
     let exchange = template("messages.exchange", written.exchange, "{name}.messages")?;
-    let format = one_of(at, "messages.format", written.format, &OF_MESSAGES)?.unwrap_or_default();
-    if format == MessageFormat::Plain && written.content_type.is_some() {
+    let format = one_of(at, "messages.format", written.format, &OF_OWN_DATA)?.unwrap_or_default();
+    if format == DataFormat::Plain && written.content_type.is_some() {
         let hint = "set messages.format, or remove the key: the event of format \"plain\" is JSON";
         return Err(at.wrong("messages.content_type", "has no meaning with messages.format = \"plain\"", hint));
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{
-    ChangeFormat, CloudEvents, ColumnChoice, LogFormat, MessageFormat, Origin, OutboxOf, Settings, StoreSettings,
+    ChangeFormat, CloudEvents, ColumnChoice, DataFormat, LogFormat, Origin, OutboxOf, Settings, StoreSettings,
     Streaming, Unroutable, layers, resolve,
 };
 
@@ -628,6 +628,7 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "routing_key = \"{type}",
         "key = ",
         "key_file = ",
+        "format = \"cloudevents",
         "[source.filters]",
         "table = \"public.orders",
         "where",
@@ -649,11 +650,11 @@ fn the_minimal_configuration_loads() {
 #[test]
 fn a_format_is_one_that_makes_sense_for_what_makes_the_event() {
     let settings = loaded(SMALLEST, &[]);
-    assert_eq!((settings.changes.format, settings.messages.format), (ChangeFormat::Plain, MessageFormat::Plain));
+    assert_eq!((settings.changes.format, settings.messages.format), (ChangeFormat::Plain, DataFormat::Plain));
     let settings = loaded(&with("changes", "format = \"debezium-schema\""), &[]);
     assert_eq!(settings.changes.format, ChangeFormat::Debezium { with_schema: true });
     let settings = loaded(&with("messages", "format = \"raw\"\ncontent_type = \"text/csv\""), &[]);
-    assert_eq!((settings.messages.format, settings.messages.content_type.as_str()), (MessageFormat::Raw, "text/csv"));
+    assert_eq!((settings.messages.format, settings.messages.content_type.as_str()), (DataFormat::Raw, "text/csv"));
     let outbox = |line: &str| with("outbox", &format!("table = \"public.outbox\"\n{line}"));
     let settings =
         loaded(&outbox("format = \"cloudevents-binary\"\nproperties = { content_encoding = \"gzip\" }"), &[]);

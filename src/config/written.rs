@@ -165,6 +165,7 @@ pub(super) struct Rule {
     pub(super) event_type: Option<String>,
     pub(super) exchange: Option<String>,
     pub(super) routing_key: Option<String>,
+    pub(super) format: Option<String>,
     pub(super) key: Option<String>,
     pub(super) headers: Option<BTreeMap<String, String>>,
     #[serde(deserialize_with = "list")]

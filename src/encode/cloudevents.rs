@@ -20,7 +20,8 @@ use crate::lsn::Position;
 use crate::postgres::pgoutput::Value;
 use crate::postgres::relation::Relation;
 
-const STRUCTURED: &str = "application/cloudevents+json; charset=utf-8";
+/// The content type of an event in structured mode.
+pub const STRUCTURED: &str = "application/cloudevents+json; charset=utf-8";
 /// All but the unreserved characters of RFC 3986, section 2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -56,6 +57,18 @@ impl Wrapper {
             source.extend(utf8_percent_encode(part, RESERVED));
         }
         Self { mode, source }
+    }
+
+    /// Whether it is the body that has the attributes.
+    #[must_use]
+    pub fn mode(&self) -> CloudEvents {
+        self.mode
+    }
+
+    /// The attribute.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Makes an event of data that is JSON, which `write` appends.

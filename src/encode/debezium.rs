@@ -37,6 +37,15 @@ pub struct DebeziumPlan {
     key_opening: Vec<u8>,
 }
 
+/// The literal and the semantic type of a column, or of the elements that its arrays have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnType {
+    /// One value.
+    Scalar(&'static str, Option<&'static str>),
+    /// Any number of them.
+    Array(&'static str, Option<&'static str>),
+}
+
 #[derive(Debug)]
 struct ColumnPlan {
     label: Label,
@@ -76,6 +85,26 @@ impl DebeziumPlan {
         json_string(&mut table, relation.name.as_bytes());
         table.extend_from_slice(b",\"txId\":");
         Self { opening, columns, source, database: of_database, table, key, key_opening }
+    }
+
+    /// The types of the columns, in their order.
+    pub fn column_types(&self) -> impl Iterator<Item = ColumnType> {
+        self.columns.iter().map(|column| match &column.kind {
+            Kind::Array { element, .. } => {
+                let (literal, semantic) = element.schema();
+                ColumnType::Array(literal, semantic)
+            }
+            kind => {
+                let (literal, semantic) = kind.schema();
+                ColumnType::Scalar(literal, semantic)
+            }
+        })
+    }
+
+    /// Whether an event has its schema beside it.
+    #[must_use]
+    pub fn with_schema(&self) -> bool {
+        !self.opening.is_empty()
     }
 
     /// How a column's values are encoded.

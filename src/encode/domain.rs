@@ -16,26 +16,43 @@
 //! The others are those of [row events](super::json). [`data`] is apart from the envelope: other formats have others.
 
 use super::Encoder;
+use super::cloudevents::{Attributes, Incomplete, Wrapper};
 use super::message::{Event, Header};
 use super::ordering::OrderingKey;
+use super::row::Key;
 use super::text::{integer, json_string, list, lsn};
 use super::time::rfc3339;
 use super::values::{json_base64, json_value};
 use crate::change::{Change, Old, Row, after, known};
 use crate::postgres::pgoutput::{Value, Values};
-use crate::route::domain::{Field, Part, RuleError, RuleKey, RulePlan, Shown};
+use crate::route::domain::{DomainFormat, Field, Part, RuleError, RuleKey, RulePlan, Shown};
 use crate::route::expression::Image;
 use crate::route::template::Bound;
+
+/// Why a change can't be the event of a rule.
+#[derive(Debug, thiserror::Error)]
+pub enum Unmade {
+    /// An expression has no value.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    /// Its type is empty.
+    #[error(transparent)]
+    CloudEvent(#[from] Incomplete),
+}
 
 impl Encoder {
     /// A change as the event of a rule.
     ///
     /// # Errors
-    /// A computed field has no value; then there is only what names the event.
-    pub fn domain(&self, event: &mut Event, plan: &RulePlan, change: &Change<'_>) -> Result<(), RuleError> {
+    /// It can't be made; then there is only what names it.
+    pub fn domain(&self, event: &mut Event, plan: &RulePlan, change: &Change<'_>) -> Result<(), Unmade> {
         self.name_domain(event, plan, change);
         event.content_type.push_str("application/json");
-        let made = plain(event, plan, change);
+        let made = match &plan.format {
+            DomainFormat::Plain => plain(event, plan, change).map_err(Unmade::Rule),
+            DomainFormat::Raw => data(&mut event.body, plan, change).map_err(Unmade::Rule),
+            DomainFormat::CloudEvents(wrapper, key) => cloud_event(event, plan, change, wrapper, key),
+        };
         if made.is_err() {
             event.body.clear();
         }
@@ -87,6 +104,20 @@ fn render(bound: &Bound<Part>, change: &Change<'_>, event_type: &str, out: &mut 
             }
         }
     });
+}
+
+fn cloud_event(
+    event: &mut Event,
+    plan: &RulePlan,
+    change: &Change<'_>,
+    wrapper: &Wrapper,
+    key: &Key,
+) -> Result<(), Unmade> {
+    key.text(change.row, &mut event.subject);
+    let attributes = Attributes { time: Some(change.transaction.committed_at), position: Some(change.position) };
+    let mut made = Ok(());
+    wrapper.json(event, attributes, |out| made = data(out, plan, change))?;
+    Ok(made?)
 }
 
 /// The body.

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::text::json_string;
 use crate::postgres::pgoutput::Value;
 use crate::postgres::types::{Form, MAX_DEPTH, Types};
-use nested::{Array, Composite};
+pub use nested::{Array, Composite};
 pub(super) use nested::{each_element, hstore};
 
 /// How the text of a type becomes JSON.

@@ -13,6 +13,7 @@ use crate::broker::Broker;
 use crate::change::Change;
 use crate::cleanup::Cleanup;
 use crate::config::{OnUpdate, PoisonPolicy, Settings};
+use crate::encode::domain::Unmade;
 use crate::encode::fields::Fields;
 use crate::encode::message::Event;
 use crate::encode::outbox::OutboxRow;
@@ -399,7 +400,10 @@ fn make(
                 encoder.name_domain(event, plan, change);
                 return Err(refused(error));
             }
-            encoder.domain(event, plan, change).map_err(|error| self::unevaluated(error, change))?;
+            encoder.domain(event, plan, change).map_err(|error| match error {
+                Unmade::Rule(error) => self::unevaluated(error, change),
+                Unmade::CloudEvent(error) => unfit(Poison::Property, error, origin, change.position, UNFIT_HINT),
+            })?;
         }
         Verdict::Outbox(plan, row) => {
             if let Some(error) = beyond(size::payload_beyond(limit, plan, OutboxRow::Table(row))) {

@@ -163,7 +163,7 @@ async fn two_texts(client: &Client, sql: &str) -> Result<(String, String), tokio
 }
 
 /// Sorts what an ordinary statement fails with, as `sql` does for all, and says what it was for.
-pub(super) fn sql_failure(doing: &str, error: &tokio_postgres::Error) -> Failure {
+pub(crate) fn sql_failure(doing: &str, error: &tokio_postgres::Error) -> Failure {
     sql::failure(error).context(doing.to_owned())
 }
 

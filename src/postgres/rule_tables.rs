@@ -81,7 +81,7 @@ fn hidden(partition: &Table, wanted: &Wanted, rule: &RuleSettings) -> Definite {
 
 fn fits(rule: &RuleSettings, relation: &Relation) -> Result<(), Definite> {
     let kinds = Kinds { types: &Types::default(), numeric: Numeric::default() };
-    if let Err(misfit) = RulePlan::new(rule, relation, kinds, &RowKey::new(Ordering::Key, relation)) {
+    if let Err(misfit) = RulePlan::new("", rule, relation, kinds, &RowKey::new(Ordering::Key, relation)) {
         let hint = format!("PostgreSQL sends of {relation}: {}. A pattern can be narrowed.", misfit.columns.join(", "));
         return Err(Definite::new(Kind::Source, misfit, hint));
     }

@@ -10,7 +10,9 @@ use super::expression::{EvaluationError, Expression, Image, Use};
 use super::ordering::RowKey;
 use super::template::{Bound, Template};
 use crate::change::Change;
-use crate::config::{DataSettings, HashKey, RuleSettings};
+use crate::config::{DataFormat, DataSettings, HashKey, RuleSettings};
+use crate::encode::cloudevents::Wrapper;
+use crate::encode::row::Key;
 use crate::encode::text::json_string;
 use crate::encode::values::{Kind, Kinds, Numeric};
 use crate::postgres::relation::{Relation, ReplicaIdentity};
@@ -39,12 +41,25 @@ pub struct RulePlan {
     pub order: RuleKey,
     /// More headers, by name.
     pub headers: Vec<(String, Bound<Part>)>,
+    /// How the event looks.
+    pub format: DomainFormat,
     /// `"schema":…,"table":…,"schema_version":…`
     pub table: Vec<u8>,
     /// The columns that are fields, in the table's order.
     pub fields: Vec<Field>,
     /// The fields that are computed, in the order of their names.
     pub computed: Vec<Computed>,
+}
+
+/// How the event of a rule looks.
+#[derive(Debug)]
+pub enum DomainFormat {
+    /// Our own envelope around the data.
+    Plain,
+    /// The data alone.
+    Raw,
+    /// Around the data; the key is its subject.
+    CloudEvents(Wrapper, Key),
 }
 
 /// What the events of a rule stay in order with.
@@ -137,11 +152,12 @@ pub struct RuleError {
 }
 
 impl RulePlan {
-    /// The rule, bound to a table.
+    /// The rule of a pipeline, bound to a table.
     ///
     /// # Errors
     /// The table lacks a column, or two fields would have the same name.
     pub fn new(
+        pipeline: &str,
         settings: &RuleSettings,
         relation: &Relation,
         kinds: Kinds<'_>,
@@ -173,6 +189,13 @@ impl RulePlan {
                 Some(_) | None => RuleKey::Row(row_key.clone()),
             },
             headers: settings.headers.iter().map(header).collect::<Result<_, _>>()?,
+            format: match settings.format {
+                DataFormat::Plain => DomainFormat::Plain,
+                DataFormat::Raw => DomainFormat::Raw,
+                DataFormat::CloudEvents(mode) => {
+                    DomainFormat::CloudEvents(Wrapper::new(mode, pipeline, Some(relation)), Key::of(relation))
+                }
+            },
             table: table(relation, kinds),
             fields: bind.fields(kinds)?,
             computed: computed.collect(),

@@ -1,6 +1,6 @@
 //! Which logical messages are events, by their prefix, and where they go.
 
-use crate::config::{MessageFormat, MessagesSettings};
+use crate::config::{DataFormat, MessagesSettings};
 use crate::encode::cloudevents::Wrapper;
 use crate::postgres::ident::Glyph;
 use crate::route::select::matches;
@@ -20,6 +20,11 @@ impl Prefixes {
             character => Glyph::Literal(character),
         };
         Self(patterns.iter().map(|pattern| pattern.chars().map(glyph).collect()).collect())
+    }
+
+    /// The patterns, as they were given.
+    pub fn patterns(&self) -> impl Iterator<Item = &[Glyph]> {
+        self.0.iter().map(Vec::as_slice)
     }
 
     /// Whether no message is an event.
@@ -64,11 +69,9 @@ impl MessagesPlan {
         let [exchange, routing_key] = [exchange, routing_key]
             .map(|template| template.bind(&[("prefix", ())]).expect("the configuration has no other variable"));
         let (content, content_type) = match format {
-            MessageFormat::Plain => (Content::Within, "application/json"),
-            MessageFormat::Raw => (Content::Alone, content_type.as_str()),
-            MessageFormat::CloudEvents(mode) => {
-                (Content::Wrapped(Wrapper::new(*mode, name, None)), content_type.as_str())
-            }
+            DataFormat::Plain => (Content::Within, "application/json"),
+            DataFormat::Raw => (Content::Alone, content_type.as_str()),
+            DataFormat::CloudEvents(mode) => (Content::Wrapped(Wrapper::new(*mode, name, None)), content_type.as_str()),
         };
         Self { prefixes: prefixes.clone(), exchange, routing_key, content, content_type: content_type.to_owned() }
     }

@@ -70,6 +70,19 @@ pub struct TablePlan {
     rules: Vec<Result<RulePlan, domain::Misfit>>,
 }
 
+impl TablePlan {
+    /// How its changes become row events; none: they don't.
+    #[must_use]
+    pub fn changes(&self) -> Option<&ChangesPlan> {
+        self.changes.as_ref()
+    }
+
+    /// The rules that select it, as far as it is what they say.
+    pub fn rules(&self) -> impl Iterator<Item = &RulePlan> {
+        self.rules.iter().filter_map(|rule| rule.as_ref().ok())
+    }
+}
+
 /// What becomes of one change.
 #[derive(Debug, Clone, Copy)]
 pub enum Verdict<'r, 'c> {
@@ -190,8 +203,14 @@ impl Router {
             is_selected.then(|| ChangesPlan::new((&self.name, &self.database), &self.changes, relation, kinds));
         let rules = self.rules.iter().filter(|rule| rule.tables.selects(&relation.schema, &relation.name));
         let key = RowKey::new(self.ordering, relation);
-        let rules = rules.map(|rule| RulePlan::new(rule, relation, kinds, &key)).collect();
+        let rules = rules.map(|rule| RulePlan::new(&self.name, rule, relation, kinds, &key)).collect();
         Ok(TablePlan { changes: changes.transpose()?, rules, key })
+    }
+
+    /// What becomes of the changes of a relation that was learned.
+    #[must_use]
+    pub fn plan(&self, relation: u32) -> Option<&Plan> {
+        self.plans.get(&relation)
     }
 
     /// What becomes of a logical message with this prefix. As with tables, outboxes come first.
@@ -329,6 +348,13 @@ impl ChangesPlan {
             delete: destination("delete")?,
             truncate: destination("truncate")?,
         })
+    }
+
+    /// All destinations, by the `op` of the event.
+    #[must_use]
+    pub fn destinations(&self) -> [(&'static str, &Destination); 4] {
+        let Self { format: _, key: _, insert, update, delete, truncate } = self;
+        [("insert", insert), ("update", update), ("delete", delete), ("truncate", truncate)]
     }
 
     fn destination(&self, row: &Row<'_>) -> &Destination {

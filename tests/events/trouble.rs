@@ -8,6 +8,8 @@ use super::{PAID, rule, run, scene};
 use crate::bad_input::says;
 use crate::support::{SOON, Scene, eventually, pgsluice};
 
+const STOP: &str = "poison.policy = \"stop\"\n";
+
 /// What pgsluice says of a configuration that the database does not fit.
 async fn refused(scene: &Scene, rules: &str, parts: &[&str]) {
     let (code, log) = pgsluice(&scene.config(rules)).wait(SOON).await;
@@ -104,7 +106,7 @@ async fn killed_between_the_events_of_one_change_all_of_them_come() {
 async fn a_row_for_which_a_condition_has_no_value_stops_there() {
     let scene = scene().await;
     let rules = rule("type = \"Big\"\non = \"insert\"\nwhen = \"double(new.customer) > 1.0\"");
-    let mut running = run(&scene, &rules).await;
+    let mut running = run(&scene, &format!("{STOP}{rules}")).await;
     scene.database.execute("INSERT INTO bills (id, customer) VALUES (1, '2'), (2, '0'), (3, 'secret'), (4, '5')").await;
     for attempt in 1..=2 {
         let (code, log) = running.wait(SOON).await;
@@ -135,7 +137,8 @@ async fn a_row_for_which_a_condition_has_no_value_stops_there() {
 #[tokio::test]
 async fn a_table_that_is_altered_stops_at_the_first_row_that_does_not_fit_and_not_before() {
     let scene = scene().await;
-    let mut running = run(&scene, &rule(&format!("{PAID}\ncompute = {{ mail = \"new.email\" }}"))).await;
+    let mut running =
+        run(&scene, &format!("{STOP}{}", rule(&format!("{PAID}\ncompute = {{ mail = \"new.email\" }}")))).await;
     scene.database.execute("ALTER TABLE bills ADD extra int; INSERT INTO bills (id, status) VALUES (1, 'new')").await;
     scene.database.execute("UPDATE bills SET status = 'paid'").await;
     assert_eq!(scene.vhost.consume("all", 1, SOON).await[0].json()["data"]["id"], 1);
@@ -167,12 +170,36 @@ async fn what_a_template_makes_of_null_is_empty_and_no_exchange_is_no_event() {
     ] {
         let scene = scene().await;
         let more = if more.starts_with("type") { more.to_owned() } else { format!("type = \"Billed\"\n{more}") };
-        let mut running = run(&scene, &rule(&format!("{more}\non = \"insert\""))).await;
+        let mut running = run(&scene, &format!("{STOP}{}", rule(&format!("{more}\non = \"insert\"")))).await;
         scene.database.execute("INSERT INTO bills (id, email) VALUES (1, repeat('é', 128))").await;
         let (code, log) = running.wait(SOON).await;
         assert_eq!(code, Some(8), "{log}");
         says(&log, &["can't publish the insert of public.bills as ", cause, "hint: "]);
     }
+}
+
+/// Each rule's event is parked under its own name, and those of other rules and rows go their way.
+#[tokio::test]
+async fn events_of_rules_that_can_not_be_made_are_parked_each_by_its_name() {
+    let scene = scene().await;
+    let rules = [
+        rule("type = \"Big\"\non = \"insert\"\nwhen = \"double(new.customer) > 1.0\""),
+        rule("type = \"Computed\"\non = \"insert\"\ncompute = { x = \"int(new.customer)\" }"),
+        rule("type = \"Any\"\non = \"insert\""),
+    ];
+    let _running = run(&scene, &format!("poison.policy = \"park\"\n{}", rules.concat())).await;
+    scene.database.execute("INSERT INTO bills (id, customer) VALUES (1, 'secret'), (2, '7')").await;
+    let came = scene.vhost.consume("all", 4, SOON).await;
+    let came: Vec<_> = came.iter().map(|it| (it.event_type.as_str(), it.json()["data"]["id"].clone())).collect();
+    assert_eq!(came, [("Any", json!(1)), ("Big", json!(2)), ("Computed", json!(2)), ("Any", json!(2))]);
+    let parked = scene.vhost.consume("shop.parked", 2, SOON).await;
+    for (parked, rule) in parked.iter().zip(["Big", "Computed"]) {
+        assert!(parked.message_id.ends_with(&format!(":{rule}")), "{}", parked.message_id);
+        assert_eq!((&parked.headers["parked_reason"], parked.event_type.as_str()), (&json!("expression"), rule));
+        let error = parked.headers["parked_error"].as_str().expect("text");
+        assert!(error.contains("can't be evaluated") && !error.contains("secret"), "{error}");
+    }
+    scene.acknowledged().await;
 }
 
 /// What PostgreSQL leaves out itself is in no event, and no rule may ask for it.

@@ -12,8 +12,8 @@ use crate::decode::Stream;
 pub(super) const ROWS: usize = 500;
 
 /// A column: its type, how values of it are made (in SQL), and what PostgreSQL says of them; `{}` is the column.
-pub(super) struct Column {
-    name: String,
+pub(crate) struct Column {
+    pub(crate) name: String,
     make: Box<dyn Fn(&mut Rng) -> String>,
     oracle: &'static str,
 }
@@ -303,14 +303,25 @@ fn same(left: &Value, right: &Value) -> bool {
     }
 }
 
-pub(super) fn seed() -> (u64, Rng) {
+/// A column of every type.
+pub(crate) fn columns() -> Vec<Column> {
+    scalars().into_iter().chain(times_and_networks()).chain(nested()).collect()
+}
+
+pub(crate) fn seed() -> (u64, Rng) {
     let seed = std::env::var("VALUES_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a number"));
     println!("VALUES_SEED={seed}");
     (seed, Rng::with_seed(seed))
 }
 
+/// The values of one row, in SQL.
+pub(crate) fn row(columns: &[Column], rng: &mut Rng) -> String {
+    let value = |column: &Column| if rng.u8(..10) == 0 { "NULL".to_owned() } else { (column.make)(rng) };
+    columns.iter().map(value).collect::<Vec<_>>().join(", ")
+}
+
 /// For each column, by its number.
-fn each(columns: &[Column], what: impl Fn((usize, &Column)) -> String) -> String {
+pub(crate) fn each(columns: &[Column], what: impl Fn((usize, &Column)) -> String) -> String {
     columns.iter().enumerate().map(what).collect::<Vec<_>>().join(", ")
 }
 
@@ -320,9 +331,8 @@ pub(super) async fn stream_of(columns: &[Column], rng: &mut Rng) -> Stream {
     let mut stream = Stream::after(&format!("{}; CREATE TABLE v (row serial PRIMARY KEY, {types})", setup())).await;
     let names = each(columns, |(n, _)| format!("c{n}"));
     for _ in 0..ROWS {
-        let value = |column: &Column| if rng.u8(..10) == 0 { "NULL".to_owned() } else { (column.make)(rng) };
-        let values: Vec<String> = columns.iter().map(value).collect();
-        stream.run(&format!("INSERT INTO v ({names}) VALUES ({})", values.join(", "))).await;
+        let values = row(columns, rng);
+        stream.run(&format!("INSERT INTO v ({names}) VALUES ({values})")).await;
     }
     stream
 }
@@ -330,7 +340,7 @@ pub(super) async fn stream_of(columns: &[Column], rng: &mut Rng) -> Stream {
 #[tokio::test]
 async fn generated_values_of_every_type_are_what_to_jsonb_says() {
     let (seed, mut rng) = seed();
-    let columns: Vec<Column> = scalars().into_iter().chain(times_and_networks()).chain(nested()).collect();
+    let columns = columns();
     let mut stream = stream_of(&columns, &mut rng).await;
     let oracles = each(&columns, |(n, column)| column.oracle.replace("{}", &format!("c{n}")));
     let sql = format!("SELECT jsonb_build_array({oracles})::text FROM v ORDER BY v.row");
@@ -352,8 +362,8 @@ const IN_TEXT_ONLY: [&str; 5] = ["cube", "regtype", "\"char\"", "xml", "tsvector
 #[tokio::test]
 async fn generated_values_are_the_same_by_binary_transfer() {
     let (seed, mut rng) = seed();
-    let columns = scalars().into_iter().chain(times_and_networks()).chain(nested());
-    let columns: Vec<Column> = columns.filter(|column| !IN_TEXT_ONLY.contains(&column.name.as_str())).collect();
+    let columns: Vec<Column> =
+        columns().into_iter().filter(|column| !IN_TEXT_ONLY.contains(&column.name.as_str())).collect();
     let mut stream = stream_of(&columns, &mut rng).await;
     let (binary, text) = (stream.binary_texts().await, stream.texts().await);
     assert_eq!(text.len(), ROWS);

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::super::format::OF_OWN_DATA;
 use super::super::layers::Origins;
 use super::super::written;
 use super::super::{ColumnChoice, DataSettings, HashKey, OutboxSettings, RuleSettings};
 use super::outbox::headers;
-use super::{identifier, not_default_exchange, secret, template};
+use super::{identifier, not_default_exchange, one_of, secret, template};
 use crate::failure::Definite;
 use crate::route::domain::VARIABLES;
 use crate::route::expression::Expression;
@@ -71,6 +72,7 @@ impl Common<'_> {
             data,
             exchange,
             routing_key,
+            format,
             key: ordering_key,
             headers,
             ..
@@ -84,6 +86,7 @@ impl Common<'_> {
         let exchange = self.template(&sub("exchange"), exchange.as_deref().unwrap_or("{name}.events"), true)?;
         let routing_key = self.template(&sub("routing_key"), routing_key.as_deref().unwrap_or("{type}"), true)?;
         let ordering_key = ordering_key.as_deref().map(|text| self.template(&sub("key"), text, true)).transpose()?;
+        let format = one_of(self.at, &sub("format"), format.clone(), &OF_OWN_DATA)?.unwrap_or_default();
         let when = when.as_deref().map(|text| self.expression(&sub("when"), text)).transpose()?;
         let headers = self::headers(self.at, &sub("headers"), headers.clone().unwrap_or_default(), None, self.name)?;
         for (header, template) in &headers {
@@ -102,6 +105,7 @@ impl Common<'_> {
             when,
             exchange: not_default_exchange(self.at, &sub("exchange"), fill(exchange))?,
             routing_key: fill(routing_key),
+            format,
             ordering_key: ordering_key.map(fill),
             headers: headers.into_iter().map(|(header, template)| (header, fill(template))).collect(),
             data: self.data(&key, columns, written)?,

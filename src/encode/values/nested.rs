@@ -30,6 +30,18 @@ impl Array {
         Self { element: Arc::new(element), delimiter: None }
     }
 
+    /// How its elements become JSON.
+    #[must_use]
+    pub fn element(&self) -> &Kind {
+        &self.element
+    }
+
+    /// Whether it has one dimension, and no nulls (`int2vector`, `oidvector`).
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.delimiter.is_none()
+    }
+
     /// None when it is no array; then what was appended is to be taken back.
     pub(super) fn json(&self, out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
         let Some(delimiter) = self.delimiter else {
@@ -87,6 +99,11 @@ impl Composite {
             (label, kind)
         });
         Self { fields: labelled.collect(), outdated: Arc::clone(outdated) }
+    }
+
+    /// How its fields become JSON, in their order.
+    pub fn kinds(&self) -> impl Iterator<Item = &Kind> {
+        self.fields.iter().map(|(_, kind)| kind)
     }
 
     /// None when it is none of this type, or not as the type is known; then what was appended is to be taken back.
