@@ -49,9 +49,9 @@ pub(super) fn event<'a>(
         ("data", data.clone()),
         ("missing", json!({"type": "array", "items": {"type": "string"}})),
     ];
-    let plain = object(fields.map(|(name, schema)| (name, schema, Presence::Always)));
+    let enveloped = object(fields.map(|(name, schema)| (name, schema, Presence::Always)));
     let body = match &plan.format {
-        DomainFormat::Plain => Body::json("plain", plain),
+        DomainFormat::Plain => Body::json("plain", enveloped),
         DomainFormat::Raw => Body::json("raw", data),
         DomainFormat::CloudEvents(wrapper, _) => {
             let (time, sequence) = (Presence::Always, Presence::Always);
@@ -104,7 +104,7 @@ impl<'a> Rule<'_, 'a> {
         let mut fields = Vec::new();
         for field in &plan.fields {
             let (of, facts) = (&self.table.relation.columns[field.index], &self.table.columns[field.index]);
-            let schema = self.shown(schemas, field, of, facts);
+            let schema = shown(schemas, field, of, facts);
             let is_always = self.operations.iter().all(|op| self.has(op, of, facts, field.is_key));
             fields.push((name(&field.label), schema, Presence::always_if(is_always)));
         }
@@ -114,15 +114,6 @@ impl<'a> Rule<'_, 'a> {
             ["truncate"] => json!({"type": "null"}),
             operations if operations.contains(&"truncate") => json!({"anyOf": [data, {"type": "null"}]}),
             _ => data,
-        }
-    }
-
-    fn shown(&self, schemas: &mut Schemas<'a>, field: &Field, of: &Column, facts: &'a ColumnFacts) -> Value {
-        match &field.shown {
-            Shown::Value => column(schemas, of, facts),
-            Shown::Mask(text) => constant(serde_json::from_slice::<Value>(text).unwrap_or_default()),
-            Shown::Hash(_) if facts.not_null => pattern("^[0-9a-f]{64}$"),
-            Shown::Hash(_) => nullable(pattern("^[0-9a-f]{64}$")),
         }
     }
 
@@ -171,6 +162,16 @@ impl<'a> Rule<'_, 'a> {
             }
         };
         Parameter { name, description, values }
+    }
+}
+
+/// What of a column may be seen.
+fn shown<'a>(schemas: &mut Schemas<'a>, field: &Field, of: &Column, facts: &'a ColumnFacts) -> Value {
+    match &field.shown {
+        Shown::Value => column(schemas, of, facts),
+        Shown::Mask(text) => constant(serde_json::from_slice::<Value>(text).unwrap_or_default()),
+        Shown::Hash(_) if facts.not_null => pattern("^[0-9a-f]{64}$"),
+        Shown::Hash(_) => nullable(pattern("^[0-9a-f]{64}$")),
     }
 }
 
