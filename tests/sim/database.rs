@@ -86,6 +86,13 @@ impl Database {
         self.damage
     }
 
+    /// The slot was advanced: beyond what somebody knows to be delivered, that is in doubt.
+    pub(crate) fn doubt_beyond(&mut self, known: Lsn) {
+        if self.server.slot.is_some_and(|slot| slot.confirmed > known.0) {
+            self.damage.get_or_insert(Disaster::SlotAdvanced);
+        }
+    }
+
     /// When something happens next.
     pub(crate) fn next_ms(&self) -> Option<u64> {
         self.agenda.last().map(|(at_ms, _)| *at_ms)

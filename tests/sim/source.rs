@@ -132,6 +132,8 @@ impl Connection {
         let (now, meddles) = (world.now_ms(), world.schedule.faults.meddles);
         if world.chance(meddles) {
             world.befall(Disaster::SlotAdvanced);
+            // Who has read the checkpoint before another process stored its last one knows no better.
+            world.database.doubt_beyond(from);
         }
         let Some(slot) = world.database.server.slot.filter(|slot| !slot.invalidated) else {
             let error = anyhow::anyhow!("can no longer get changes from replication slot \"{NAME}\"");
