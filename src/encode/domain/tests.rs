@@ -96,6 +96,25 @@ fn what_was_not_sent_is_missing_and_nothing_leaks_past_a_mask() {
     assert!(body.contains("\"data\":{\"c0\":7},\"missing\":[\"c1\",\"c2\",\"größe\"]"), "{body}");
 }
 
+#[test]
+fn the_rules_key_keeps_events_in_order_or_else_the_rows() {
+    let relation = relation(3, b'd');
+    let insert = |values: [&[u8]; 2]| fixture::insert(1, &[Raw::Text(values[0]), Raw::Text(values[1]), Raw::Null]);
+    let key = |rule: &str, values| {
+        let plan = plan(&format!("type = \"x\"\n{rule}"), &relation);
+        let bytes = insert(values);
+        let Ok(Message::Insert { new, .. }) = decode(&bytes) else { panic!("an insert") };
+        event(&plan, &change(&relation, Row::Insert { new })).ordering_key
+    };
+    let [one, two, other] = [[&b"1"[..], &b"a"[..]], [b"2", b"a"], [b"1", b"b"]];
+    let by_customer = "key = \"{new.c1}\"";
+    assert_eq!(key(by_customer, one), key(by_customer, two));
+    assert_ne!(key(by_customer, one), key(by_customer, other));
+    assert_ne!(key("", one), key("", two));
+    assert_eq!(key("", one), key("", other));
+    assert_eq!(key("key = \"{new.c2}\"", one), OrderingKey::All, "without a value it is in order with all");
+}
+
 /// What docs/domain-events.md says of it.
 #[test]
 #[ignore = "measures: cargo test --release --lib encode::domain -- --ignored --nocapture"]
