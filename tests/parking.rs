@@ -325,3 +325,20 @@ async fn sigkill_while_events_are_parked_loses_none() {
         }
     }
 }
+
+/// Of an event that is only described, the row is all that there is.
+#[tokio::test]
+async fn the_row_of_an_event_that_is_parked_without_its_body_is_not_cleaned_up() {
+    let scene = Scene::new().await;
+    let rabbitmq = "max_message_bytes = 1024\npoison.policy = \"park\"\n";
+    let _process = run(&scene, rabbitmq, "cleanup = { enabled = true, every_ms = 10 }").await;
+    let large = insert("'Order'", "to_json(repeat('x', 2000))");
+    scene.database.execute(&format!("{}; {large}; {}", insert("'Order'", "'1'"), insert("'Order'", "'3'"))).await;
+    assert_eq!(one(&scene, QUEUE).await.headers["parked_reason"], "too_large");
+    eventually("the others are deleted", SOON, async || {
+        (scene.database.query_one("SELECT count(*) FROM outbox").await == "1").then_some(())
+    })
+    .await;
+    scene.acknowledged().await;
+    assert_eq!(scene.database.query_one("SELECT length(payload::text) > 1000 FROM outbox").await, "t");
+}

@@ -80,8 +80,9 @@ impl Encoder {
             RuleKey::Row(key) => key.of(&change.row),
             RuleKey::Template(bound) => {
                 scratch.clear();
-                render(bound, change, &event_type, &mut scratch);
-                if scratch.is_empty() { OrderingKey::All } else { OrderingKey::text(&scratch) }
+                // Where a part of it is not known, so is what it belongs to.
+                let is_known = render(bound, change, &event_type, &mut scratch);
+                if is_known && !scratch.is_empty() { OrderingKey::text(&scratch) } else { OrderingKey::All }
             }
         };
         scratch.clear();
@@ -89,7 +90,9 @@ impl Encoder {
     }
 }
 
-fn render(bound: &Bound<Part>, change: &Change<'_>, event_type: &str, out: &mut String) {
+/// Whether all its columns have a value; those that have none are empty.
+fn render(bound: &Bound<Part>, change: &Change<'_>, event_type: &str, out: &mut String) -> bool {
+    let mut is_known = true;
     bound.render(out, |part, out| match part {
         Part::Fixed(fixed) => out.push_str(fixed),
         Part::Op => out.push_str(change.row.op()),
@@ -99,11 +102,13 @@ fn render(bound: &Bound<Part>, change: &Change<'_>, event_type: &str, out: &mut 
                 Image::Old => change.row.old_value(*index, *is_key),
                 Image::New => change.row.new_value(*index, *is_key),
             };
-            if let Some(Value::Text(text)) = value {
-                out.push_str(std::str::from_utf8(text).unwrap_or_default());
+            match value {
+                Some(Value::Text(text)) => out.push_str(std::str::from_utf8(text).unwrap_or_default()),
+                Some(Value::Null | Value::Unchanged | Value::Binary(_)) | None => is_known = false,
             }
         }
     });
+    is_known
 }
 
 fn cloud_event(

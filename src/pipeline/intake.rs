@@ -322,16 +322,25 @@ impl Encode {
         let was_taken_in = way.window.has_reached(position);
         let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
         for verdict in self.router.verdicts(change) {
-            if let (Some(cleanup), Verdict::Outbox(plan, row)) = (&mut cleanup, verdict)
-                && let (Some(outbox), Some(id)) = (plan.cleanup, row.text(plan.id))
+            let row = cleanup.as_mut().zip(row_to_clean(verdict));
+            if was_taken_in {
+                outgoing.count(usize::from(was_event(verdict, change)));
+                // It may be deleted before long, in this session too.
+                if row.is_none() {
+                    continue;
+                }
+            }
+            let event = outgoing.next();
+            let made = make(&self.encoder, event, verdict, change, limit);
+            if let Some((cleanup, (outbox, id))) = row
+                && is_whole(&made, event, limit)
             {
                 cleanup.note(position.commit_lsn, outbox, id);
             }
             if was_taken_in {
-                outgoing.count(usize::from(was_event(verdict, change)));
                 continue;
             }
-            let (is_event, unmade) = match make(&self.encoder, outgoing.next(), verdict, change, limit) {
+            let (is_event, unmade) = match made {
                 Ok(is_event) => (is_event, None),
                 Err(definite) if way.parks && definite.poison.is_some() => (true, Some(definite)),
                 Err(definite) => return Err(definite),
@@ -352,6 +361,22 @@ impl Encode {
             outgoing.reached(position, way.window);
         }
         Ok(())
+    }
+}
+
+/// The place of its outbox, and the row's id, if the row is to be deleted once its event is out.
+fn row_to_clean<'c>(verdict: Verdict<'_, 'c>) -> Option<(usize, &'c str)> {
+    match verdict {
+        Verdict::Outbox(plan, row) => plan.cleanup.zip(row.text(plan.id)),
+        Verdict::Change(..) | Verdict::Rule(_) | Verdict::RuleMisfit(_) | Verdict::Misfit(_) | Verdict::Skip(_) => None,
+    }
+}
+
+/// Whether the event goes out with its body: of what is only described when it is parked, the row is all that there is.
+fn is_whole(made: &Result<bool, Definite>, event: &Event, limit: usize) -> bool {
+    match made {
+        Ok(_) => event.body.len() <= limit,
+        Err(definite) => definite.poison == Some(Poison::Property),
     }
 }
 

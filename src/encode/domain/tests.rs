@@ -113,6 +113,7 @@ fn the_rules_key_keeps_events_in_order_or_else_the_rows() {
     assert_ne!(key("", one), key("", two));
     assert_eq!(key("", one), key("", other));
     assert_eq!(key("key = \"{new.c2}\"", one), OrderingKey::All, "without a value it is in order with all");
+    assert_eq!(key("key = \"{new.c1}-{new.c2}\"", one), OrderingKey::All, "without a part of it, too");
 }
 
 /// What docs/domain-events.md says of it.
