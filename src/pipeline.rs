@@ -303,6 +303,8 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
     }
 
     fn lost(&mut self) {
+        // What can't be published comes again with the stream, which must be opened again before anybody takes the slot.
+        self.stuck = None;
         self.intake.forget_transaction();
         self.publisher.hold(true);
         if let Some(checkpointer) = &self.checkpointer {

@@ -342,3 +342,36 @@ async fn the_row_of_an_event_that_is_parked_without_its_body_is_not_cleaned_up()
     scene.acknowledged().await;
     assert_eq!(scene.database.query_one("SELECT length(payload::text) > 1000 FROM outbox").await, "t");
 }
+
+/// Whoever has the slot must be there: it would count as unused, and be given up, or be taken by another.
+#[tokio::test]
+async fn a_stream_that_is_lost_while_an_event_waits_for_a_human_is_opened_again() {
+    let scene = Scene::new().await;
+    let process = run(&scene, "max_message_bytes = 1024\n", "").await;
+    scene.database.execute(&insert("'Order'", "to_json(repeat('x', 2000))")).await;
+    process.wait_for_log("can't publish", SOON).await;
+    let slot = scene.database.name();
+    let pid = format!("SELECT COALESCE(active_pid, 0) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    let before = scene.database.query_one(&pid).await;
+    scene.database.query_one(&format!("SELECT pg_terminate_backend({before})")).await;
+    eventually("the slot has a reader again", SOON, async || {
+        let now = scene.database.query_one(&pid).await;
+        (now != "0" && now != before).then_some(())
+    })
+    .await;
+    assert_eq!(process.stderr().matches("can't publish").count(), 1, "told once: {}", process.stderr());
+    assert_eq!(readyz(&process).await["event"], "too_large");
+}
+
+#[tokio::test]
+async fn what_can_not_be_a_cloud_event_is_described_and_stays_parked() {
+    let scene = Scene::new().await;
+    let process = run(&scene, "poison.policy = \"park\"\n", "format = \"cloudevents\"").await;
+    let bad = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', '1', '', '2')";
+    scene.database.execute(bad).await;
+    scene.acknowledged().await;
+    let (code, said) = command(&process, &["parked", "send", "--to-exchange", "shop.events"]).await;
+    assert!(code == Some(8) && said.contains("its body is a description"), "{code:?} {said}");
+    let parked = one(&scene, QUEUE).await;
+    assert_eq!((&parked.headers["parked_described"], &parked.json()["parked"]), (&json!(true), &json!("other")));
+}

@@ -169,10 +169,10 @@ impl Queue {
         exchange: Option<&str>,
         key: Option<&str>,
     ) -> Result<Option<String>, Definite> {
-        if has(parked, DESCRIBED) && exchange.is_none() {
+        if has(parked, DESCRIBED) {
             return Ok(Some("its body is a description: replay the event".to_owned()));
         }
-        if has(parked, STRIPPED) && exchange.is_none() {
+        if has(parked, STRIPPED) {
             return Ok(Some("its headers were left out: replay the event".to_owned()));
         }
         let (exchange, key) = (exchange.or(text(parked, parked::EXCHANGE)), key.or(text(parked, parked::ROUTING_KEY)));
@@ -227,12 +227,17 @@ impl Queue {
     }
 }
 
+/// What its own queue has added.
+fn is_of_the_broker(header: &str) -> bool {
+    let names = ["x-death", "x-delivery-count", "x-acquired-count", "x-opt-"];
+    names.into_iter().chain(["x-first-death-", "x-last-death-"]).any(|name| header.starts_with(name))
+}
+
 /// As it was before it was parked, and when it is sent again.
 fn properties(parked: &Delivery) -> BasicProperties {
     let mut headers = FieldTable::default();
     for (name, value) in parked.properties.headers().iter().flat_map(FieldTable::inner) {
-        // Those with x- are the broker's, of its own queue.
-        if !name.as_str().starts_with(parked::PREFIX) && !name.as_str().starts_with("x-") {
+        if !name.as_str().starts_with(parked::PREFIX) && !is_of_the_broker(name.as_str()) {
             headers.insert(name.clone(), value.clone());
         }
     }

@@ -98,7 +98,8 @@ impl Topology {
             topology.bindings.push(Binding {
                 exchange: exchange.clone(),
                 to: Bound::Queue(queue.clone()),
-                routing_key: String::new(),
+                // Of any type that the configuration may give it.
+                routing_key: "#".to_owned(),
                 arguments: Table::new(),
             });
         }

@@ -17,6 +17,7 @@ use super::time;
 use super::values::{Kind, json_base64, json_value, raw_bytes};
 use crate::change::Change;
 use crate::config::{Ordering, Property};
+use crate::failure::Poison;
 use crate::postgres::pgoutput::{Tuple, Value};
 use crate::route::outbox::{HeaderPlan, OutboxPlan, Part};
 use crate::route::template::Bound;
@@ -76,6 +77,17 @@ pub enum Unfit {
     /// For what is to be a CloudEvent.
     #[error(transparent)]
     CloudEvent(#[from] Incomplete),
+}
+
+impl Unfit {
+    /// Without the property the event is whole; without what a CloudEvent must have there is none.
+    #[must_use]
+    pub fn poison(&self) -> Poison {
+        match self {
+            Self::Priority | Self::Expiration | Self::Timestamp => Poison::Property,
+            Self::CloudEvent(_) => Poison::Other,
+        }
+    }
 }
 
 impl Encoder {
@@ -168,7 +180,7 @@ fn fill(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Result<(), 
         unfit = unfit.or(at.is_none().then_some(Unfit::Timestamp));
     }
     let made = body(event, plan, row, form, written_at);
-    unfit.map_or(made, Err)
+    made.and(unfit.map_or(Ok(()), Err))
 }
 
 fn render(plan: &OutboxPlan, row: OutboxRow<'_>, bound: &Bound<Part>, out: &mut String) {

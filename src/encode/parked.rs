@@ -96,8 +96,12 @@ pub fn is_stripped(event: &Event) -> bool {
     event.headers.all().iter().any(|(name, _)| name == STRIPPED)
 }
 
-/// The body of what is parked does not fit after all.
+/// The body of what is parked does not fit after all. Where its description does not fit either, there is none.
 pub fn describe_parked(event: &mut Event) {
+    if event.headers.all().iter().any(|(name, _)| name == DESCRIBED) {
+        event.body.clear();
+        return;
+    }
     let headers = event.headers.clone();
     let error = headers.all().text(ERROR).unwrap_or_default();
     let position = headers.all().text(POSITION);

@@ -281,7 +281,7 @@ impl Encode {
                 let hint = "select no empty prefix, or change messages.format";
                 self.encoder
                     .message(event, plan, logical)
-                    .map_err(|error| unfit(Poison::Property, error, origin, &at, hint))?;
+                    .map_err(|error| unfit(Poison::Other, error, origin, &at, hint))?;
             }
             MessageVerdict::Outbox(outbox) => {
                 let hint = "pg_logical_emit_message is to be given a JSON object with the fields of [outbox.columns]";
@@ -295,7 +295,7 @@ impl Encode {
                     return Err(oversize(bytes));
                 }
                 let made = self.encoder.outbox_message(event, &outbox.plan, logical, row);
-                made.map_err(|error| unfit(Poison::Property, error, origin, &at, UNFIT_HINT))?;
+                made.map_err(|error| unfit(error.poison(), error, origin, &at, UNFIT_HINT))?;
             }
         }
         Ok(())
@@ -411,7 +411,7 @@ fn make(
                 return Err(refused(error));
             }
             let made = encoder.change(event, plan, destination, change);
-            made.map_err(|error| unfit(Poison::Property, error, origin, change.position, UNFIT_HINT))?;
+            made.map_err(|error| unfit(Poison::Other, error, origin, change.position, UNFIT_HINT))?;
         }
         Verdict::Rule(plan) => {
             let unevaluated = |error, event: &mut Event| {
@@ -427,7 +427,7 @@ fn make(
             }
             encoder.domain(event, plan, change).map_err(|error| match error {
                 Unmade::Rule(error) => self::unevaluated(error, change),
-                Unmade::CloudEvent(error) => unfit(Poison::Property, error, origin, change.position, UNFIT_HINT),
+                Unmade::CloudEvent(error) => unfit(Poison::Other, error, origin, change.position, UNFIT_HINT),
             })?;
         }
         Verdict::Outbox(plan, row) => {
@@ -436,7 +436,7 @@ fn make(
                 return Err(refused(error));
             }
             let made = encoder.outbox(event, plan, change, OutboxRow::Table(row));
-            made.map_err(|error| unfit(Poison::Property, error, origin, change.position, UNFIT_HINT))?;
+            made.map_err(|error| unfit(error.poison(), error, origin, change.position, UNFIT_HINT))?;
         }
         Verdict::Misfit(why) => {
             encoder.name_change(event, None, change);

@@ -70,8 +70,13 @@ impl Outgoing {
 
     /// A transaction starts, or starts anew.
     pub(super) fn begin(&mut self) {
-        self.held = None;
+        self.forget();
         self.number = 0;
+    }
+
+    /// What is held comes again. What it waited for does not: its relation may have been described in a stream before.
+    fn forget(&mut self) {
+        self.fences |= self.held.take().is_some_and(|held| held.is_fenced);
     }
 
     /// So many events of it were taken in before a restart.
@@ -162,9 +167,11 @@ impl Outgoing {
 
     /// What is held goes out, if it is whole.
     pub(super) fn release<B: Broker>(&mut self, is_last: bool, way: &mut Way<'_, B>) -> Result<(), Definite> {
-        let Some(Held { transaction, at, events, through: Some(through), is_fenced }) = self.held.take() else {
+        let Some(Held { through: Some(through), .. }) = self.held else {
+            self.forget();
             return Ok(());
         };
+        let Some(Held { transaction, at, events, is_fenced, .. }) = self.held.take() else { return Ok(()) };
         if is_fenced {
             way.publisher.fence(way.window.next_seq());
         }

@@ -439,7 +439,7 @@ impl<B: Broker> Publisher<B> {
             Event::Turn(Err(Failure::Transient(error))) => self.down(&error),
             // It may be about any of the events in flight, and has cost those before it their confirms. Sent again, the oldest
             // one alone, they get them; and when it comes again, it is known which event it is about.
-            Event::Turn(Err(Failure::Definite(definite))) if self.lane.begun() > 1 => self.down(&anyhow!(definite)),
+            Event::Turn(Err(Failure::Definite(definite))) if self.lane.begun() != 1 => self.down(&anyhow!(definite)),
             Event::Turn(Err(Failure::Definite(definite))) => self.refused(definite)?,
             Event::Probe => {
                 self.probe_at = None;
