@@ -49,8 +49,6 @@ pub(super) struct Found {
     pub(super) changed: bool,
     /// It asks what kind of change it is, or whether there is a row.
     pub(super) is_guarded: bool,
-    makes_map: bool,
-    has_elements: bool,
 }
 
 pub(super) fn check(tree: &IdedExpr) -> Result<Found, ExpressionError> {
@@ -58,7 +56,7 @@ pub(super) fn check(tree: &IdedExpr) -> Result<Found, ExpressionError> {
     check.walk(tree, 0)?;
     // The map may come to where its keys are gone through by any way: out of a list, by a condition, as an element. Each process
     // hashes them in another order.
-    if check.found.makes_map && check.found.has_elements {
+    if check.makes_map && check.has_elements {
         return Err(ExpressionError::Unordered);
     }
     Ok(check.found)
@@ -69,6 +67,8 @@ struct Check<'t> {
     found: Found,
     /// The names of elements, and of what the macros keep.
     scope: Vec<&'t str>,
+    makes_map: bool,
+    has_elements: bool,
 }
 
 impl<'t> Check<'t> {
@@ -92,7 +92,7 @@ impl<'t> Check<'t> {
             Expr::Comprehension(comprehension) => self.comprehension(comprehension, depth),
             Expr::List(list) => list.elements.iter().try_for_each(|element| self.walk(element, depth)),
             Expr::Map(map) => {
-                self.found.makes_map = true;
+                self.makes_map = true;
                 map.entries.iter().try_for_each(|entry| match &entry.expr {
                     EntryExpr::MapEntry(entry) => {
                         self.walk(&entry.key, depth)?;
@@ -160,7 +160,7 @@ impl<'t> Check<'t> {
     }
 
     fn comprehension(&mut self, it: &'t ComprehensionExpr, depth: usize) -> Result<(), ExpressionError> {
-        self.found.has_elements = true;
+        self.has_elements = true;
         let elements = std::iter::once(&it.iter_var).chain(&it.iter_var2);
         let is_taken = |name: &str| VARIABLES.contains(&name) || matches!(name, "old" | "new" | "changed");
         if let Some(taken) = elements.clone().find(|name| is_taken(name)) {
