@@ -84,7 +84,7 @@ async fn one_change_is_several_events_each_with_its_columns_at_its_exchange_and_
             "type = \"Mailed\"\non = [\"insert\"]\nexchange = \"{new.status}\"\ndata = [\"email\"]\n\
              headers = { id = \"{new.id}/{op}/{schema}.{table}/{type}/{name}\", none = \"{new.phone}\" }"
         ),
-        rule("type = \"Never\"\nwhen = \"new.id > 100\""),
+        rule("type = \"Never\"\non = [\"insert\", \"update\"]\nwhen = \"new.id > 100\""),
     );
     let config = scene.config(&rules).replace("\"public.ledger\"]", "\"public.ledger\", \"public.bills\"]");
     let running = pgsluice(&config);

@@ -34,6 +34,7 @@ pub struct Expression {
     tree: Tree,
     uses: Vec<Use>,
     uses_changed: bool,
+    is_guarded: bool,
 }
 
 /// Why a text is no expression that can be used.
@@ -67,8 +68,8 @@ pub enum ExpressionError {
     /// `[1].all(new, …)`
     #[error("`{0}` can't be the name of an element, because it is a variable")]
     Shadow(String),
-    /// `{'a': 1}.map(…)`
-    #[error("it goes through the keys of a map that it makes, which have no order")]
+    /// `{'a': 1}.map(…)`, `[{'a': 1}].map(m, m.map(…))`
+    #[error("it makes a map and goes through elements: the keys of a map that it makes have no order")]
     Unordered,
     /// `Message{field: 1}`
     #[error("there are no messages")]
@@ -94,7 +95,10 @@ impl ExpressionError {
                     .to_owned()
             }
             Self::Shadow(_) => "choose another name, as in list.all(element, element > 0)".to_owned(),
-            Self::Unordered => "write the keys as a list".to_owned(),
+            Self::Unordered => {
+                "make a map, or use all, exists, exists_one, filter or map, not both in one expression; a list has an order"
+                    .to_owned()
+            }
         }
     }
 }
@@ -132,7 +136,13 @@ impl Expression {
         // Neither without a thread nor by a bug of the parser is it anything else than an error.
         let read = read.map_err(|error: std::io::Error| unread(&error.to_string()))?;
         let (tree, found) = read.map_err(|_| unread("the parser failed"))??;
-        Ok(Self { written: text.to_owned(), tree, uses: found.uses, uses_changed: found.changed })
+        Ok(Self {
+            written: text.to_owned(),
+            tree,
+            uses: found.uses,
+            uses_changed: found.changed,
+            is_guarded: found.is_guarded,
+        })
     }
 
     /// The columns that it names, each once.
@@ -145,6 +155,13 @@ impl Expression {
     #[must_use]
     pub fn uses_changed(&self) -> bool {
         self.uses_changed
+    }
+
+    /// Whether it asks for the operation, the table, what was changed, or whether there is a row or a column, so that it may well
+    /// have a value where there is no such row.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.is_guarded
     }
 
     /// Whether it holds.
@@ -169,7 +186,6 @@ impl Expression {
         let value = Value::resolve_val(&self.tree, &context).map_err(|error| self.failed(&error))?;
         let value = Value::try_from(&*value).map_err(|error| self.failed(&error))?;
         row::json(out, &value)
-            .ok_or_else(|| EvaluationError(format!("its value is no JSON, but of type {}", value.type_of())))
     }
 
     /// CEL's own messages quote values.

@@ -60,6 +60,108 @@ async fn a_condition_on_old_rows_that_postgresql_does_not_send_is_refused() {
     assert!(events[2].message_id.ends_with(":Paid"), "{}", events[2].message_id);
 }
 
+/// Otherwise it is an empty text, and the events go elsewhere than they should.
+#[tokio::test]
+async fn a_template_with_what_postgresql_does_not_send_of_old_rows_is_refused() {
+    let scene = scene().await;
+    let orders = |more: &str| format!("[[events]]\ntable = \"public.orders\"\nname = \"x\"\ntype = \"x\"\n{more}");
+    for (key, more) in [
+        ("type", "type = \"{old.status}\""),
+        ("exchange", "exchange = \"{old.status}\""),
+        ("routing_key", "routing_key = \"x.{old.id}.{old.status}\""),
+        ("key", "key = \"{old.status}\""),
+        ("headers.was", "headers = { was = \"{old.status}\" }"),
+    ] {
+        let uses = format!("`events[0].{key}` uses {{old.status}}, which PostgreSQL does not send of public.orders");
+        let parts =
+            [&*uses, "its replica identity is DEFAULT", "ALTER TABLE \"public\".\"orders\" REPLICA IDENTITY FULL"];
+        let config = orders(more);
+        let config = if key == "type" { config.replace("type = \"x\"\n", "") } else { config };
+        refused(&scene, &config, &parts).await;
+    }
+    let _running = run(&scene, &orders("on = \"insert\"\nheaders = { was = \"{old.status}{old.id}\" }")).await;
+}
+
+/// The index holds it, but the WAL does not.
+#[tokio::test]
+async fn a_column_that_the_key_only_includes_is_not_sent_of_old_rows() {
+    let scene = scene().await;
+    let table = "CREATE TABLE parcels (id int, status text, PRIMARY KEY (id) INCLUDE (status))";
+    scene.database.execute(table).await;
+    let parcels = |when: &str| {
+        format!("[[events]]\ntable = \"public.parcels\"\ntype = \"Sent\"\non = \"update\"\nwhen = \"{when}\"")
+    };
+    let parts = ["uses old.status, which PostgreSQL does not send of public.parcels: its replica identity is DEFAULT"];
+    refused(&scene, &parcels("old.status != new.status"), &parts).await;
+    let _running = run(&scene, &parcels("old.id == new.id")).await;
+    scene.database.execute("INSERT INTO parcels VALUES (1, 'a'); UPDATE parcels SET status = 'b'").await;
+    assert_eq!(scene.vhost.consume("all", 1, SOON).await[0].json()["data"], json!({"id": 1, "status": "b"}));
+}
+
+/// Its old rows come as whole ones, with nulls: a condition would be false, and nobody would know.
+#[tokio::test]
+async fn a_partition_that_logs_less_of_old_rows_than_its_table_is_refused_where_a_rule_sees_them() {
+    let scene = scene().await;
+    let tables = "CREATE TABLE visits (id int PRIMARY KEY, status text) PARTITION BY RANGE (id);
+        CREATE TABLE visits_1 PARTITION OF visits FOR VALUES FROM (0) TO (9);
+        CREATE TABLE visits_2 PARTITION OF visits FOR VALUES FROM (9) TO (99);
+        ALTER TABLE visits REPLICA IDENTITY FULL; ALTER TABLE visits_1 REPLICA IDENTITY FULL";
+    scene.database.execute(tables).await;
+    let visits = |more: &str| format!("[[events]]\ntable = \"public.visits\"\ntype = \"Visit\"\n{more}\n");
+    let was = visits("on = \"update\"\nwhen = \"old.status == 'a'\"");
+    for rule in [
+        &was,
+        &visits("on = \"update\"\ncompute = { x = \"changed\" }"),
+        &visits("on = \"update\"\nheaders = { was = \"{old.status}\" }"),
+        &visits("on = [\"insert\", \"delete\"]"),
+    ] {
+        let parts = [
+            "`events[0]` sees old rows, and the replica identity of public.visits_2 is not that of public.visits",
+            "hint: Run ALTER TABLE \"public\".\"visits_2\" REPLICA IDENTITY FULL",
+        ];
+        refused(&scene, rule, &parts).await;
+    }
+    let mut running = run(&scene, &visits("on = [\"insert\", \"update\"]\nwhen = \"new.status == 'a'\"")).await;
+    running.kill();
+    scene.database.execute("ALTER TABLE visits_2 REPLICA IDENTITY FULL").await;
+    let _running = run(&scene, &was).await;
+    scene.database.execute("INSERT INTO visits VALUES (1, 'a'), (10, 'a'); UPDATE visits SET status = 'b'").await;
+    let events = scene.vhost.consume("all", 2, SOON).await;
+    assert_eq!([0, 1].map(|event| events[event].json()["data"]["id"].clone()), [json!(1), json!(10)]);
+}
+
+/// Otherwise the first delete would be poison.
+#[tokio::test]
+async fn an_expression_on_a_row_that_an_operation_does_not_have_is_refused() {
+    let scene = scene().await;
+    let billed = |more: &str| rule(&format!("type = \"Billed\"\n{more}"));
+    for (more, what, hint) in [
+        (
+            "when = \"new.status == 'paid'\"",
+            "`events[0].when` uses new.status, and the rule is on delete too, of which there is no new row",
+            "hint: set `events[0].on` = [\"insert\", \"update\"]; or ask for it first: op != 'delete', new != null",
+        ),
+        (
+            "when = \"old.status != new.status\"",
+            "`events[0].when` uses old.status, and the rule is on insert too, of which there is no old row",
+            "hint: set `events[0].on` = [\"update\", \"delete\"]; or ask",
+        ),
+        (
+            "on = \"delete\"\ncompute = { x = \"new.status\" }",
+            "`events[0].compute.x` uses new.status, and the rule is on delete too, of which there is no new row",
+            "hint: ask for it first: op != 'delete', new != null",
+        ),
+    ] {
+        refused(&scene, &billed(more), &[what, hint]).await;
+    }
+    let guarded = "when = \"new != null && new.status == 'paid'\"\ncompute = { x = \"new.status\" }";
+    let _running = run(&scene, &billed(guarded)).await;
+    scene.database.execute("INSERT INTO bills (id, status) VALUES (1, 'paid'); DELETE FROM bills").await;
+    scene.database.execute("INSERT INTO orders VALUES (1, 'a', 1, 'x')").await;
+    let events = scene.vhost.consume("all", 2, SOON).await;
+    assert_eq!((&events[0].json()["data"]["x"], &events[1].json()["table"]), (&json!("paid"), &json!("orders")));
+}
+
 /// The first event of the change is confirmed, the second one has no queue yet: at every restart all of them come again,
 /// under the same names.
 #[tokio::test]

@@ -47,11 +47,18 @@ pub struct Use {
 pub(super) struct Found {
     pub(super) uses: Vec<Use>,
     pub(super) changed: bool,
+    /// It asks what kind of change it is, or whether there is a row.
+    pub(super) is_guarded: bool,
 }
 
 pub(super) fn check(tree: &IdedExpr) -> Result<Found, ExpressionError> {
     let mut check = Check::default();
     check.walk(tree, 0)?;
+    // The map may come to where its keys are gone through by any way: out of a list, by a condition, as an element. Each process
+    // hashes them in another order.
+    if check.makes_map && check.has_elements {
+        return Err(ExpressionError::Unordered);
+    }
     Ok(check.found)
 }
 
@@ -60,6 +67,8 @@ struct Check<'t> {
     found: Found,
     /// The names of elements, and of what the macros keep.
     scope: Vec<&'t str>,
+    makes_map: bool,
+    has_elements: bool,
 }
 
 impl<'t> Check<'t> {
@@ -73,6 +82,7 @@ impl<'t> Check<'t> {
             Expr::Ident(name) => self.variable(name),
             Expr::Select(select) => match image(&select.operand) {
                 Some(image) => {
+                    self.found.is_guarded |= select.test;
                     self.column(image, &select.field, select.test);
                     Ok(())
                 }
@@ -81,13 +91,16 @@ impl<'t> Check<'t> {
             Expr::Call(call) => self.call(call, depth),
             Expr::Comprehension(comprehension) => self.comprehension(comprehension, depth),
             Expr::List(list) => list.elements.iter().try_for_each(|element| self.walk(element, depth)),
-            Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
-                EntryExpr::MapEntry(entry) => {
-                    self.walk(&entry.key, depth)?;
-                    self.walk(&entry.value, depth)
-                }
-                EntryExpr::StructField(_) => Err(ExpressionError::Message),
-            }),
+            Expr::Map(map) => {
+                self.makes_map = true;
+                map.entries.iter().try_for_each(|entry| match &entry.expr {
+                    EntryExpr::MapEntry(entry) => {
+                        self.walk(&entry.key, depth)?;
+                        self.walk(&entry.value, depth)
+                    }
+                    EntryExpr::StructField(_) => Err(ExpressionError::Message),
+                })
+            }
             Expr::Struct(_) | Expr::Unspecified => Err(ExpressionError::Message),
         }
     }
@@ -97,10 +110,14 @@ impl<'t> Check<'t> {
             "old" => Err(ExpressionError::Whole("old")),
             "new" => Err(ExpressionError::Whole("new")),
             "changed" => {
-                self.found.changed = true;
+                (self.found.changed, self.found.is_guarded) = (true, true);
                 Ok(())
             }
-            _ if VARIABLES.contains(&name) || TYPES.contains(&name) || self.scope.contains(&name) => Ok(()),
+            _ if VARIABLES.contains(&name) => {
+                self.found.is_guarded = true;
+                Ok(())
+            }
+            _ if TYPES.contains(&name) || self.scope.contains(&name) => Ok(()),
             _ => Err(ExpressionError::Variable(name.to_owned())),
         }
     }
@@ -124,12 +141,14 @@ impl<'t> Check<'t> {
             if name == operators::IN
                 && let (Some(column), Some(image)) = (text(left), image(right))
             {
+                self.found.is_guarded = true;
                 self.column(image, column, true);
                 return Ok(());
             }
             let is_null = |tree: &IdedExpr| matches!(tree.expr, Expr::Literal(LiteralValue::Null));
             let is_comparison = name == operators::EQUALS || name == operators::NOT_EQUALS;
             if is_comparison && (image(left).is_some() && is_null(right) || is_null(left) && image(right).is_some()) {
+                self.found.is_guarded = true;
                 return Ok(());
             }
         }
@@ -141,9 +160,7 @@ impl<'t> Check<'t> {
     }
 
     fn comprehension(&mut self, it: &'t ComprehensionExpr, depth: usize) -> Result<(), ExpressionError> {
-        if matches!(it.iter_range.expr, Expr::Map(_)) {
-            return Err(ExpressionError::Unordered);
-        }
+        self.has_elements = true;
         let elements = std::iter::once(&it.iter_var).chain(&it.iter_var2);
         let is_taken = |name: &str| VARIABLES.contains(&name) || matches!(name, "old" | "new" | "changed");
         if let Some(taken) = elements.clone().find(|name| is_taken(name)) {

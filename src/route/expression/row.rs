@@ -10,8 +10,8 @@ use cel::context::VariableResolver;
 use cel::objects::Key;
 use cel::{ExecutionError, Value as Cel};
 
-use super::Image;
 use super::object::Object;
+use super::{EvaluationError, Image};
 use crate::change::{Change, Old, Row};
 use crate::encode::text::json_string;
 use crate::encode::values::{Kind, json_base64, json_value};
@@ -227,9 +227,12 @@ fn of_json(value: serde_json::Value) -> Box<dyn Val> {
     }
 }
 
-/// Appends the JSON of a computed value, the keys of a map in their order; none when it has no JSON: then what was appended is to
-/// be taken back.
-pub(super) fn json(out: &mut Vec<u8>, value: &Cel) -> Option<()> {
+/// Appends the JSON of a computed value, the keys of a map in their order.
+///
+/// # Errors
+/// It has no JSON: then what was appended is to be taken back.
+pub(super) fn json(out: &mut Vec<u8>, value: &Cel) -> Result<(), EvaluationError> {
+    let none = || EvaluationError(format!("its value is no JSON, but of type {}", value.type_of()));
     match value {
         Cel::Null => out.extend_from_slice(b"null"),
         Cel::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
@@ -239,7 +242,7 @@ pub(super) fn json(out: &mut Vec<u8>, value: &Cel) -> Option<()> {
         Cel::Float(number) if number.is_nan() => out.extend_from_slice(b"\"NaN\""),
         Cel::Float(number) if *number == f64::INFINITY => out.extend_from_slice(b"\"Infinity\""),
         Cel::Float(number) if *number == f64::NEG_INFINITY => out.extend_from_slice(b"\"-Infinity\""),
-        Cel::Float(number) => serde_json::to_writer(out, number).ok()?,
+        Cel::Float(number) => serde_json::to_writer(out, number).map_err(|_| none())?,
         Cel::String(text) => json_string(out, text.as_bytes()),
         Cel::Bytes(bytes) => json_base64(out, bytes),
         Cel::List(values) => {
@@ -255,6 +258,10 @@ pub(super) fn json(out: &mut Vec<u8>, value: &Cel) -> Option<()> {
         Cel::Map(map) => {
             let mut fields: Vec<(String, &Cel)> = map.map.iter().map(|(key, value)| (key_text(key), value)).collect();
             fields.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+            // 1 and '1': which one comes first would be chance.
+            if fields.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+                return Err(EvaluationError("two keys of a map are the same text".to_owned()));
+            }
             out.push(b'{');
             for (index, (key, value)) in fields.into_iter().enumerate() {
                 if index > 0 {
@@ -266,9 +273,9 @@ pub(super) fn json(out: &mut Vec<u8>, value: &Cel) -> Option<()> {
             }
             out.push(b'}');
         }
-        Cel::Function(..) | Cel::Opaque(_) | Cel::Struct(_) => return None,
+        Cel::Function(..) | Cel::Opaque(_) | Cel::Struct(_) => return Err(none()),
     }
-    Some(())
+    Ok(())
 }
 
 fn key_text(key: &Key) -> String {
