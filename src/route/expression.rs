@@ -69,7 +69,9 @@ pub enum ExpressionError {
     #[error("`{0}` can't be the name of an element, because it is a variable")]
     Shadow(String),
     /// `{'a': 1}.map(…)`, `[{'a': 1}].map(m, m.map(…))`
-    #[error("it makes a map and goes through elements: the keys of a map that it makes have no order")]
+    #[error(
+        "it goes through elements of what it makes with a map in it: the keys of a map that it makes have no order"
+    )]
     Unordered,
     /// `Message{field: 1}`
     #[error("there are no messages")]
@@ -96,7 +98,7 @@ impl ExpressionError {
             }
             Self::Shadow(_) => "choose another name, as in list.all(element, element > 0)".to_owned(),
             Self::Unordered => {
-                "make a map, or use all, exists, exists_one, filter or map, not both in one expression; a list has an order"
+                "all, exists, exists_one, filter and map take a column, or a list without maps; a list has an order"
                     .to_owned()
             }
         }

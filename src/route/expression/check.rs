@@ -56,7 +56,7 @@ pub(super) fn check(tree: &IdedExpr) -> Result<Found, ExpressionError> {
     check.walk(tree, 0)?;
     // The map may come to where its keys are gone through by any way: out of a list, by a condition, as an element. Each process
     // hashes them in another order.
-    if check.makes_map && check.has_elements {
+    if check.goes_through_map {
         return Err(ExpressionError::Unordered);
     }
     Ok(check.found)
@@ -68,7 +68,8 @@ struct Check<'t> {
     /// The names of elements, and of what the macros keep.
     scope: Vec<&'t str>,
     makes_map: bool,
-    has_elements: bool,
+    /// What it makes may be, or hold, what it goes through.
+    goes_through_map: bool,
 }
 
 impl<'t> Check<'t> {
@@ -160,13 +161,16 @@ impl<'t> Check<'t> {
     }
 
     fn comprehension(&mut self, it: &'t ComprehensionExpr, depth: usize) -> Result<(), ExpressionError> {
-        self.has_elements = true;
         let elements = std::iter::once(&it.iter_var).chain(&it.iter_var2);
         let is_taken = |name: &str| VARIABLES.contains(&name) || matches!(name, "old" | "new" | "changed");
         if let Some(taken) = elements.clone().find(|name| is_taken(name)) {
             return Err(ExpressionError::Shadow(taken.clone()));
         }
+        // An element comes from the range, or from that of a comprehension around this one.
+        let made_before = std::mem::replace(&mut self.makes_map, false);
         self.walk(&it.iter_range, depth)?;
+        self.goes_through_map |= self.makes_map;
+        self.makes_map |= made_before;
         self.walk(&it.accu_init, depth)?;
         let outside = self.scope.len();
         self.scope.extend(elements.chain([&it.accu_var]).map(String::as_str));
