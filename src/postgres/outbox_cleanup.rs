@@ -215,7 +215,7 @@ impl Work {
                 sleep(backoff.next_wait()).await;
             } else if ids.len() == 1 {
                 alone += 1;
-                ids.into_iter().for_each(|id| self.aside.put_last(id));
+                self.aside.put_last(ids.remove(0));
             } else if alone < ALONE_MAX {
                 parts.push(ids.split_off(ids.len() / 2));
                 parts.push(ids);
@@ -235,12 +235,11 @@ impl Work {
             self.partitions = None;
             return;
         };
-        let mut backoff = match self.partitions.take() {
-            Some((_, backoff)) => backoff,
-            None => {
-                self.tell(&failure, "can't drop empty partitions of the outbox; trying again");
-                Backoff::new(RETRY.0, RETRY.1)
-            }
+        let mut backoff = if let Some((_, backoff)) = self.partitions.take() {
+            backoff
+        } else {
+            self.tell(&failure, "can't drop empty partitions of the outbox; trying again");
+            Backoff::new(RETRY.0, RETRY.1)
         };
         self.partitions = Some((Instant::now() + backoff.next_wait(), backoff));
     }
