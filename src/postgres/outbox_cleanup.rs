@@ -1,8 +1,13 @@
 //! Deletes the rows of an outbox that were published, in small transactions beside the stream.
 //!
 //! Invariants: only rows that `cleanup` handed out, by their ids; no lock is waited for or held for long; and trouble here is
-//! logged and waited out, never the pipeline's: the rows stay, which is all that it costs.
+//! logged and waited out, never the pipeline's: the rows stay, which is all that it costs. A row that can't be deleted is in
+//! the way of no other. `refusal` says what an error is about, `aside` keeps what is tried again.
 
+mod aside;
+mod refusal;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -10,8 +15,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
+use self::aside::Aside;
+use self::refusal::{is_of_rows, refused};
 use super::conninfo::Conninfo;
 use super::ident::{quote_ident, quote_qualified};
 use super::preflight::sql_failure;
@@ -32,7 +38,11 @@ const SESSION: &str =
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// How long the end waits for what is passed by then.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// So many rows are found in one go to be in the way; the others that may be are looked for in the next.
+const ALONE_MAX: usize = 16;
 const RIGHTS: &str = "the role needs SELECT and DELETE on it";
+const OWNERSHIP: &str = "the role needs to own the outbox and its partitions";
+const LEFT: &str = "stopped before all published rows of the outbox were deleted; they are left in the table";
 
 /// Deletes, until the [`Cleanup`] that it came with is dropped.
 pub struct Cleaner(JoinSet<()>);
@@ -59,7 +69,7 @@ impl Cleaner {
     pub async fn finish(mut self) {
         let all = async { while self.0.join_next().await.is_some() {} };
         if timeout(END_LIMIT, all).await.is_err() {
-            tracing::warn!("stopped before all published rows of the outbox were deleted; they are left in the table");
+            tracing::warn!("{LEFT}");
         }
     }
 }
@@ -74,18 +84,43 @@ struct Work {
     cleanup: CleanupSettings,
     receiver: mpsc::Receiver<String>,
     session: Option<Client>,
+    aside: Aside,
+    /// What was warned of, since all was well; none: an error without a SQLSTATE.
+    told: HashSet<Option<String>>,
+    /// Partitions could not be dropped: when that is tried again.
+    partitions: Option<(Instant, Backoff)>,
+}
+
+/// What to delete.
+enum Batch {
+    /// What has come.
+    New(Vec<String>),
+    /// What was put aside and is due; maybe nothing.
+    Again(Vec<String>),
 }
 
 /// Why rows could not be deleted now.
 struct Trouble {
     failure: Failure,
-    /// Fewer rows might be less trouble: one of them is locked, or they take too long.
-    is_of_many: bool,
+    /// The SQLSTATE, if there is one.
+    code: Option<String>,
+    /// One of the rows may be to blame, or their number.
+    is_of_rows: bool,
 }
 
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
-        Self { failure, is_of_many: false }
+        Self { failure, code: None, is_of_rows: false }
+    }
+}
+
+impl From<tokio_postgres::Error> for Trouble {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self {
+            code: error.code().map(|code| code.code().to_owned()),
+            is_of_rows: is_of_rows(&error),
+            failure: refused(error, RIGHTS),
+        }
     }
 }
 
@@ -100,64 +135,119 @@ impl Work {
             cleanup: table.cleanup?,
             receiver,
             session: None,
+            aside: Aside::new(RETRY),
+            told: HashSet::new(),
+            partitions: None,
         })
     }
 
     async fn run(mut self) {
-        let mut partitions_told = false;
-        while let Some(ids) = self.batch().await {
-            self.delete_all(ids).await;
-            if let Some(after) = self.cleanup.drop_partitions_after {
-                match self.drop_partitions(after).await {
-                    Ok(()) => partitions_told = false,
-                    // With the next rows, again.
-                    Err(failure) if !std::mem::replace(&mut partitions_told, true) => {
-                        let hint = "the role needs to own the outbox and its partitions";
-                        self.tell(&failure, hint, "can't drop empty partitions of the outbox; trying again");
-                    }
-                    Err(_) => {}
-                }
+        while let Some(batch) = self.batch().await {
+            match batch {
+                Batch::New(ids) => _ = self.delete_all(ids).await,
+                Batch::Again(ids) => self.delete_again(ids).await,
             }
+            if self.aside.is_empty() {
+                self.told.clear();
+            }
+            if let Some(after) = self.cleanup.drop_partitions_after {
+                self.drop_partitions_now_and_then(after).await;
+            }
+        }
+        let rest = self.aside.take(usize::MAX);
+        self.delete_again(rest).await;
+        if !self.aside.is_empty() {
+            tracing::warn!("{LEFT}");
         }
     }
 
-    /// What comes within the interval, up to the batch's size. None at the end.
-    async fn batch(&mut self) -> Option<Vec<String>> {
-        let mut ids = vec![self.receiver.recv().await?];
+    /// What comes within the interval, up to the batch's size, or what is to be tried again. None at the end.
+    async fn batch(&mut self) -> Option<Batch> {
+        let partitions_due = self.partitions.as_ref().map(|(due, _)| *due);
+        let due = self.aside.due().into_iter().chain(partitions_due).min();
+        let first = match due {
+            None => self.receiver.recv().await,
+            // New rows may come without end.
+            Some(due) if due <= Instant::now() => return Some(self.due()),
+            Some(due) => match timeout_at(due, self.receiver.recv()).await {
+                Ok(first) => first,
+                Err(_) => return Some(self.due()),
+            },
+        };
+        let mut ids = vec![first?];
         let until = Instant::now() + self.cleanup.every;
         while ids.len() < self.cleanup.batch_rows
             && let Ok(Some(id)) = timeout_at(until, self.receiver.recv()).await
         {
             ids.push(id);
         }
-        Some(ids)
+        Some(Batch::New(ids))
     }
 
-    /// However long it takes. Rows that are in the way of others are left behind by halves, and come last.
-    async fn delete_all(&mut self, ids: Vec<String>) {
-        let (mut backoff, mut told, mut parts) = (Backoff::new(RETRY.0, RETRY.1), false, vec![ids]);
-        while let Some(mut ids) = parts.pop() {
-            let Err(Trouble { failure, is_of_many }) = self.delete(&ids).await else {
-                backoff.reset();
-                continue;
-            };
-            if !std::mem::replace(&mut told, true) {
-                self.tell(&failure, RIGHTS, "can't delete published rows of the outbox; trying again");
-            }
-            if is_of_many && ids.len() > 1 {
-                parts.push(ids.split_off(ids.len() / 2));
-                parts.push(ids);
-            } else {
-                parts.insert(0, ids);
-                sleep(backoff.next_wait()).await;
-            }
+    fn due(&mut self) -> Batch {
+        let is_due = self.aside.due().is_some_and(|due| due <= Instant::now());
+        Batch::Again(if is_due { self.aside.take(self.cleanup.batch_rows) } else { Vec::new() })
+    }
+
+    async fn delete_again(&mut self, ids: Vec<String>) {
+        if !ids.is_empty() {
+            let has_deleted = self.delete_all(ids).await;
+            self.aside.tried(has_deleted);
         }
     }
 
-    fn tell(&self, failure: &Failure, hint: &str, what: &str) {
+    /// Rows that are in the way of others are found by halves, and put aside. What concerns all rows is waited out, however
+    /// long it takes. Whether any were deleted.
+    async fn delete_all(&mut self, ids: Vec<String>) -> bool {
+        let (mut backoff, mut alone, mut has_deleted) = (Backoff::new(RETRY.0, RETRY.1), 0, false);
+        let mut parts = vec![ids];
+        while let Some(mut ids) = parts.pop() {
+            let Err(Trouble { failure, code, is_of_rows }) = self.delete(&ids).await else {
+                backoff.reset();
+                has_deleted = true;
+                continue;
+            };
+            if self.told.insert(code) {
+                self.tell(&failure, "can't delete published rows of the outbox; trying again");
+            }
+            if !is_of_rows {
+                parts.push(ids);
+                sleep(backoff.next_wait()).await;
+            } else if ids.len() == 1 {
+                alone += 1;
+                self.aside.put_last(ids.remove(0));
+            } else if alone < ALONE_MAX {
+                parts.push(ids.split_off(ids.len() / 2));
+                parts.push(ids);
+            } else {
+                self.aside.put_first(ids);
+            }
+        }
+        has_deleted
+    }
+
+    /// After each batch; and where it fails, after a while: it takes a lock that the application waits for.
+    async fn drop_partitions_now_and_then(&mut self, after: Duration) {
+        if self.partitions.as_ref().is_some_and(|(due, _)| *due > Instant::now()) {
+            return;
+        }
+        let Err(failure) = self.drop_partitions(after).await else {
+            self.partitions = None;
+            return;
+        };
+        let mut backoff = if let Some((_, backoff)) = self.partitions.take() {
+            backoff
+        } else {
+            self.tell(&failure, "can't drop empty partitions of the outbox; trying again");
+            Backoff::new(RETRY.0, RETRY.1)
+        };
+        self.partitions = Some((Instant::now() + backoff.next_wait(), backoff));
+    }
+
+    fn tell(&self, failure: &Failure, what: &str) {
         let hint = match failure {
-            Failure::Definite(definite) if definite.kind == Kind::Usage => definite.hint.as_ref(),
-            Failure::Definite(_) | Failure::Transient(_) => hint,
+            Failure::Definite(definite) => definite.hint.as_ref(),
+            Failure::Transient(_) => "see whether PostgreSQL is there, and its log at this time",
         };
         tracing::warn!(
             error = format!("{failure:#}"),
@@ -203,15 +293,14 @@ impl Work {
         let (table, id) = (quote_qualified(&schema, &table), quote_ident(&id));
         // As the type itself, so that the index is used.
         let sql = format!("DELETE FROM {table} WHERE {id} = ANY ($1::text[]::{id_type}[])");
-        client.execute(&sql, &[&ids]).await.map_err(|error| {
-            let of_many = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED, SqlState::T_R_DEADLOCK_DETECTED];
-            let is_of_many = error.code().is_some_and(|code| of_many.contains(code));
-            Trouble { failure: failed(error), is_of_many }
-        })?;
+        client.execute(&sql, &[&ids]).await?;
         Ok(())
     }
 
     /// An empty partition holds nothing that was not published, whenever it was written.
+    ///
+    /// # Errors
+    /// The first partition's that can't be dropped, once all were tried.
     async fn drop_partitions(&mut self, after: Duration) -> Result<(), Failure> {
         let (schema, table) = (self.schema.clone(), self.table.clone());
         let client = self.session().await?;
@@ -227,25 +316,38 @@ impl Work {
                THEN bound::timestamptz < now() - $3::text::interval ELSE false END";
         let after = format!("{} milliseconds", after.as_millis());
         let rows = client.query(sql, &[&schema, &table, &after]).await.map_err(failed)?;
+        let mut result = Ok(());
         for row in rows {
             let partition: String = row.try_get(0).map_err(failed)?;
-            // Without the lock, which only a dropped table is worth; with it, because a row may have come meanwhile.
-            let sql = format!("SELECT EXISTS (SELECT FROM {partition})");
-            let is_filled = |row: tokio_postgres::Row| row.try_get::<_, bool>(0).map_err(failed);
-            if is_filled(client.query_one(&sql, &[]).await.map_err(failed)?)? {
-                continue;
-            }
-            let transaction = client.transaction().await.map_err(failed)?;
-            let lock = format!("LOCK TABLE {partition} IN ACCESS EXCLUSIVE MODE");
-            transaction.batch_execute(&lock).await.map_err(failed)?;
-            if !is_filled(transaction.query_one(&sql, &[]).await.map_err(failed)?)? {
-                transaction.batch_execute(&format!("DROP TABLE {partition}")).await.map_err(failed)?;
-                transaction.commit().await.map_err(failed)?;
-                tracing::info!(partition, "dropped an empty partition of the outbox");
+            let dropped = drop_if_empty(client, &quote_qualified(&schema, &table), &partition).await;
+            match dropped.map_err(|error| refused(error, OWNERSHIP)) {
+                Ok(true) => tracing::info!(partition, "dropped an empty partition of the outbox"),
+                Ok(false) => {}
+                Err(failure) => result = result.and(Err(failure.context(format!("dropping {partition}")))),
             }
         }
-        Ok(())
+        result
     }
+}
+
+/// Whether it was.
+async fn drop_if_empty(client: &mut Client, parent: &str, partition: &str) -> Result<bool, tokio_postgres::Error> {
+    // Without the lock, which only a dropped table is worth; with it, because a row may have come meanwhile.
+    let sql = format!("SELECT EXISTS (SELECT FROM {partition})");
+    if client.query_one(&sql, &[]).await?.try_get(0)? {
+        return Ok(false);
+    }
+    let transaction = client.transaction().await?;
+    // What DROP takes of the two, in the order in which the application takes them.
+    let mode = "IN ACCESS EXCLUSIVE MODE";
+    let lock = format!("LOCK TABLE ONLY {parent} {mode}; LOCK TABLE {partition} {mode}");
+    transaction.batch_execute(&lock).await?;
+    if transaction.query_one(&sql, &[]).await?.try_get(0)? {
+        return Ok(false);
+    }
+    transaction.batch_execute(&format!("DROP TABLE {partition}")).await?;
+    transaction.commit().await?;
+    Ok(true)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
