@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-use super::DataFormat;
+use super::RuleFormat;
 use crate::route::expression::Expression;
 use crate::route::select::Selection;
 use crate::route::template::Template;
@@ -32,7 +32,7 @@ pub struct RuleSettings {
     /// `{type}` unless set; same variables.
     pub routing_key: Template,
     /// How its events look.
-    pub format: DataFormat,
+    pub format: RuleFormat,
     /// Events with the same one stay in order; by the row's key unless set; same variables.
     pub ordering_key: Option<Template>,
     /// More headers, by name; same variables.
@@ -56,6 +56,19 @@ pub struct DataSettings {
     pub hash: Vec<String>,
     /// There is one if there are columns to hash.
     pub hash_key: Option<HashKey>,
+}
+
+impl DataSettings {
+    /// Whether the whole row is let through, as it is.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let Self { columns, rename, compute, mask, hash, hash_key: _ } = self;
+        *columns == ColumnChoice::AllBut(Vec::new())
+            && rename.is_empty()
+            && compute.is_empty()
+            && mask.is_empty()
+            && hash.is_empty()
+    }
 }
 
 /// `data`: which columns are fields of the event.

@@ -28,7 +28,7 @@ pub enum ChangeFormat {
     Canal,
 }
 
-/// `[messages] format`, and that of `[[events]]`: around data that is the content of a message, or what a rule lets through.
+/// `[messages] format`: of data that is the content of a message, or what a rule lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DataFormat {
     /// Our own event.
@@ -39,6 +39,25 @@ pub enum DataFormat {
     /// Around the data.
     CloudEvents(CloudEvents),
 }
+
+/// `[[events]] format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleFormat {
+    /// Of the data that the rule lets through.
+    Data(DataFormat),
+    /// Of whole rows.
+    Row(ChangeFormat),
+}
+
+pub(super) const OF_RULES: [(&str, RuleFormat); 7] = [
+    ("plain", RuleFormat::Data(DataFormat::Plain)),
+    ("raw", RuleFormat::Data(DataFormat::Raw)),
+    ("cloudevents", RuleFormat::Data(DataFormat::CloudEvents(CloudEvents::Structured))),
+    ("cloudevents-binary", RuleFormat::Data(DataFormat::CloudEvents(CloudEvents::Binary))),
+    ("debezium", RuleFormat::Row(ChangeFormat::Debezium { with_schema: false })),
+    ("debezium-schema", RuleFormat::Row(ChangeFormat::Debezium { with_schema: true })),
+    ("canal", RuleFormat::Row(ChangeFormat::Canal)),
+];
 
 /// The formats of data that the application, or a rule, has made: `[outbox] format`. None: the data alone.
 pub(super) const OF_DATA: [(&str, Option<CloudEvents>); 3] =

@@ -33,7 +33,7 @@ pub use events::{ColumnChoice, DataSettings, HashKey, RuleSettings};
 pub use filters::FilterSettings;
 #[cfg(test)]
 pub(crate) use format::OF_CHANGES;
-pub use format::{ChangeFormat, CloudEvents, DataFormat};
+pub use format::{ChangeFormat, CloudEvents, DataFormat, RuleFormat};
 pub use layers::VARIABLE_PREFIX;
 pub(crate) use outbox::OF_COLUMN;
 pub use outbox::{

@@ -758,6 +758,11 @@ fn a_rule_that_can_not_be_used_is_named_with_what_is_allowed() {
              add it to `data`, or remove it here",
         ),
         (
+            "format = \"canal\"\ndata = [\"id\"]",
+            "conf/shop.toml:11: events[0].format is one of whole rows, which the rule does not let through\n\
+             remove data, rename, compute, mask and hash, or choose plain, raw, cloudevents or cloudevents-binary",
+        ),
+        (
             "hash = [\"email\"]\nmask = { email = \"-\" }",
             "conf/shop.toml:11: events[0].hash names a column that is masked: \"email\"\nkeep it in one of the two",
         ),

@@ -47,8 +47,11 @@ impl Encoder {
     /// It can't be made; then there is only what names it.
     pub fn domain(&self, event: &mut Event, plan: &RulePlan, change: &Change<'_>) -> Result<(), Unmade> {
         self.name_domain(event, plan, change);
-        event.content_type.push_str("application/json");
+        if !matches!(plan.format, DomainFormat::Row(_)) {
+            event.content_type.push_str("application/json");
+        }
         let made = match &plan.format {
+            DomainFormat::Row(format) => format.make(event, &self.name, change).map_err(Unmade::CloudEvent),
             DomainFormat::Plain => plain(event, plan, change).map_err(Unmade::Rule),
             DomainFormat::Raw => data(&mut event.body, plan, change).map_err(Unmade::Rule),
             DomainFormat::CloudEvents(wrapper, key) => cloud_event(event, plan, change, wrapper, key),

@@ -8,7 +8,7 @@ use crate::change::{Change, Row};
 use crate::encode::format::RowFormat;
 use crate::encode::outbox::OutboxRow;
 use crate::postgres::pgoutput::Value;
-use crate::route::domain::{Field, RulePlan, Shown};
+use crate::route::domain::{DomainFormat, Field, RulePlan, Shown};
 use crate::route::messages::{Content, MessagesPlan};
 use crate::route::outbox::OutboxPlan;
 use crate::transaction::LogicalMessage;
@@ -43,6 +43,9 @@ pub fn row_event_beyond(limit: usize, format: &RowFormat, change: &Change<'_>) -
 /// How long the body of a rule's event is at the least, if that is more than `limit`.
 #[must_use]
 pub fn rule_event_beyond(limit: usize, plan: &RulePlan, change: &Change<'_>) -> Option<usize> {
+    if let DomainFormat::Row(format) = &plan.format {
+        return row_event_beyond(limit, format, change);
+    }
     let row = match change.row {
         Row::Insert { new } | Row::Update { new, .. } => new,
         Row::Delete { old } => old.tuple(),

@@ -154,7 +154,7 @@ fn has_its_rows(rule: &RuleSettings) -> Result<(), Definite> {
 
 fn fits(rule: &RuleSettings, relation: &Relation) -> Result<(), Definite> {
     let kinds = Kinds { types: &Types::default(), numeric: Numeric::default() };
-    if let Err(misfit) = RulePlan::new("", rule, relation, kinds, &RowKey::new(Ordering::Key, relation)) {
+    if let Err(misfit) = RulePlan::new(("", ""), rule, relation, kinds, &RowKey::new(Ordering::Key, relation)) {
         let hint = format!("PostgreSQL sends of {relation}: {}. A pattern can be narrowed.", misfit.columns.join(", "));
         return Err(Definite::new(Kind::Source, misfit, hint));
     }

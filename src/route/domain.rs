@@ -10,8 +10,9 @@ use super::expression::{EvaluationError, Expression, Image, Use};
 use super::ordering::RowKey;
 use super::template::{Bound, Template};
 use crate::change::Change;
-use crate::config::{DataFormat, DataSettings, HashKey, RuleSettings};
+use crate::config::{DataFormat, DataSettings, HashKey, RuleFormat, RuleSettings};
 use crate::encode::cloudevents::Wrapper;
+use crate::encode::format::RowFormat;
 use crate::encode::row::Key;
 use crate::encode::text::json_string;
 use crate::encode::values::{Kind, Kinds, Numeric};
@@ -60,6 +61,8 @@ pub enum DomainFormat {
     Raw,
     /// Around the data; the key is its subject.
     CloudEvents(Wrapper, Key),
+    /// Debezium's or Canal's event, of the whole row.
+    Row(RowFormat),
 }
 
 /// What the events of a rule stay in order with.
@@ -152,12 +155,12 @@ pub struct RuleError {
 }
 
 impl RulePlan {
-    /// The rule of a pipeline, bound to a table.
+    /// The rule of the pipeline of this name, bound to a table of this database.
     ///
     /// # Errors
     /// The table lacks a column, or two fields would have the same name.
     pub fn new(
-        pipeline: &str,
+        (pipeline, database): (&str, &str),
         settings: &RuleSettings,
         relation: &Relation,
         kinds: Kinds<'_>,
@@ -190,9 +193,12 @@ impl RulePlan {
             },
             headers: settings.headers.iter().map(header).collect::<Result<_, _>>()?,
             format: match settings.format {
-                DataFormat::Plain => DomainFormat::Plain,
-                DataFormat::Raw => DomainFormat::Raw,
-                DataFormat::CloudEvents(mode) => {
+                RuleFormat::Data(DataFormat::Plain) => DomainFormat::Plain,
+                RuleFormat::Data(DataFormat::Raw) => DomainFormat::Raw,
+                RuleFormat::Row(format) => {
+                    DomainFormat::Row(RowFormat::new(format, pipeline, database, relation, kinds))
+                }
+                RuleFormat::Data(DataFormat::CloudEvents(mode)) => {
                     DomainFormat::CloudEvents(Wrapper::new(mode, pipeline, Some(relation)), Key::of(relation))
                 }
             },

@@ -203,7 +203,8 @@ impl Router {
             is_selected.then(|| ChangesPlan::new((&self.name, &self.database), &self.changes, relation, kinds));
         let rules = self.rules.iter().filter(|rule| rule.tables.selects(&relation.schema, &relation.name));
         let key = RowKey::new(self.ordering, relation);
-        let rules = rules.map(|rule| RulePlan::new(&self.name, rule, relation, kinds, &key)).collect();
+        let rules =
+            rules.map(|rule| RulePlan::new((&self.name, &self.database), rule, relation, kinds, &key)).collect();
         Ok(TablePlan { changes: changes.transpose()?, rules, key })
     }
 

@@ -42,7 +42,8 @@ pub(super) fn events<'a>(
     destinations.map(event).collect()
 }
 
-fn body<'a>(
+/// The body of one operation.
+pub(super) fn body<'a>(
     schemas: &mut Schemas<'a>,
     pipeline: &str,
     format: &RowFormat,

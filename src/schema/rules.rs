@@ -8,9 +8,10 @@ use super::event::{
     parameter_name, pattern, position_headers, text,
 };
 use super::formats::{self, Attributes, Body};
-use super::rows::column;
+use super::rows::{self, column};
 use super::types::Schemas;
 use crate::config::RuleSettings;
+use crate::encode::format::RowFormat;
 use crate::postgres::relation::{Column, ReplicaIdentity};
 use crate::route::domain::{DomainFormat, Field, RulePlan, Shown};
 use crate::route::template::Template;
@@ -53,6 +54,7 @@ pub(super) fn event<'a>(
     let body = match &plan.format {
         DomainFormat::Plain => Body::json("plain", enveloped),
         DomainFormat::Raw => Body::json("raw", data),
+        DomainFormat::Row(format) => rule.whole(schemas, pipeline, format),
         DomainFormat::CloudEvents(wrapper, _) => {
             let (time, sequence) = (Presence::Always, Presence::Always);
             let event_type = event_type.clone();
@@ -99,6 +101,16 @@ struct Rule<'r, 'a> {
 }
 
 impl<'a> Rule<'_, 'a> {
+    /// One of those of its operations.
+    fn whole(&self, schemas: &mut Schemas<'a>, pipeline: &str, format: &RowFormat) -> Body {
+        let of = |op: &&'static str| rows::body(schemas, pipeline, format, self.table, (*op, ""));
+        let mut bodies: Vec<Body> = self.operations.iter().map(of).collect();
+        let payloads: Vec<Value> = bodies.iter().map(|body| body.payload.clone()).collect();
+        let last = bodies.pop().unwrap_or_else(|| Body::json("plain", json!({})));
+        let headers = last.headers.into_iter().map(|(name, _, _)| (name, json!({}), Presence::Sometimes)).collect();
+        Body { payload: json!({"anyOf": payloads}), headers, ..last }
+    }
+
     /// What the rule lets through; null if the table is truncated.
     fn data(&self, schemas: &mut Schemas<'a>, plan: &RulePlan) -> Value {
         let mut fields = Vec::new();

@@ -424,6 +424,28 @@ async fn events_of_rules_are_what_the_document_says() {
 }
 
 #[tokio::test]
+async fn events_of_rules_of_whole_rows_are_what_the_document_says() {
+    for format in ["debezium", "debezium-schema", "canal"] {
+        let more = format!(
+            "[[events]]\ntable = \"public.orders\"\ntype = \"OrderChanged\"\nformat = \"{format}\"\nexchange = \"domain.shop\"\n\
+             when = \"op == 'delete' || new.id < 5\"\n"
+        );
+        let mut deliveries = Deliveries::of("CREATE TABLE orders (id int PRIMARY KEY, mail text)", "[]", &more).await;
+        deliveries.database.execute("INSERT INTO orders VALUES (7, 'x')").await;
+        let statements = ["INSERT INTO orders VALUES (1, 'a@b')", "UPDATE orders SET mail = NULL WHERE id = 1"];
+        let seen = deliveries.after(&statements).await;
+        assert_eq!(seen[0].properties.content_type().as_ref().map(|it| it.as_str()), Some("application/json"));
+        let body = seen[0].json();
+        let (after, mail) = match format {
+            "debezium" => (&body["after"], "a@b"),
+            "debezium-schema" => (&body["payload"]["after"], "a@b"),
+            _ => (&body["data"][0], "a@b"),
+        };
+        assert_eq!(after["mail"], mail, "{format}: {body}");
+    }
+}
+
+#[tokio::test]
 async fn events_of_rules_are_what_the_document_says_in_each_format() {
     for format in ["raw", "cloudevents", "cloudevents-binary"] {
         let more = format!(

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::format::OF_OWN_DATA;
+use super::super::format::OF_RULES;
 use super::super::layers::Origins;
 use super::super::written;
-use super::super::{ColumnChoice, DataSettings, HashKey, OutboxSettings, RuleSettings};
+use super::super::{ColumnChoice, DataFormat, DataSettings, HashKey, OutboxSettings, RuleFormat, RuleSettings};
 use super::outbox::headers;
 use super::{identifier, not_default_exchange, one_of, secret, template};
 use crate::failure::Definite;
@@ -86,7 +86,8 @@ impl Common<'_> {
         let exchange = self.template(&sub("exchange"), exchange.as_deref().unwrap_or("{name}.events"), true)?;
         let routing_key = self.template(&sub("routing_key"), routing_key.as_deref().unwrap_or("{type}"), true)?;
         let ordering_key = ordering_key.as_deref().map(|text| self.template(&sub("key"), text, true)).transpose()?;
-        let format = one_of(self.at, &sub("format"), format.clone(), &OF_OWN_DATA)?.unwrap_or_default();
+        let format = one_of(self.at, &sub("format"), format.clone(), &OF_RULES)?;
+        let format = format.unwrap_or(RuleFormat::Data(DataFormat::Plain));
         let when = when.as_deref().map(|text| self.expression(&sub("when"), text)).transpose()?;
         let headers = self::headers(self.at, &sub("headers"), headers.clone().unwrap_or_default(), None, self.name)?;
         for (header, template) in &headers {
@@ -108,7 +109,7 @@ impl Common<'_> {
             format,
             ordering_key: ordering_key.map(fill),
             headers: headers.into_iter().map(|(header, template)| (header, fill(template))).collect(),
-            data: self.data(&key, columns, written)?,
+            data: self.data(&key, columns, written, format)?,
             event_type,
             key,
         })
@@ -201,7 +202,13 @@ impl Common<'_> {
         Ok(if has_all { ColumnChoice::AllBut(columns) } else { ColumnChoice::Only(columns) })
     }
 
-    fn data(&self, key: &str, columns: ColumnChoice, written: written::Rule) -> Result<DataSettings, Definite> {
+    fn data(
+        &self,
+        key: &str,
+        columns: ColumnChoice,
+        written: written::Rule,
+        format: RuleFormat,
+    ) -> Result<DataSettings, Definite> {
         let sub = |name: &str| format!("{key}.{name}");
         let compute = written.compute.unwrap_or_default().into_iter().map(|(field, text)| {
             let computed = self.expression(&sub(&format!("compute.{field}")), &text)?;
@@ -215,6 +222,15 @@ impl Common<'_> {
             hash: written.hash.unwrap_or_default(),
             hash_key: self.hash_key.clone(),
         };
+        if matches!(format, RuleFormat::Row(_)) && !data.is_whole() {
+            let hint =
+                "remove data, rename, compute, mask and hash, or choose plain, raw, cloudevents or cloudevents-binary";
+            return Err(self.at.wrong(
+                &sub("format"),
+                "is one of whole rows, which the rule does not let through",
+                hint,
+            ));
+        }
         let treated =
             [("rename", keys(&data.rename)), ("mask", keys(&data.mask)), ("hash", data.hash.iter().collect())];
         for (name, columns) in &treated {

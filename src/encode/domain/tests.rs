@@ -39,7 +39,8 @@ fn relation(columns: usize, identity: u8) -> Relation {
 fn plan(rule: &str, relation: &Relation) -> RulePlan {
     let kinds = Kinds { types: &Types::default(), numeric: Numeric::String };
     let key = RowKey::new(Ordering::Key, relation);
-    RulePlan::new("shop", &settings(rule).rules[0], relation, kinds, &key).unwrap_or_else(|misfit| panic!("{misfit}"))
+    RulePlan::new(("shop", "shop"), &settings(rule).rules[0], relation, kinds, &key)
+        .unwrap_or_else(|misfit| panic!("{misfit}"))
 }
 
 fn change<'c>(relation: &'c Relation, row: Row<'c>) -> Change<'c> {
