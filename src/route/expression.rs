@@ -19,7 +19,7 @@ use cel::{Context, Env, ExecutionError, Value};
 pub use check::{Image, Use};
 use row::Variables;
 
-/// Longer ones are refused, so that [`STACK_BYTES`] are enough to read them, however they are nested.
+/// Longer ones are refused, so that `STACK_BYTES` are enough to read them, however they are nested.
 pub const MAX_BYTES: usize = 1_000;
 /// The parser descends into what is nested. Only what is used of it takes memory.
 const STACK_BYTES: usize = 256 << 20;
