@@ -15,7 +15,7 @@ async fn sigkill_at_random_moments_under_load_loses_nothing() {
     let mut random = fastrand::Rng::with_seed(seed);
     let scene = Scene::new().await;
     let mut pgsluice = scene.run().await;
-    let load = Load::start(&scene.database);
+    let load = Load::paced(&scene.database, Duration::from_millis(20));
     let mut account = Account::default();
     let mut consumer = scene.vhost.consumer("all").await;
     for _ in 0..10 {

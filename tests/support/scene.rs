@@ -155,16 +155,19 @@ impl Account {
         self.seen.contains_key(&id)
     }
 
-    /// Takes from the queue until every row of the ledger has come; panics at the deadline, naming what is lost.
-    /// Rows that were never committed must not be among them.
+    /// Takes from the queue until every row of the ledger has come; panics when no further one has come for `deadline`,
+    /// naming what is lost. Rows that were never committed must not be among them.
     pub(crate) async fn settle(&mut self, scene: &Scene, consumer: &mut Consumer, deadline: Duration) {
         let rows: usize =
             scene.database.query_one("SELECT count(*) FROM ledger").await.parse().expect("a number of rows");
-        let end = tokio::time::Instant::now() + deadline;
+        let mut end = tokio::time::Instant::now() + deadline;
         while self.len() < rows {
-            match tokio::time::timeout_at(end, consumer.next(deadline)).await {
-                Ok(delivery) => self.take(&delivery),
-                Err(_) => break,
+            // Longer: whoever gives up here names what is lost.
+            let Ok(delivery) = tokio::time::timeout_at(end, consumer.next(2 * deadline)).await else { break };
+            let before = self.len();
+            self.take(&delivery);
+            if self.len() > before {
+                end = tokio::time::Instant::now() + deadline;
             }
         }
         let lost = self.missing(scene).await;
