@@ -1,0 +1,5 @@
+//! Parts of the data path, each for itself.
+
+fn main() {
+    divan::main();
+}

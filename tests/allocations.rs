@@ -1,0 +1,1 @@
+//! What the steady state takes from the heap.
