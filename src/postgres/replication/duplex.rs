@@ -61,11 +61,9 @@ impl ReadEnd {
         let Some(session) = &self.shared.session else { return (&self.shared.socket).read(out) };
         loop {
             let filled = decrypt(&mut lock(session), &mut &self.encrypted[self.from..self.to], out);
-            let (filled, left, is_over) = filled.map_err(|error| {
-                // Tells the server why, if it still listens.
-                flush(&mut lock(session), &self.shared.socket).ok();
-                error
-            })?;
+            // Tells the server why, if it still listens.
+            let (filled, left, is_over) =
+                filled.inspect_err(|_| flush(&mut lock(session), &self.shared.socket).unwrap_or_default())?;
             self.from = self.to - left;
             if filled > 0 || is_over {
                 return Ok(filled);
@@ -95,11 +93,7 @@ impl ReadEnd {
 
 /// Gives `encrypted` to the session, and takes from it what it makes of it: how many bytes of `out` are filled, how many
 /// of `encrypted` are left, and whether the server has ended the session.
-fn decrypt(
-    session: &mut ClientConnection,
-    encrypted: &mut &[u8],
-    out: &mut [u8],
-) -> io::Result<(usize, usize, bool)> {
+fn decrypt(session: &mut ClientConnection, encrypted: &mut &[u8], out: &mut [u8]) -> io::Result<(usize, usize, bool)> {
     let mut filled = 0;
     loop {
         match session.reader().read(&mut out[filled..]) {
