@@ -4,11 +4,14 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod database;
+pub mod paint;
 pub mod parked;
 pub mod replay;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod tail;
 
 use std::path::PathBuf;
 
@@ -54,6 +57,9 @@ pub enum Command {
     /// Write down every event that the configuration can publish, with its JSON Schema, or check that against an older one
     #[command(after_help = EXIT_CODES)]
     Schema(schema::SchemaArguments),
+    /// Print events as JSON lines as they are committed: no broker, no configuration, nothing left behind
+    #[command(after_help = EXIT_CODES)]
+    Tail(tail::TailArguments),
 }
 
 impl Command {
@@ -69,6 +75,7 @@ impl Command {
             Self::Parked(command) => block_on(parked::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
             Self::Schema(arguments) => schema::run(&arguments),
+            Self::Tail(arguments) => tail::run(&arguments),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! `resolve` turns it into [`Settings`], the contract that everything else is built on.
 //! `docs/configuration.md` describes every key.
 
+mod adhoc;
 mod events;
 mod filters;
 mod format;
@@ -29,9 +30,9 @@ use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
+pub use adhoc::of_database;
 pub use events::{ColumnChoice, DataSettings, HashKey, RuleSettings};
 pub use filters::FilterSettings;
-#[cfg(test)]
 pub(crate) use format::OF_CHANGES;
 pub use format::{ChangeFormat, CloudEvents, DataFormat, RuleFormat};
 pub use layers::VARIABLE_PREFIX;

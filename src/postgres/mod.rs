@@ -24,6 +24,8 @@ mod rule_tables;
 pub mod slot;
 pub mod sql;
 mod streamed;
+pub mod temporary_publication;
+pub mod temporary_slot;
 pub mod tls;
 pub mod types;
 mod walsender;
