@@ -1,5 +1,7 @@
 //! The commands beside `run`: what they print, what they refuse, and what they leave behind.
 
+mod config;
+mod slot;
 mod tail;
 
 use crate::support::{Process, SOON, pgsluice_command};

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod config;
 pub mod database;
 pub mod paint;
 pub mod parked;
@@ -11,14 +12,16 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod slot;
 pub mod tail;
 
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Settings};
+use crate::config::{self as configuration, Settings};
 use crate::failure::{Definite, Failure, Kind};
 
 /// Streams the row changes of a PostgreSQL database into `RabbitMQ`, in commit order, without losing one.
@@ -48,6 +51,9 @@ pub enum Command {
     /// Show, name or move the stored position
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Show the configuration as it holds, or its JSON Schema
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Show the events that are parked, or send them again
     #[command(subcommand)]
     Parked(parked::ParkedCommand),
@@ -57,6 +63,9 @@ pub enum Command {
     /// Write down every event that the configuration can publish, with its JSON Schema, or check that against an older one
     #[command(after_help = EXIT_CODES)]
     Schema(schema::SchemaArguments),
+    /// List the replication slots of a server and what they cost, or drop one
+    #[command(subcommand)]
+    Slot(slot::SlotCommand),
     /// Print events as JSON lines as they are committed: no broker, no configuration, nothing left behind
     #[command(after_help = EXIT_CODES)]
     Tail(tail::TailArguments),
@@ -72,9 +81,11 @@ impl Command {
             Self::Run(arguments) => run::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
+            Self::Config(command) => config::run(&command),
             Self::Parked(command) => block_on(parked::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
             Self::Schema(arguments) => schema::run(&arguments),
+            Self::Slot(command) => block_on(slot::run(command)),
             Self::Tail(arguments) => tail::run(&arguments),
         }
     }
@@ -90,7 +101,7 @@ pub struct Configuration {
 
 impl Configuration {
     fn load(&self) -> Result<Settings, Definite> {
-        config::load(&self.config)
+        configuration::load(&self.config)
     }
 }
 
@@ -110,6 +121,12 @@ fn now_or_never(failure: Failure, hint: &str) -> Definite {
         Failure::Definite(definite) => definite,
         Failure::Transient(error) => Definite::new(Kind::Unreachable, error, hint),
     }
+}
+
+/// A line on standard output, which must not look whole when it is not.
+fn print_line(text: &str) -> Result<(), Definite> {
+    let written = writeln!(stdout(), "{text}").context("cannot write to standard output");
+    written.map_err(|error| Definite::new(Kind::Process, error, "is the disk full, or the reader gone?"))
 }
 
 fn cannot_start(error: anyhow::Error) -> Definite {

@@ -6,12 +6,15 @@
 //! `docs/configuration.md` describes every key.
 
 mod adhoc;
+pub mod effective;
 mod events;
 mod filters;
 mod format;
 mod layers;
 mod outbox;
+pub mod reference;
 mod resolve;
+pub mod schema;
 #[cfg(test)]
 mod tests;
 pub mod topology;

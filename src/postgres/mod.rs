@@ -22,6 +22,7 @@ pub mod relation;
 pub mod replication;
 mod rule_tables;
 pub mod slot;
+pub mod slots;
 pub mod sql;
 mod streamed;
 pub mod temporary_publication;
