@@ -1,7 +1,10 @@
 //! The commands beside `run`: what they print, what they refuse, and what they leave behind.
 
 mod config;
+mod help;
+mod init;
 mod slot;
+mod snapshots;
 mod tail;
 
 use crate::support::{Process, SOON, pgsluice_command};

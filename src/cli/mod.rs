@@ -6,12 +6,14 @@ pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod database;
+pub mod init;
 pub mod paint;
 pub mod parked;
 pub mod replay;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod shell;
 pub mod slot;
 pub mod tail;
 
@@ -29,6 +31,7 @@ use crate::failure::{Definite, Failure, Kind};
 #[command(
     name = "pgsluice",
     version,
+    long_version = LONG_VERSION,
     about = "Streams the row changes of a PostgreSQL database into RabbitMQ, in commit order, without losing one",
     after_help = EXIT_CODES,
     max_term_width = 100
@@ -45,6 +48,9 @@ pub enum Command {
     /// Stream until told to stop (SIGTERM or SIGINT)
     #[command(after_help = EXIT_CODES)]
     Run(run::RunArguments),
+    /// Look at a database, and write a configuration for it, or the SQL for a role with the least privileges
+    #[command(after_help = EXIT_CODES)]
+    Init(init::InitArguments),
     /// Say what a start would find and do at both servers, without doing it
     #[command(after_help = EXIT_CODES)]
     Check(check::CheckArguments),
@@ -69,6 +75,10 @@ pub enum Command {
     /// Print events as JSON lines as they are committed: no broker, no configuration, nothing left behind
     #[command(after_help = EXIT_CODES)]
     Tail(tail::TailArguments),
+    /// Print a script that completes commands and flags in a shell
+    Completions(shell::CompletionsArguments),
+    /// Print the man page, or write one for each command
+    Man(shell::ManArguments),
 }
 
 impl Command {
@@ -79,6 +89,7 @@ impl Command {
     pub fn run(self) -> Result<(), Definite> {
         match self {
             Self::Run(arguments) => run::run(&arguments),
+            Self::Init(arguments) => init::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
             Self::Config(command) => config::run(&command),
@@ -87,9 +98,24 @@ impl Command {
             Self::Schema(arguments) => schema::run(&arguments),
             Self::Slot(command) => block_on(slot::run(command)),
             Self::Tail(arguments) => tail::run(&arguments),
+            Self::Completions(arguments) => shell::completions(&arguments),
+            Self::Man(arguments) => shell::man(&arguments),
         }
     }
 }
+
+/// `-V` is the first line alone.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("PGSLUICE_COMMIT"),
+    "\nrustc: ",
+    env!("PGSLUICE_RUSTC"),
+    "\ntarget: ",
+    env!("PGSLUICE_TARGET"),
+    "\nprofile: ",
+    env!("PGSLUICE_PROFILE")
+);
 
 /// What every command reads.
 #[derive(Debug, clap::Args)]

@@ -3,19 +3,15 @@
 //! Invariant: no secret comes out of here. Passwords and keys are replaced as a whole, those within a URL where they are.
 
 use std::path::Path;
-use std::sync::LazyLock;
 
-use regex::Regex;
 use serde_json::json;
 use toml::{Table, Value};
 
 use super::layers::{self, Layers, Origin, Origins};
 use super::reference::{Default, Key, LISTS, Takes, keys};
 use super::resolve;
+use super::secrets::{self, REDACTED};
 use crate::failure::Definite;
-
-/// In the place of a secret.
-const REDACTED: &str = "***";
 
 /// One key, or the head of one section of a list.
 #[derive(Debug)]
@@ -103,6 +99,7 @@ impl Show {
         let (value, words) = match (written, &key.default) {
             (Some(value), _) => (Some(typed(key, redacted(key.key, value))), String::new()),
             (None, Default::Value(value)) => (Some(self.default(key, value)), String::new()),
+            (None, Default::Words(words)) if words == "name" => (Some(Value::String(self.name.clone())), String::new()),
             (None, Default::Words(words)) => (None, words.clone()),
             (None, Default::None | Default::Required) => (None, "none".to_owned()),
         };
@@ -135,7 +132,7 @@ fn typed(key: &Key, value: Value) -> Value {
 fn redacted(key: &str, value: &Value) -> Value {
     match value {
         _ if is_secret(key) => Value::String(REDACTED.to_owned()),
-        Value::String(text) if key.ends_with("url") => Value::String(without_password(text)),
+        Value::String(text) if key.ends_with("url") => Value::String(secrets::redacted(text)),
         other => other.clone(),
     }
 }
@@ -143,22 +140,6 @@ fn redacted(key: &str, value: &Value) -> Value {
 fn is_secret(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     key == "hash.key" || ["password", "token", "secret", "passphrase"].contains(&name) || name.ends_with("_token")
-}
-
-/// Of a URL, or of libpq's keywords. What may be part of a password goes too.
-fn without_password(text: &str) -> String {
-    static USERINFO: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"^([A-Za-z][A-Za-z0-9+.-]*://[^:@/?#]*):.*@").expect("is valid"));
-    static PARAMETER: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(?i)([?&][a-z_]*password=)[^&#]*").expect("is valid"));
-    static KEYWORD: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?i)\b([a-z_]*password\s*=\s*)('(?:[^'\\]|\\.)*'?|(?:[^\s\\]|\\.)+)").expect("is valid")
-    });
-    if text.contains("://") {
-        let text = USERINFO.replace(text, format!("$1:{REDACTED}@"));
-        return PARAMETER.replace_all(&text, format!("${{1}}{REDACTED}")).into_owned();
-    }
-    KEYWORD.replace_all(text, format!("${{1}}{REDACTED}")).into_owned()
 }
 
 impl Line {
@@ -194,28 +175,5 @@ impl Line {
             "origin": origin.as_ref().map_or("default", Origin::kind),
             "place": origin.as_ref().map(ToString::to_string),
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_password_is_left_in_a_url() {
-        for (text, shown) in [
-            ("postgres://app@db1/shop", "postgres://app@db1/shop"),
-            ("postgres://app:s3cret@db1:5432/shop", "postgres://app:***@db1:5432/shop"),
-            ("amqps://a:s@e/c:ret@mq1,mq2/shop", "amqps://a:***@mq1,mq2/shop"),
-            (
-                "postgres://db1/shop?user=a&password=s3cret&sslmode=require",
-                "postgres://db1/shop?user=a&password=***&sslmode=require",
-            ),
-            ("host=db1 password=s3cret user=app", "host=db1 password=*** user=app"),
-            (r"password = 's3\'cret x' host=db1", "password = *** host=db1"),
-            ("sslpassword=s3cret", "sslpassword=***"),
-        ] {
-            assert_eq!(without_password(text), shown);
-        }
     }
 }

@@ -15,6 +15,7 @@ mod outbox;
 pub mod reference;
 mod resolve;
 pub mod schema;
+pub mod secrets;
 #[cfg(test)]
 mod tests;
 pub mod topology;

@@ -9,6 +9,7 @@ pub mod examine;
 pub mod filters;
 mod held;
 pub mod ident;
+pub mod inventory;
 mod login;
 mod mode;
 pub mod open;

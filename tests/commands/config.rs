@@ -56,6 +56,7 @@ async fn what_holds_is_shown_with_where_it_came_from_and_no_secret() {
     written("hash.key", 8, "***".into());
     let default = |key: &str, value: Value| assert_eq!(of(key), (value, "default".to_owned(), Value::Null), "{key}");
     default("changes.exchange", "shop.changes".into());
+    default("source.slot", "shop".into());
     default("outbox[0].columns.id", "id".into());
     default("checkpoint.interval_ms", 200.into());
     default("source.password", Value::Null);

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{done, refused, run};
-use crate::support::{Database, Process, SOON, Scene, eventually, folder, postgres};
+use crate::support::{Database, Process, SOON, Scene, eventually, folder, pgsluice_under, postgres};
 
 const SHOWING: &str = "showing what is committed from now on";
 
@@ -185,4 +185,24 @@ async fn with_a_configuration_the_outbox_is_shown_as_it_is_published() {
     done(process).await;
     assert_eq!(publications(&scene.database).await, "1", "that of the running one");
     drop(running);
+}
+
+/// `pgsluice tail | head -n 1`
+#[tokio::test]
+async fn who_has_seen_enough_ends_it() {
+    let database = shop().await;
+    let wrapper = ["bash", "-c", "exec \"$0\" \"$@\" > >(head -n 1 >&2)"];
+    let mut process = pgsluice_under(&wrapper, &["tail", "--database", &database.url()], &[]);
+    process.wait_for_log(SHOWING, SOON).await;
+    database.execute("INSERT INTO orders VALUES (1, 1)").await;
+    process.wait_for_log("\"op\":\"insert\"", SOON).await;
+    let ended = eventually("it ends with its reader", SOON, async || {
+        database.execute("UPDATE orders SET total = total + 1").await;
+        (!process.runs()).then_some(())
+    });
+    ended.await;
+    let (code, log) = process.wait(SOON).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("error"), "{log}");
+    nothing_is_left(&database).await;
 }
