@@ -70,7 +70,7 @@ pub async fn run(
 
 enum Prepared {
     Existing(String),
-    Temporary(temporary_publication::Prepared),
+    Temporary(Box<temporary_publication::Prepared>),
 }
 
 async fn prepare(settings: &Settings, publication: Publication) -> Result<Prepared, Failure> {
@@ -86,7 +86,12 @@ async fn prepare(settings: &Settings, publication: Publication) -> Result<Prepar
             "SELECT pubname FROM pg_publication lists them; without --publication one is made for the time of the command",
         )),
         Publication::IfThere(_) | Publication::Temporary => {
-            Ok(Prepared::Temporary(temporary_publication::prepare(settings).await?))
+            if !settings.source.filters.is_empty() {
+                tracing::warn!(
+                    "source.filters leave nothing out here: it is the publication of `pgsluice run` that has them"
+                );
+            }
+            Ok(Prepared::Temporary(Box::new(temporary_publication::prepare(settings).await?)))
         }
     }
 }

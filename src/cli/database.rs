@@ -11,9 +11,13 @@ use crate::postgres::conninfo::Conninfo;
 /// A database, by itself or as a configuration has it.
 #[derive(Debug, clap::Args)]
 pub struct Database {
-    /// The database, as in postgres://app@db1/shop; then no configuration is read. The password is best in
-    /// PGSLUICE__SOURCE__PASSWORD or ~/.pgpass
-    #[arg(short, long, value_name = "URL")]
+    #[arg(
+        short,
+        long,
+        value_name = "URL",
+        help = "The database, as in postgres://app@db1/shop; then no configuration is read. The password is best in \
+                PGSLUICE__SOURCE__PASSWORD or ~/.pgpass"
+    )]
     database: Option<String>,
 
     /// The configuration

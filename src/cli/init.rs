@@ -22,12 +22,20 @@ use crate::postgres::sql as client;
 /// What to look at, and what to write.
 #[derive(Debug, clap::Args)]
 pub struct InitArguments {
-    /// The database to look at, as in postgres://app@db1/shop. Its password is not written down
-    #[arg(short, long, value_name = "URL")]
+    #[arg(
+        short,
+        long,
+        value_name = "URL",
+        help = "The database to look at, as in postgres://app@db1/shop. Its password is not written down"
+    )]
     database: String,
 
-    /// Where the events go, as in amqps://app@mq1/shop; a broker on this machine, unless set
-    #[arg(short, long, value_name = "URL")]
+    #[arg(
+        short,
+        long,
+        value_name = "URL",
+        help = "Where the events go, as in amqps://app@mq1/shop; a broker on this machine, unless set"
+    )]
     rabbitmq: Option<String>,
 
     /// The pipeline's name, which names the slot and the publication; that of the database, unless set

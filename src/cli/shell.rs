@@ -41,15 +41,11 @@ pub fn man(arguments: &ManArguments) -> Result<(), Definite> {
     let failed = |error: std::io::Error| {
         Definite::new(Kind::Process, anyhow!(error).context("can't write the man pages"), "may this user write there?")
     };
-    match &arguments.output {
-        Some(folder) => {
-            std::fs::create_dir_all(folder).map_err(failed)?;
-            clap_mangen::generate_to(Arguments::command(), folder).map_err(failed)
-        }
-        None => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Arguments::command()).render(&mut page).map_err(failed)?;
-            print_line(String::from_utf8_lossy(&page).trim_end())
-        }
+    if let Some(folder) = &arguments.output {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        return clap_mangen::generate_to(Arguments::command(), folder).map_err(failed);
     }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Arguments::command()).render(&mut page).map_err(failed)?;
+    print_line(String::from_utf8_lossy(&page).trim_end())
 }

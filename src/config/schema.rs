@@ -69,13 +69,10 @@ fn property(key: &Key) -> Value {
         Takes::Table => json!({"type": "object"}),
     };
     property["description"] = Value::from(key.meaning.as_str());
-    match &key.default {
+    if let Default::Value(value) = &key.default {
         // A condition's is the text `true`.
-        Default::Value(Value::Bool(value)) if key.takes == Takes::Text => {
-            property["default"] = value.to_string().into()
-        }
-        Default::Value(value) => property["default"] = value.clone(),
-        Default::Required | Default::None | Default::Words(_) => {}
+        let is_text = key.takes == Takes::Text && value.is_boolean();
+        property["default"] = if is_text { value.to_string().into() } else { value.clone() };
     }
     property
 }

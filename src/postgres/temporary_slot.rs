@@ -100,13 +100,12 @@ impl Inner {
     ) -> Result<Lsn, Failure> {
         let creating = walsender::create_temporary_slot(connection, name);
         tokio::pin!(creating);
-        let created = match tokio::time::timeout(QUICK, &mut creating).await {
-            Ok(created) => created,
-            Err(_) => {
-                let blockers = within(ANSWER_LIMIT, "looking for open transactions", blockers(sql, pid)).await?;
-                warn!("waiting for transactions that are open: {blockers}");
-                creating.await
-            }
+        let created = if let Ok(created) = tokio::time::timeout(QUICK, &mut creating).await {
+            created
+        } else {
+            let blockers = within(ANSWER_LIMIT, "looking for open transactions", blockers(sql, pid)).await?;
+            warn!("waiting for transactions that are open: {blockers}");
+            creating.await
         };
         match created {
             Ok(from) => Ok(from),

@@ -139,8 +139,10 @@ async fn the_schema_takes_every_example_and_refuses_every_wrong_key() {
     assert!(refused > 100, "{refused}");
 }
 
+type Visit<'v> = dyn FnMut(&[(String, bool)], &Value) + 'v;
+
 /// Calls `visit` with each section's path (its names, and whether each is a list) and its schema.
-fn each_section(section: &Value, path: &mut Vec<(String, bool)>, visit: &mut dyn FnMut(&[(String, bool)], &Value)) {
+fn each_section(section: &Value, path: &mut Vec<(String, bool)>, visit: &mut Visit<'_>) {
     visit(path, section);
     for (name, property) in section["properties"].as_object().expect("properties") {
         let is_list = property["anyOf"][1]["items"].get("properties").is_some();
