@@ -10,7 +10,9 @@ use crate::config::LogFormat;
 use crate::failure::Definite;
 use crate::pipeline;
 use crate::telemetry::health::Health;
-use crate::telemetry::{http, logging};
+use crate::telemetry::http::{self, Findings};
+use crate::telemetry::logging;
+use crate::telemetry::report::{Facts, Report};
 
 /// Flags override the environment, which overrides the file.
 #[derive(Debug, clap::Args)]
@@ -54,8 +56,9 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
         let health = Health::default();
-        if let Some(address) = settings.http_listen {
-            http::serve(address, health.clone()).await?;
+        if let Some(listening) = &settings.http {
+            let report = Report::new(health.clone(), Facts::of(&settings));
+            http::serve(listening, report, Findings::default()).await?;
         }
         let store = Configured::new(&settings, &health);
         let mut shutdown = std::pin::pin!(shutdown.requested());

@@ -8,6 +8,7 @@
 mod events;
 mod filters;
 mod format;
+mod http;
 mod layers;
 mod outbox;
 mod resolve;
@@ -16,7 +17,6 @@ mod tests;
 pub mod topology;
 mod written;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ pub use filters::FilterSettings;
 #[cfg(test)]
 pub(crate) use format::OF_CHANGES;
 pub use format::{ChangeFormat, CloudEvents, DataFormat, RuleFormat};
+pub use http::{HttpSettings, TlsFiles, Token};
 pub use layers::VARIABLE_PREFIX;
 pub(crate) use outbox::OF_COLUMN;
 pub use outbox::{
@@ -72,8 +73,8 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// Give up when a peer can't be reached at start, instead of trying for ever.
     pub fail_fast: bool,
-    /// Where `/readyz` is answered, if anywhere.
-    pub http_listen: Option<SocketAddr>,
+    /// Where the process answers, if anywhere.
+    pub http: Option<HttpSettings>,
     /// What is logged, and how.
     pub log: LogSettings,
 }

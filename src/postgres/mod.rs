@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod client;
 pub mod conninfo;
 pub mod copied_slot;
+pub mod cost;
 pub mod examine;
 pub mod filters;
 mod held;
