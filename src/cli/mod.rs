@@ -9,6 +9,7 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod status;
 
 use std::path::PathBuf;
 
@@ -48,6 +49,9 @@ pub enum Command {
     /// Show the events that are parked, or send them again
     #[command(subcommand)]
     Parked(parked::ParkedCommand),
+    /// Say how it is: state, lag, rates, what the slot costs, from the pgsluice that runs or from the database
+    #[command(after_help = EXIT_CODES)]
+    Status(status::StatusArguments),
     /// Send events again that were delivered before, beside the pgsluice that runs
     #[command(after_help = EXIT_CODES)]
     Replay(replay::ReplayArguments),
@@ -68,6 +72,7 @@ impl Command {
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
             Self::Parked(command) => block_on(parked::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
+            Self::Status(arguments) => status::run(&arguments),
             Self::Schema(arguments) => schema::run(&arguments),
         }
     }

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::check;
 use super::checkpoint::rewind;
 use super::{Configuration, block_on, cannot_start};
 use crate::checkpoint::configured::Configured;
@@ -58,7 +59,9 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
         let health = Health::default();
         if let Some(listening) = &settings.http {
             let report = Report::new(health.clone(), Facts::of(&settings));
-            http::serve(listening, report, Findings::default()).await?;
+            let findings = Findings::default();
+            http::serve(listening, report, findings.clone()).await?;
+            tokio::spawn(check::keep(settings.clone(), health.clone(), findings));
         }
         let store = Configured::new(&settings, &health);
         let mut shutdown = std::pin::pin!(shutdown.requested());
@@ -92,6 +95,11 @@ impl Shutdown {
             let second = self.next().await;
             std::process::exit(128 + second);
         });
+    }
+
+    /// Resolves at the first signal, for who has nothing to wait for then.
+    pub(super) async fn requested_once(mut self) {
+        self.next().await;
     }
 
     async fn next(&mut self) -> i32 {

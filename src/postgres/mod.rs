@@ -23,9 +23,12 @@ pub mod relation;
 pub mod replication;
 mod rule_tables;
 pub mod slot;
+pub mod slots;
 pub mod sql;
 mod streamed;
 pub mod tls;
 pub mod types;
 mod walsender;
 pub mod watch;
+
+pub(crate) use held::Bytes;

@@ -127,6 +127,14 @@ impl Health {
         *self.0.state.borrow()
     }
 
+    /// Completes once changes flow from one end to the other, and are acknowledged.
+    pub async fn until_ready(&self) {
+        let (source, broker, checkpoint) = (Source::Streaming, Broker::Flowing, Checkpoint::Fine);
+        let ready = State { source, broker, checkpoint, event: None };
+        // Its sender is ours.
+        let _ = self.0.state.subscribe().wait_for(|state| *state == ready).await;
+    }
+
     /// What is counted and measured.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {

@@ -5,6 +5,7 @@
 
 pub mod access;
 mod answers;
+pub mod client;
 mod tls;
 
 use std::sync::Arc;

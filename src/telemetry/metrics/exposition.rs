@@ -102,7 +102,7 @@ impl Text {
             "pgsluice_ready" => self.plain(name, u8::from(report.reasons().is_empty())),
             "pgsluice_paused" => self.plain(name, u8::from(report.is_paused())),
             "pgsluice_state" => {
-                self.one_of(name, "state", &Summary::ALL.map(Summary::as_str), report.summary().as_str())
+                self.one_of(name, "state", &Summary::ALL.map(Summary::as_str), report.summary().as_str());
             }
             "pgsluice_source_state" => {
                 self.one_of(name, "state", &["connecting", "standby", "streaming"], state.source.as_str());
