@@ -1,6 +1,8 @@
 //! What operators see of a pgsluice that runs, with real servers: the metrics, readiness, pause and resume, who may ask, the
 //! command `status`, and the page in a real browser.
 
+#![allow(clippy::float_cmp, reason = "whole numbers, and small ones")]
+
 mod access;
 mod metrics;
 mod page;

@@ -2,6 +2,7 @@
 //! of which a page's test needs little.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -45,7 +46,13 @@ impl Browser {
             &format!("--user-data-dir={}", folder.display()),
             &format!("--window-size={width},{height}"),
         ];
+        // It dies with its driver, however that ends.
+        let wrapper = folder.join("chromium");
+        let script = "#!/bin/sh\nexec setpriv --pdeathsig KILL -- chromium \"$@\"\n";
+        std::fs::write(&wrapper, script).expect("write a script");
+        std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("make it run");
         let options = json!({
+            "binary": wrapper,
             "args": arguments,
             "mobileEmulation": {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1.0, "mobile": false, "touch": false}},
         });
@@ -122,20 +129,37 @@ impl Browser {
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.expect("asks the driver");
-        let mut answer = Vec::new();
-        let reading = tokio::time::timeout(SOON * 2, stream.read_to_end(&mut answer)).await;
-        reading.expect("the driver answers in time").expect("the driver answers");
-        let answer = String::from_utf8(answer).expect("text");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        let body: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        let reading = tokio::time::timeout(SOON * 2, read(&mut stream)).await;
+        let (head, body) = reading.expect("the driver answers in time");
+        let body: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
         assert!(head.contains(" 200 "), "{method} {path}: {body}");
         body["value"].clone()
     }
 }
 
+/// Up to the length that the head names: the driver does not wait for us to have read it all.
+async fn read(stream: &mut TcpStream) -> (String, String) {
+    let (mut answer, mut head_end) = (Vec::new(), None);
+    loop {
+        let length = head_end.map(|end: usize| {
+            let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+            let length =
+                head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+            length.expect("a length")
+        });
+        if let (Some(end), Some(length)) = (head_end, length)
+            && answer.len() >= end + length
+        {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+            return (text(&answer[..end]), text(&answer[end..end + length]));
+        }
+        assert!(stream.read_buf(&mut answer).await.expect("the driver answers") > 0, "the driver's answer is cut off");
+        head_end = answer.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+    }
+}
+
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its browser notices, and ends.
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }

@@ -78,7 +78,7 @@ async fn too_much_lag_is_a_reason_until_it_is_gone() {
     web.becomes(&[]).await;
     web.post("/pause").await;
     web.becomes(&["paused"]).await;
-    scene.database.execute("INSERT INTO ledger (filler) SELECT repeat('x', 2000) FROM generate_series(1, 1000)").await;
+    scene.database.execute("INSERT INTO ledger (filler) SELECT repeat('x', 1500) FROM generate_series(1, 1000)").await;
     web.becomes(&["paused", "lag_bytes"]).await;
     web.post("/resume").await;
     web.becomes(&[]).await;

@@ -44,7 +44,7 @@ async fn it_asks_the_instance_and_then_the_database() {
         let first = if let Value::Array(items) = value { items.first().unwrap_or(value) } else { value };
         match first.as_object().filter(|inner| !inner.is_empty()) {
             Some(inner) => {
-                missing.extend(inner.keys().map(|key| format!("{name}.{key}")).filter(|path| !described(path)))
+                missing.extend(inner.keys().map(|key| format!("{name}.{key}")).filter(|path| !described(path)));
             }
             None if !described(name) => missing.push(name.clone()),
             None => {}
@@ -54,7 +54,7 @@ async fn it_asks_the_instance_and_then_the_database() {
 
     scene.acknowledged().await;
     process.kill();
-    scene.database.execute("INSERT INTO ledger (filler) SELECT repeat('x', 2000) FROM generate_series(1, 1000)").await;
+    scene.database.execute("INSERT INTO ledger (filler) SELECT repeat('x', 1500) FROM generate_series(1, 1000)").await;
     let (code, text) = status(&["--config", file, "--json"]).await;
     let document = json(&text);
     assert_eq!(code, Some(0));
