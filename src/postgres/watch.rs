@@ -71,7 +71,9 @@ impl WatchedStream {
             // The stream may be gone.
             let _ = tell.send(watch.until_found().await);
         });
-        Self { stream, is_far_behind, left: None, found, server_ends, task: task.abort_handle(), types }
+        // Nobody has come yet, and during a pause nobody will.
+        let left = Some(Instant::now());
+        Self { stream, is_far_behind, left, found, server_ends, task: task.abort_handle(), types }
     }
 }
 

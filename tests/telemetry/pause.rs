@@ -87,6 +87,15 @@ async fn a_server_that_shuts_down_does_not_wait_for_a_paused_one() {
     web.post("/pause").await;
     web.becomes(&["paused"]).await;
     scene.database.execute("INSERT INTO ledger (filler) SELECT repeat('x', 1000) FROM generate_series(1, 20000)").await;
+    // Nor for a stream that nobody has ever read.
+    let slot = scene.database.name();
+    let end =
+        format!("SELECT pg_terminate_backend(active_pid)::text FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    scene.database.query_one(&end).await;
+    eventually("it has another stream", SOON, async || {
+        (web.metric("pgsluice_reconnects_total{peer=\"postgresql\"}").await == 1.0).then_some(())
+    })
+    .await;
     let start = Instant::now();
     tokio::task::block_in_place(|| server.stop());
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
