@@ -36,6 +36,7 @@ use crate::retention::Retention;
 use crate::route::topology;
 use crate::source::{Source, Status};
 use crate::telemetry::health::Health;
+use crate::telemetry::metrics::now_us;
 use intake::Intake;
 pub use intake::{Announce, Replay};
 use link::{Link, News};
@@ -131,7 +132,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             publisher: Lanes::new(broker, &settings.rabbitmq, settings.fail_fast, health.clone()),
             store,
             checkpointer: None,
-            intake: Intake::new(&settings, None),
+            intake: Intake::new(&settings, None, health.metrics()),
             window: Window::new(Progress::default(), settings.rabbitmq.in_flight),
             retention: Retention::new(settings.source.retain, &[]),
             reported: None,
@@ -146,7 +147,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
     /// The same as a replay, which ends by itself.
     #[must_use]
     pub fn replaying(mut self, replay: Replay) -> Self {
-        self.intake = Intake::new(&self.settings, Some(replay));
+        self.intake = Intake::new(&self.settings, Some(replay), self.health.metrics());
         self
     }
 
@@ -188,8 +189,12 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
     /// The loop. Ends with `Ok` when `shutdown` does, or a replay is over.
     async fn flow(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stop> {
         let mut shutdown = pin!(shutdown);
+        let mut pause = self.health.pause_asked();
         loop {
-            self.take_in()?;
+            let is_paused = *pause.borrow_and_update();
+            if !is_paused {
+                self.take_in()?;
+            }
             if self.is_complete() {
                 return Ok(());
             }
@@ -197,9 +202,13 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             // by the server. What is pending comes again.
             // Nothing is read before server and slot are on record: until then, the checkpoint may be somebody else's.
             let is_on_record = self.checkpointer.as_ref().is_none_or(|writer| writer.durable().is_some());
-            let may_read = is_on_record && !self.intake.is_over() && (self.has_taken_all() || self.source.is_broken());
+            // A pause is one of what is read; the slot is kept.
+            let wants =
+                if is_paused { !self.source.is_open() } else { self.has_taken_all() || self.source.is_broken() };
+            let may_read = is_on_record && !self.intake.is_over() && wants;
             tokio::select! { biased;
                 () = &mut shutdown => return Ok(()),
+                Ok(()) = pause.changed() => self.tell_pause(),
                 turn = self.turn(may_read) => turn?,
             }
         }
@@ -236,6 +245,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
     fn wait_for(&mut self, definite: &Definite) {
         let what = definite.to_string();
         self.health.event(definite.poison);
+        self.health.metrics().trouble("event", &what);
         // The same one, read again, is nothing new.
         if self.told.as_ref() != Some(&what) {
             tracing::error!(
@@ -256,6 +266,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
     /// messages; move the checkpoint; free the window; and only then read more. The first two are rarely ready, so that
     /// they starve nobody, and a busy broker holds back reading, as it should. Cancel-safe.
     async fn turn(&mut self, may_read: bool) -> Result<(), Stop> {
+        self.tell();
         if self.intake.report_now {
             // A server that asks may be about to shut down, and waits for what is settled to be reported.
             self.checkpointer.iter_mut().for_each(Checkpointer::hurry);
@@ -265,12 +276,16 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             _ = self.report_tick.tick() => self.report().await,
             durable = stored(&mut self.checkpointer, &self.window) => {
                 let flushed = durable?.lsn();
+                let metrics = self.health.metrics();
+                metrics.stored.set(flushed.0);
+                metrics.stored_at.set(Some(now_us()));
                 self.intake.cleanup.iter_mut().for_each(|cleanup| cleanup.passed(flushed));
                 self.report().await;
             }
             driven = self.publisher.drive() => {
                 driven.map_err(|failed| refused(failed, &self.window))?;
-                self.publisher.settled().for_each(|seq| self.window.settle(seq));
+                let settled = self.publisher.settled().inspect(|seq| self.window.settle(*seq));
+                self.intake.meter.settled(settled);
             }
             news = self.source.next(), if may_read => match news.map_err(|definite| self.source_failed(definite))? {
                 News::Batch(batch) => self.intake.read(batch)?,
@@ -279,6 +294,24 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             },
         }
         Ok(())
+    }
+
+    /// For whoever asks while nothing happens here.
+    fn tell(&self) {
+        let metrics = self.health.metrics();
+        metrics.received.raise(self.intake.received.0);
+        metrics.settled.set(self.window.watermark().flushed.0);
+        metrics.in_flight_events.set(self.window.len() as u64);
+        metrics.in_flight_bytes.set(self.window.bytes() as u64);
+        metrics.oldest_commit.set(self.intake.meter.oldest_commit());
+    }
+
+    fn tell_pause(&self) {
+        if self.health.is_paused() {
+            tracing::info!("paused: nothing new is read or published, and the slot keeps the WAL");
+        } else {
+            tracing::info!("resumed");
+        }
     }
 
     fn opened(&mut self, start: Checkpoint, report_every: Duration) {

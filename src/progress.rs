@@ -76,6 +76,12 @@ impl Window {
         self.entries.len()
     }
 
+    /// Bytes of their frames.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many events were settled, in order and without a hole.
     #[must_use]
     pub fn settled(&self) -> Seq {

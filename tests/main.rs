@@ -34,6 +34,7 @@ mod source_faults;
 mod standby;
 mod streaming;
 mod support;
+mod telemetry;
 mod text;
 mod topology;
 mod values;

@@ -170,6 +170,7 @@ impl Checkpointer {
                 "the checkpoint can't be stored; nothing more is acknowledged to PostgreSQL until it can"
             );
         }
+        self.health.metrics().trouble("checkpoint", &format!("{error:#}"));
         self.health.checkpoint(health::Checkpoint::Failing);
         self.state = State::Failed(Instant::now() + self.backoff.next_wait());
     }

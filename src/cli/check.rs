@@ -1,7 +1,9 @@
 //! `pgsluice check`: what a start would find and do, without doing it.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Configuration, block_on};
 use crate::checkpoint::configured::Configured;
@@ -14,6 +16,7 @@ use crate::rabbit::steps::Step;
 use crate::rabbit::survey::{Found, Survey, survey};
 use crate::route::{exchanges_of, topology};
 use crate::telemetry::health::Health;
+use crate::telemetry::http::Findings;
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -34,7 +37,7 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Definite> {
     let settings = arguments.configuration.load()?;
     let print = |findings: Vec<Finding>, part: &str| -> Vec<Kind> {
         for finding in &findings {
-            println!("{}", if arguments.json { json(part, finding) } else { text(part, finding) });
+            println!("{}", if arguments.json { json(part, finding).to_string() } else { text(part, finding) });
         }
         findings.iter().filter_map(kind).collect()
     };
@@ -57,6 +60,23 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Definite> {
     }
 }
 
+/// Between two checks of a pgsluice that runs.
+const EVERY: Duration = Duration::from_hours(1);
+
+/// Checks what runs, for its page: once changes flow, and from time to time after that.
+pub(super) async fn keep(settings: Settings, health: Health, found: Findings) {
+    let store = Configured::new(&settings, &Health::default());
+    loop {
+        health.until_ready().await;
+        let Examined { findings, tables } = examine(&settings, &store).await;
+        let postgresql = findings.iter().map(|finding| json("postgresql", finding));
+        let broker = broker(&settings, &tables).await;
+        let rabbitmq = broker.iter().map(|finding| json("rabbitmq", finding));
+        found.set(postgresql.chain(rabbitmq).collect());
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
 fn kind(finding: &Finding) -> Option<Kind> {
     match finding {
         Finding::Failure(definite) => Some(definite.kind),
@@ -74,16 +94,15 @@ fn text(part: &str, finding: &Finding) -> String {
     if hint.is_empty() { line } else { format!("{line}\n         hint: {}", hint.replace('\n', " ")) }
 }
 
-fn json(part: &str, finding: &Finding) -> String {
-    let object = match finding {
+fn json(part: &str, finding: &Finding) -> Value {
+    match finding {
         Finding::Ok(what) => json!({"level": "ok", "part": part, "message": what}),
         Finding::Warning { what, hint } => json!({"level": "warning", "part": part, "message": what, "hint": hint}),
         Finding::Failure(definite) => json!({
             "level": "failure", "part": part, "message": definite.to_string(), "hint": definite.hint,
             "code": definite.exit_code(),
         }),
-    };
-    object.to_string()
+    }
 }
 
 async fn broker(settings: &Settings, tables: &[(String, String)]) -> Vec<Finding> {

@@ -15,6 +15,7 @@ pub mod run;
 pub mod schema;
 pub mod shell;
 pub mod slot;
+pub mod status;
 pub mod tail;
 
 use std::io::{Write as _, stdout};
@@ -63,6 +64,9 @@ pub enum Command {
     /// Show the events that are parked, or send them again
     #[command(subcommand)]
     Parked(parked::ParkedCommand),
+    /// Say how it is: state, lag, rates, what the slot costs, from the pgsluice that runs or from the database
+    #[command(after_help = EXIT_CODES)]
+    Status(status::StatusArguments),
     /// Send events again that were delivered before, beside the pgsluice that runs
     #[command(after_help = EXIT_CODES)]
     Replay(replay::ReplayArguments),
@@ -95,6 +99,7 @@ impl Command {
             Self::Config(command) => config::run(&command),
             Self::Parked(command) => block_on(parked::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
+            Self::Status(arguments) => status::run(&arguments),
             Self::Schema(arguments) => schema::run(&arguments),
             Self::Slot(command) => block_on(slot::run(command)),
             Self::Tail(arguments) => tail::run(&arguments),

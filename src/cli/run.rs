@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::check;
 use super::checkpoint::rewind;
 use super::{Configuration, block_on, cannot_start};
 use crate::checkpoint::configured::Configured;
@@ -10,7 +11,9 @@ use crate::config::LogFormat;
 use crate::failure::Definite;
 use crate::pipeline;
 use crate::telemetry::health::Health;
-use crate::telemetry::{http, logging};
+use crate::telemetry::http::{self, Findings};
+use crate::telemetry::logging;
+use crate::telemetry::report::{Facts, Report};
 
 /// Flags override the environment, which overrides the file.
 #[derive(Debug, clap::Args)]
@@ -54,8 +57,11 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
         let health = Health::default();
-        if let Some(address) = settings.http_listen {
-            http::serve(address, health.clone()).await?;
+        if let Some(listening) = &settings.http {
+            let report = Report::new(health.clone(), Facts::of(&settings));
+            let findings = Findings::default();
+            http::serve(listening, report, findings.clone()).await?;
+            tokio::spawn(check::keep(settings.clone(), health.clone(), findings));
         }
         let store = Configured::new(&settings, &health);
         let mut shutdown = std::pin::pin!(shutdown.requested());
@@ -89,6 +95,11 @@ impl Shutdown {
             let second = self.next().await;
             std::process::exit(128 + second);
         });
+    }
+
+    /// Resolves at the first signal, for who has nothing to wait for then.
+    pub(super) async fn requested_once(mut self) {
+        self.next().await;
     }
 
     async fn next(&mut self) -> i32 {

@@ -10,6 +10,7 @@ pub mod effective;
 mod events;
 mod filters;
 mod format;
+mod http;
 mod layers;
 mod outbox;
 pub mod reference;
@@ -21,7 +22,6 @@ mod tests;
 pub mod topology;
 mod written;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub use events::{ColumnChoice, DataSettings, HashKey, RuleSettings};
 pub use filters::FilterSettings;
 pub(crate) use format::OF_CHANGES;
 pub use format::{ChangeFormat, CloudEvents, DataFormat, RuleFormat};
+pub use http::{HttpSettings, TlsFiles, Token};
 pub use layers::VARIABLE_PREFIX;
 pub(crate) use outbox::OF_COLUMN;
 pub use outbox::{
@@ -77,8 +78,8 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// Give up when a peer can't be reached at start, instead of trying for ever.
     pub fail_fast: bool,
-    /// Where `/readyz` is answered, if anywhere.
-    pub http_listen: Option<SocketAddr>,
+    /// Where the process answers, if anywhere.
+    pub http: Option<HttpSettings>,
     /// What is logged, and how.
     pub log: LogSettings,
 }

@@ -5,10 +5,10 @@
 
 mod events;
 mod filters;
+mod http;
 mod outbox;
 mod topology;
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -96,7 +96,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         checkpoint,
         shutdown_timeout: millis(at, "shutdown_timeout_ms", shutdown_timeout_ms, 30_000, 1..=MAX_WAIT_MS)?,
         fail_fast: fail_fast.unwrap_or(false),
-        http_listen: listen(at, http)?,
+        http: http::http(at, http)?,
         log: self::log(at, log)?,
         source,
         outboxes,
@@ -314,14 +314,6 @@ fn retain(at: &Origins, written: &written::Replay) -> Result<Retain, Definite> {
     let bytes = bytes.map(|bytes| in_range(at, "replay.retain_bytes", Some(bytes), bytes, MEBIBYTE..=1 << 50, "bytes"));
     let age = ms.map(|ms| millis(at, "replay.retain_ms", Some(ms), ms, 1_000..=366 * MAX_WAIT_MS));
     Ok(Retain { bytes: bytes.transpose()?, age: age.transpose()? })
-}
-
-fn listen(at: &Origins, written: written::Http) -> Result<Option<SocketAddr>, Definite> {
-    let Some(listen) = written.listen else { return Ok(None) };
-    listen.parse().map(Some).map_err(|error| {
-        let what = format!("is no address with a port: \"{listen}\"");
-        at.wrong_because("http.listen", &what, error, "an IP address and a port, as in \"127.0.0.1:9187\"")
-    })
 }
 
 fn log(at: &Origins, written: written::Log) -> Result<LogSettings, Definite> {

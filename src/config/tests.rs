@@ -578,6 +578,9 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "format",
         "standby_timeout_ms",
         "listen",
+        "token",
+        "tls_",
+        "ready_lag_",
         "retain_",
         "prefix",
         "prefixes",
@@ -638,6 +641,30 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         uncommented.into_iter().filter(|line| !examples.iter().any(|example| line.starts_with(example))).collect();
     // What is commented out is the default, so that uncommenting it changes nothing.
     assert_eq!(format!("{:?}", loaded(&without_examples.join("\n"), &[])), defaults);
+}
+
+#[test]
+fn http_listens_where_it_is_told_and_its_token_is_not_shown() {
+    assert!(loaded(SMALLEST, &[]).http.is_none());
+    let http = |lines: &str| loaded(&with("http", lines), &[]).http.expect("listens");
+    assert_eq!(http("listen = \"9187\"").listen.to_string(), "127.0.0.1:9187");
+    assert_eq!(http("listen = \"[::1]:9187\"").listen.to_string(), "[::1]:9187");
+    let all =
+        "listen = \"9187\"\ntoken = \"hunter2hunter2hunter2\"\ntls_certificate_file = \"a\"\ntls_key_file = \"b\"";
+    let shown = format!("{:?}", http(&format!("{all}\nready_lag_bytes = 7\nready_lag_ms = 9")));
+    assert!(
+        !shown.contains("hunter2") && shown.contains("conf/a") && shown.contains("Some(7)") && shown.contains("9ms")
+    );
+    for (lines, expected) in [
+        ("listen = \"db1\"", "http.listen is no address with a port: \"db1\": invalid socket address syntax"),
+        ("token = \"hunter2hunter2hunter2\"", "http.token has no meaning without http.listen"),
+        ("listen = \"9187\"\ntoken = \"hunter2\"", "http.token is no token that keeps anybody out"),
+        ("listen = \"9187\"\ntls_key_file = \"b\"", "http.tls_certificate_file is missing"),
+        ("listen = \"9187\"\ntls_certificate_file = \"b\"", "http.tls_key_file is missing"),
+    ] {
+        let error = error(&with("http", lines), &[]);
+        assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+    }
 }
 
 #[test]

@@ -303,6 +303,14 @@ pub(super) struct Replay {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Http {
     pub(super) listen: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) token_file: Option<String>,
+    pub(super) tls_certificate_file: Option<String>,
+    pub(super) tls_key_file: Option<String>,
+    #[serde(deserialize_with = "number")]
+    pub(super) ready_lag_bytes: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) ready_lag_ms: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]

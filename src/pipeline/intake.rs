@@ -33,6 +33,8 @@ use crate::route::domain::{self, RuleError};
 use crate::route::outbox::Misfit;
 use crate::route::{MessageVerdict, Router, Skip, Verdict};
 use crate::source::Batch;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::meter::{Meter, TableId};
 use crate::transaction::{Assembler, LogicalMessage, Step, TakeError};
 
 /// Told of each event before it is published.
@@ -66,6 +68,8 @@ pub(super) struct Intake {
     parks: bool,
     /// None: no outbox is cleaned.
     pub(super) cleanup: Option<Cleanup>,
+    /// Counts what goes out.
+    pub(super) meter: Meter,
 }
 
 /// From a change to its events.
@@ -80,7 +84,7 @@ struct Encode {
 }
 
 impl Intake {
-    pub(super) fn new(settings: &Settings, replay: Option<Replay>) -> Self {
+    pub(super) fn new(settings: &Settings, replay: Option<Replay>, metrics: &Metrics) -> Self {
         let (scope, delivery, announce) = match replay {
             None => (None, Delivery::First, None),
             Some(Replay { scope, delivery, announce }) => (Some(scope), delivery, announce),
@@ -101,6 +105,7 @@ impl Intake {
             outgoing: Outgoing::new(announce),
             parks: settings.rabbitmq.poison == PoisonPolicy::Park,
             cleanup: None,
+            meter: Meter::new(metrics.clone()),
         }
     }
 
@@ -128,6 +133,9 @@ impl Intake {
 
     /// Takes pending frames in while the window has room for what they may publish.
     pub(super) fn take_in<B: Broker>(&mut self, window: &mut Window, publisher: &mut Lanes<B>) -> Result<(), Definite> {
+        if !self.pending.is_empty() {
+            self.meter.tick();
+        }
         while window.has_room()
             && !self.is_over()
             && let Some(payload) = self.pending.next_payload()
@@ -158,8 +166,8 @@ impl Intake {
         window: &mut Window,
         publisher: &mut Lanes<B>,
     ) -> Result<(), Definite> {
-        let parks = self.parks;
-        self.outgoing.release(false, &mut Way { window, publisher, parks, scope: self.scope.as_mut() })
+        let Self { parks, scope, meter, outgoing, .. } = self;
+        outgoing.release(false, &mut Way { window, publisher, parks: *parks, scope: scope.as_mut(), meter })
     }
 
     /// Whether all that is to be replayed was taken in.
@@ -180,8 +188,8 @@ impl Intake {
         publisher: &mut Lanes<B>,
     ) -> Result<(), Definite> {
         let message = pgoutput::decode(data).map_err(|error| undecodable(error, lsn))?;
-        let Self { assembler, scope, encode, outgoing, received, cleanup, parks, .. } = self;
-        let mut way = Way { window, publisher, parks: *parks, scope: scope.as_mut() };
+        let Self { assembler, scope, encode, outgoing, received, cleanup, parks, meter, .. } = self;
+        let mut way = Way { window, publisher, parks: *parks, scope: scope.as_mut(), meter };
         let taken = assembler.take(message, &mut |step| match step {
             Step::Begin(transaction) => {
                 outgoing.begin();
@@ -189,6 +197,7 @@ impl Intake {
             }
             // A relation's own frame has no LSN.
             Step::Relation(relation) => {
+                way.meter.forget(relation);
                 if encode.learn(relation, *received)? {
                     outgoing.fence();
                 }
@@ -237,7 +246,7 @@ impl Encode {
         }
         if is_event && way.scope.as_ref().is_none_or(|scope| scope.takes()) {
             let unmade = self.make_message(outgoing.next(), logical, way)?;
-            outgoing.hold(position, transaction, unmade, way)?;
+            outgoing.hold(position, transaction, TableId::default(), unmade, way)?;
         }
         outgoing.reached(position, way.window);
         Ok(())
@@ -346,7 +355,8 @@ impl Encode {
                 Err(definite) => return Err(definite),
             };
             if is_event {
-                outgoing.hold(position, change.transaction, unmade, way)?;
+                let table = way.meter.table(change.relation);
+                outgoing.hold(position, change.transaction, table, unmade, way)?;
             } else if let Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn)) = verdict
                 && !std::mem::replace(&mut self.outbox_update_seen, true)
             {

@@ -81,6 +81,7 @@ impl<S: Source> Link<S> {
                         self.state = State::Open { stream, since: Instant::now() };
                         self.fail_fast = false;
                         self.health.source(health::Source::Streaming);
+                        self.health.metrics().streams.add(1);
                         return Ok(News::Opened { start, report_every });
                     }
                     Err(failure) => failure,
@@ -149,6 +150,7 @@ impl<S: Source> Link<S> {
             Failure::Transient(error) => error,
         };
         let wait = self.backoff.next_wait();
+        self.health.metrics().trouble("source", &format!("{error:#}"));
         if !was_opening || self.backoff.attempts() == 1 {
             tracing::warn!(error = format!("{error:#}"), "PostgreSQL is away; trying again until it is back");
         } else {

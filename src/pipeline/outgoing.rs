@@ -17,6 +17,7 @@ use crate::lsn::{Lsn, Position};
 use crate::progress::Window;
 use crate::rabbit::lanes::Lanes;
 use crate::rabbit::publisher::PublishError;
+use crate::telemetry::metrics::meter::{Meter, TableId};
 
 /// Where events go, and who counts them.
 pub(super) struct Way<'w, B: Broker> {
@@ -26,6 +27,7 @@ pub(super) struct Way<'w, B: Broker> {
     pub(super) parks: bool,
     /// None: no replay.
     pub(super) scope: Option<&'w mut Scope>,
+    pub(super) meter: &'w mut Meter,
 }
 
 /// The events of the transaction that is being read.
@@ -61,6 +63,8 @@ struct Slot {
     event: Event,
     /// It could not be made, and is to be parked as what it is.
     unmade: Option<Definite>,
+    /// What it is of.
+    table: TableId,
 }
 
 impl Outgoing {
@@ -108,6 +112,7 @@ impl Outgoing {
         &mut self,
         at: Position,
         transaction: Transaction,
+        table: TableId,
         unmade: Option<Definite>,
         way: &mut Way<'_, B>,
     ) -> Result<(), Definite> {
@@ -126,7 +131,7 @@ impl Outgoing {
             headers.push("transaction_number", Header::Int(self.number));
             headers.push("transaction_last", Header::Bool(false));
         }
-        slot.unmade = unmade;
+        (slot.unmade, slot.table) = (unmade, table);
         let is_fenced = std::mem::take(&mut self.fences) || self.held.as_ref().is_some_and(|held| held.is_fenced);
         self.held = Some(Held { transaction, at, events: index + 1, through: None, is_fenced });
         Ok(())
@@ -156,7 +161,7 @@ impl Outgoing {
     ) -> Result<(), Definite> {
         let announce = self.announce;
         let event = self.next();
-        let published = publish(announce, event, unmade, end_lsn, way);
+        let published = publish(announce, event, (TableId::default(), unmade), end_lsn, way);
         event.clear();
         way.window.publish_message(end_lsn, published?);
         if let Some(scope) = &mut way.scope {
@@ -175,11 +180,11 @@ impl Outgoing {
         if is_fenced {
             way.publisher.fence(way.window.next_seq());
         }
-        for (Slot { event, unmade }, left) in self.slots[..events].iter_mut().zip((0..events).rev()) {
+        for (Slot { event, unmade, table }, left) in self.slots[..events].iter_mut().zip((0..events).rev()) {
             if is_numbered(event) {
                 event.headers.set_last(is_last && left == 0);
             }
-            let published = publish(self.announce, event, unmade.take(), at, way);
+            let published = publish(self.announce, event, (*table, unmade.take()), at, way);
             // At once: after a large event there may be no other for long.
             event.clear();
             way.window.publish((left == 0).then_some(through), published?);
@@ -200,7 +205,7 @@ fn is_numbered(event: &Event) -> bool {
 fn publish<B: Broker>(
     announce: Option<Announce>,
     event: &mut Event,
-    unmade: Option<Definite>,
+    (table, unmade): (TableId, Option<Definite>),
     at: impl std::fmt::Display,
     way: &mut Way<'_, B>,
 ) -> Result<usize, Definite> {
@@ -212,13 +217,17 @@ fn publish<B: Broker>(
     } else {
         announce.map_or(Ok(()), |announce| announce(event)).map_err(unwritable)?;
         match way.publisher.publish(seq, &event.message(), event.ordering_key) {
-            Ok(bytes) => return Ok(bytes),
-            Err(error) => (unpublishable(error, &event.origin, at), true),
+            Ok(bytes) => {
+                way.meter.taken(seq, table, event, at);
+                return Ok(bytes);
+            }
+            Err(error) => (unpublishable(error, &event.origin, &at), true),
         }
     };
     if !way.parks || definite.poison.is_none() {
         return Err(definite);
     }
+    way.meter.taken(seq, table, event, at);
     way.publisher.park(seq, event, &definite, is_made).ok_or(definite)
 }
 

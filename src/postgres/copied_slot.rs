@@ -26,6 +26,7 @@ use crate::config::SourceSettings;
 use crate::failure::{Definite, Failure, Kind, within};
 use crate::lsn::Lsn;
 use crate::source::{Opened, Resume, Source};
+use crate::telemetry::health::Health;
 
 /// Opens streams of the past of one slot.
 #[derive(Debug, Clone)]
@@ -123,7 +124,7 @@ impl Inner {
         let starting = CommittedStream::start(connection, &copy, &self.settings, &self.mode, start.flushed);
         let starting = async { Ok(starting.await?) };
         let stream = within(ANSWER_LIMIT, "starting the replication stream", starting).await?;
-        let stream = WatchedStream::new(stream, self.settings.clone(), None, start.flushed);
+        let stream = WatchedStream::new(stream, self.settings.clone(), None, start.flushed, Health::default());
         Ok(Opened { stream, start, report_every: report_every(&self.settings, &session) })
     }
 

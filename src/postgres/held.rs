@@ -77,7 +77,7 @@ pub(super) fn judge(held: &Held, retain: Retain) -> Result<(), Definite> {
 }
 
 /// A number of bytes, for a person: `1.5 GiB`.
-pub(super) struct Bytes(pub(super) u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -246,7 +246,8 @@ impl Inner {
             Ok(stream) => {
                 self.look_again(sql, &session, &start).await?;
                 let sent = limited("reading the publication", self.sent(sql)).await?;
-                let stream = WatchedStream::new(stream, self.settings.clone(), Some(sent), start.flushed);
+                let stream =
+                    WatchedStream::new(stream, self.settings.clone(), Some(sent), start.flushed, self.health.clone());
                 Ok(Some(Opened { stream, start, report_every: report_every(&self.settings, &session) }))
             }
             // Somebody was quicker than we between looking and starting.

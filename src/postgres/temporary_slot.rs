@@ -21,6 +21,7 @@ use crate::config::SourceSettings;
 use crate::failure::{Failure, Kind, within};
 use crate::lsn::Lsn;
 use crate::source::{Opened, Resume, Source};
+use crate::telemetry::health::Health;
 
 /// Opens one stream, from now on.
 #[derive(Debug, Clone)]
@@ -85,7 +86,7 @@ impl Inner {
         let starting = CommittedStream::start(connection, &name, &self.settings, &self.mode, from);
         let starting = async { Ok(starting.await?) };
         let stream = within(ANSWER_LIMIT, "starting the replication stream", starting).await?;
-        let stream = WatchedStream::new(stream, self.settings.clone(), None, from);
+        let stream = WatchedStream::new(stream, self.settings.clone(), None, from, Health::default());
         info!(target: "pgsluice::tail", %from, "showing what is committed from now on");
         Ok(Opened { stream, start, report_every: report_every(&self.settings, &session) })
     }

@@ -21,13 +21,14 @@ use super::publication;
 use super::streamed::CommittedStream;
 use super::types::finder::TypeFinder;
 use super::walsender::ANSWER_LIMIT;
-use super::{slot, sql};
+use super::{cost, slot, sql};
 use crate::config::SourceSettings;
 use crate::failure::{Definite, Failure, Kind, within};
 use crate::lsn::Lsn;
 use crate::source::{Batch, ChangeStream, Status};
+use crate::telemetry::health::Health;
 
-/// Who has got something so lately may still come for more.
+/// Who was here so lately may still come for more.
 const LATELY: Duration = Duration::from_secs(1);
 
 /// A stream that is looked after.
@@ -36,8 +37,8 @@ pub struct WatchedStream {
     stream: CommittedStream,
     /// It is read because of the past, of which there may be much.
     is_far_behind: bool,
-    /// When it gave something, after which nobody has come for more.
-    given: Option<Instant>,
+    /// When somebody left it, with something or without, and has not come back for more.
+    left: Option<Instant>,
     found: oneshot::Receiver<Definite>,
     server_ends: Arc<AtomicBool>,
     task: AbortHandle,
@@ -47,18 +48,32 @@ pub struct WatchedStream {
 impl WatchedStream {
     /// Looks after `stream`, which sends these tables. None: it is a replay. What becomes of the publication is nothing to
     /// the past, and a server that shuts down need not wait until the stream has caught up, however well it is read.
-    pub(super) fn new(stream: CommittedStream, settings: SourceSettings, sent: Option<Vec<u32>>, from: Lsn) -> Self {
+    pub(super) fn new(
+        stream: CommittedStream,
+        settings: SourceSettings,
+        sent: Option<Vec<u32>>,
+        from: Lsn,
+        health: Health,
+    ) -> Self {
         let is_far_behind = sent.is_none();
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
         let types = TypeFinder::new(settings.conninfo.clone(), stream.mode());
-        let watch =
-            Watch { settings, sent, fine_until: from, server_ends: Arc::clone(&server_ends), unfit: Vec::new() };
+        let watch = Watch {
+            settings,
+            sent,
+            fine_until: from,
+            server_ends: Arc::clone(&server_ends),
+            unfit: Vec::new(),
+            health,
+        };
         let task = tokio::spawn(async move {
             // The stream may be gone.
             let _ = tell.send(watch.until_found().await);
         });
-        Self { stream, is_far_behind, given: None, found, server_ends, task: task.abort_handle(), types }
+        // Nobody has come yet, and during a pause nobody will.
+        let left = Some(Instant::now());
+        Self { stream, is_far_behind, left, found, server_ends, task: task.abort_handle(), types }
     }
 }
 
@@ -70,24 +85,38 @@ impl Drop for WatchedStream {
 
 impl ChangeStream for WatchedStream {
     async fn next(&mut self) -> Result<Batch, Failure> {
-        self.given = None;
-        let batch = tokio::select! { biased;
+        let _left = Left::by(&mut self.left);
+        tokio::select! { biased;
             Ok(definite) = &mut self.found => Err(definite.into()),
             batch = self.types.complete(self.stream.next()) => batch,
-        };
-        self.given = Some(Instant::now());
-        batch
+        }
     }
 
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
         if let Ok(definite) = self.found.try_recv() {
             return Err(definite.into());
         }
-        let is_held_up = self.given.is_some_and(|given| given.elapsed() > LATELY);
+        let is_held_up = self.left.is_some_and(|left| left.elapsed() > LATELY);
         if (is_held_up || self.is_far_behind) && self.server_ends.load(Ordering::Relaxed) {
             return Err(Failure::transient(anyhow!("the server shuts down, and must not wait for the broker")));
         }
         self.stream.report(status).await
+    }
+}
+
+/// Somebody is at the stream, until this is dropped.
+struct Left<'s>(&'s mut Option<Instant>);
+
+impl<'s> Left<'s> {
+    fn by(left: &'s mut Option<Instant>) -> Self {
+        *left = None;
+        Self(left)
+    }
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        *self.0 = Some(Instant::now());
     }
 }
 
@@ -100,18 +129,20 @@ struct Watch {
     server_ends: Arc<AtomicBool>,
     /// What was last said of filters that make the application's UPDATEs fail.
     unfit: Vec<Unfit>,
+    /// Hears of what the slot costs.
+    health: Health,
 }
 
 impl Watch {
     async fn until_found(mut self) -> Definite {
         loop {
-            tokio::time::sleep(self.settings.watch_every).await;
             match self.look().await {
                 Ok(()) => {}
                 Err(Failure::Definite(definite)) if definite.kind == Kind::InDoubt => return definite,
                 // Whatever else is wrong, the stream says so, or goes on in spite of it.
                 Err(failure) => tracing::debug!(error = %failure, "could not look at the publication"),
             }
+            tokio::time::sleep(self.settings.watch_every).await;
         }
     }
 
@@ -124,6 +155,10 @@ impl Watch {
 
     async fn compare(&mut self, client: &Client) -> Result<(), Failure> {
         let Some(sent) = &self.sent else { return Ok(()) };
+        match cost::look(client, &self.settings.slot).await {
+            Ok(cost) => self.health.metrics().slot().look(Instant::now(), cost),
+            Err(failure) => tracing::debug!(error = %failure, "could not look at what the slot costs"),
+        }
         let now = end_of_wal(client).await?;
         let name = &self.settings.publication;
         // Without the publication, reading the stream fails.

@@ -38,6 +38,8 @@ pub struct Lanes<B: Broker> {
     /// To be told once that is.
     failed: Option<Failed>,
     is_open: bool,
+    /// What the metrics were told of what is wrong.
+    told: Option<String>,
     health: Health,
 }
 
@@ -115,6 +117,7 @@ impl<B: Broker + Clone> Lanes<B> {
             let settings = PublisherSettings { unroutable, poison, fail_fast: false, ..settings };
             Parking::new(parking.exchange.clone(), publisher(settings, Voice::default()))
         });
+        health.metrics().start_lanes(rabbitmq.lanes);
         Self {
             shards: lanes.collect(),
             parking,
@@ -123,6 +126,7 @@ impl<B: Broker + Clone> Lanes<B> {
             settled: Vec::new(),
             failed: None,
             is_open: false,
+            told: None,
             health,
         }
     }
@@ -295,7 +299,18 @@ impl<B: Broker> Lanes<B> {
         self.shards.iter_mut().for_each(|lane| lane.set_fence(fence));
     }
 
-    fn tell_health(&self) {
+    fn tell_health(&mut self) {
+        let metrics = self.health.metrics();
+        for (lane, told) in self.shards.iter().zip(metrics.lanes()) {
+            told.tell(lane.publisher.state(), lane.seqs.len(), lane.publisher.counters());
+        }
+        if let Some(parking) = self.parking.as_ref().and_then(Parking::publisher) {
+            metrics.parking().tell(parking.state(), 0, parking.counters());
+        }
+        if self.trouble() != self.told.as_deref() {
+            self.told = self.trouble().map(str::to_owned);
+            self.told.iter().for_each(|what| metrics.trouble("broker", what));
+        }
         self.health.broker(match self.state() {
             State::Connecting | State::Reconnecting => health::Broker::Connecting,
             State::Flowing => health::Broker::Flowing,

@@ -1,17 +1,26 @@
 //! What the process is doing, for whoever asks whether it is ready.
 //!
-//! Each part sets its own state when it changes; nothing here decides anything.
+//! Each part sets its own state when it changes; nothing here decides anything. Whether pgsluice is paused is what somebody
+//! asks for: the loop looks here.
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::metrics::Metrics;
 use crate::failure::Poison;
 
 /// Shared by all parts of one pipeline.
 #[derive(Debug, Clone)]
-pub struct Health(Arc<watch::Sender<State>>);
+pub struct Health(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: watch::Sender<State>,
+    paused: watch::Sender<bool>,
+    metrics: Metrics,
+}
 
 /// What each part is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -27,7 +36,7 @@ pub struct State {
 }
 
 /// Of the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// Not streaming (yet, or any more): trying to.
@@ -39,8 +48,20 @@ pub enum Source {
     Streaming,
 }
 
+impl Source {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Standby => "standby",
+            Self::Streaming => "streaming",
+        }
+    }
+}
+
 /// Of the publisher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Broker {
     /// There was no connection yet, or it is lost: trying to connect.
@@ -56,8 +77,22 @@ pub enum Broker {
     Refusing,
 }
 
+impl Broker {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Flowing => "flowing",
+            Self::Blocked => "blocked",
+            Self::Retrying => "retrying",
+            Self::Refusing => "refusing",
+        }
+    }
+}
+
 /// Of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Checkpoint {
     /// The last write succeeded, or there was none yet.
@@ -67,18 +102,21 @@ pub enum Checkpoint {
     Failing,
 }
 
-impl State {
-    /// Whether changes flow from one end to the other, and are acknowledged.
+impl Checkpoint {
+    /// As it is written.
     #[must_use]
-    pub fn is_ready(self) -> bool {
-        let (source, broker, checkpoint) = (Source::Streaming, Broker::Flowing, Checkpoint::Fine);
-        self == Self { source, broker, checkpoint, event: None }
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fine => "fine",
+            Self::Failing => "failing",
+        }
     }
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(State::default())))
+        let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
+        Self(Arc::new(Shared { state, paused, metrics: Metrics::default() }))
     }
 }
 
@@ -86,7 +124,21 @@ impl Health {
     /// What it is now.
     #[must_use]
     pub fn state(&self) -> State {
-        *self.0.borrow()
+        *self.0.state.borrow()
+    }
+
+    /// Completes once changes flow from one end to the other, and are acknowledged.
+    pub async fn until_ready(&self) {
+        let (source, broker, checkpoint) = (Source::Streaming, Broker::Flowing, Checkpoint::Fine);
+        let ready = State { source, broker, checkpoint, event: None };
+        // Its sender is ours.
+        let _ = self.0.state.subscribe().wait_for(|state| *state == ready).await;
+    }
+
+    /// What is counted and measured.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// The source has changed.
@@ -110,9 +162,27 @@ impl Health {
     }
 
     fn set(&self, change: impl FnOnce(State) -> State) {
-        self.0.send_if_modified(|state| {
+        self.0.state.send_if_modified(|state| {
             let before = std::mem::replace(state, change(*state));
             before != *state
         });
+    }
+
+    /// Whether nothing new is to be read or published.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        *self.0.paused.borrow()
+    }
+
+    /// Asks for a pause, or for its end; false when it is so already.
+    #[must_use]
+    pub fn pause(&self, paused: bool) -> bool {
+        self.0.paused.send_if_modified(|is| std::mem::replace(is, paused) != paused)
+    }
+
+    /// Completes once somebody has asked for a pause, or for its end, since this was made.
+    #[must_use]
+    pub fn pause_asked(&self) -> watch::Receiver<bool> {
+        self.0.paused.subscribe()
     }
 }

@@ -3,3 +3,6 @@
 pub mod health;
 pub mod http;
 pub mod logging;
+pub mod metrics;
+pub mod report;
+pub mod status;

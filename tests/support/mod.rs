@@ -6,6 +6,7 @@
 // Some helpers wait for their first test.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod cutter;
 pub(crate) mod lifetime;
@@ -18,6 +19,7 @@ pub(crate) mod scene;
 mod server;
 pub(crate) mod traffic;
 pub(crate) mod vhost;
+pub(crate) mod web;
 
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,7 @@ pub(crate) use rabbit::{RabbitServer, rabbitmq};
 pub(crate) use scene::{Account, Scene};
 pub(crate) use traffic::Traffic;
 pub(crate) use vhost::{Consumer, Delivery, Vhost};
+pub(crate) use web::Web;
 
 /// How long a test waits for what should come soon, on a slow and busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
