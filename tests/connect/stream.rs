@@ -51,7 +51,8 @@ impl Reader {
         loop {
             if let Frame::XLogData { wal_end, data, sent_at, .. } = self.frame().await {
                 assert!(sent_at > 0);
-                messages.push(data);
+                // A frame that is held would hold up the reading.
+                messages.push(Bytes::copy_from_slice(&data));
                 if messages.last().is_some_and(|data| data[0] == b'C') {
                     return (messages, wal_end);
                 }
