@@ -13,6 +13,7 @@ mod arguments;
 mod bench;
 mod child;
 mod contestant;
+mod deliveries;
 mod latency;
 mod machine;
 mod outage;

@@ -4,18 +4,21 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio_postgres::Client;
 
 use crate::child::{CAPTURED, Job, Word};
 use crate::contestant::{Contestant, Group, Reading};
 use crate::pgsluice;
 use crate::process::{Running, cpu_s};
-use crate::slot::Copied;
-use crate::stage::{PUBLICATION, QUEUE, QueueKind, SOON, Stage, server_program};
+use crate::slot::Slot;
+use crate::stage::{PUBLICATION, QUEUE, SOON, Stage, server_program};
 use crate::support::{Vhost, lifetime};
 use crate::wire::postgres::Waiting;
 
 /// A contestant that has not ended by then is stuck.
 const DEADLINE: Duration = Duration::from_mins(10);
+/// How long one may take to start.
+const START: Duration = Duration::from_mins(1);
 /// How often a process is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// And how often the queue.
@@ -62,7 +65,7 @@ pub(crate) async fn measure(stage: &Stage<'_>, contestant: Contestant, events: u
     };
     let slot = match contestant {
         Contestant::ReadyMade(_) => None,
-        _ => Some(Copied::new(&stage.client).await),
+        _ => Some(Slot::copy(&stage.client).await),
     };
     let run = Run { stage, contestant, events, vhost: vhost.as_ref(), slot: slot.as_ref() };
     let outcome = run.go(None).await;
@@ -77,7 +80,7 @@ pub(crate) async fn measure(stage: &Stage<'_>, contestant: Contestant, events: u
 
 /// Lets pgsluice make its first messages, for who publishes them ready-made.
 pub(crate) async fn capture(stage: &Stage<'_>) -> Result<(), String> {
-    let slot = Copied::new(&stage.client).await;
+    let slot = Slot::copy(&stage.client).await;
     let events = stage.rows.min(2 * CAPTURED);
     let run = Run { stage, contestant: Contestant::Nothing, events, vhost: None, slot: Some(&slot) };
     let outcome = run.go(Some(stage.frames())).await;
@@ -90,7 +93,7 @@ struct Run<'a> {
     contestant: Contestant,
     events: u64,
     vhost: Option<&'a Vhost>,
-    slot: Option<&'a Copied>,
+    slot: Option<&'a Slot>,
 }
 
 impl Run<'_> {
@@ -171,17 +174,8 @@ impl Run<'_> {
             let (at, _) = running.next_word(SOON)?;
             return Ok((at, None));
         };
-        loop {
-            let pid = slot.walsender(&self.stage.client).await;
-            let at = Instant::now();
-            if pid.is_some() {
-                return Ok((at, pid));
-            }
-            if running.has_ended() || running.started.elapsed() > 4 * SOON {
-                return Err(format!("it does not read from its slot: {}", running.last_words()));
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let (at, pid) = wait_for_walsender(slot, &self.stage.client, running).await?;
+        Ok((at, Some(pid)))
     }
 
     fn start(&self, capture: Option<PathBuf>) -> Running {
@@ -252,15 +246,26 @@ impl Seen {
     }
 }
 
-/// To which queue a contestant's events go, for who starts one apart from [`measure`].
-pub(crate) fn queue_of(contestant: Contestant) -> QueueKind {
-    match contestant.group() {
-        Group::Queue(queue) => queue,
-        Group::Source => QueueKind::Classic,
+/// When its stream begins, and who sends it.
+pub(crate) async fn wait_for_walsender(
+    slot: &Slot,
+    client: &Client,
+    running: &Running,
+) -> Result<(Instant, i32), String> {
+    loop {
+        let pid = slot.walsender(client).await;
+        let at = Instant::now();
+        if let Some(pid) = pid {
+            return Ok((at, pid));
+        }
+        if running.has_ended() || running.started.elapsed() > START {
+            return Err(format!("it does not read from its slot: {}", running.last_words()));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
 /// A contestant that reads from this slot and publishes to this virtual host.
-pub(crate) fn start(stage: &Stage<'_>, contestant: Contestant, slot: &Copied, vhost: &Vhost) -> Running {
+pub(crate) fn start(stage: &Stage<'_>, contestant: Contestant, slot: &Slot, vhost: &Vhost) -> Running {
     Run { stage, contestant, events: u64::MAX, vhost: Some(vhost), slot: Some(slot) }.start(None)
 }

@@ -95,11 +95,7 @@ impl ReadEnd {
 
 /// Gives `encrypted` to the session, and takes from it what it makes of it: how many bytes of `out` are filled, how many
 /// of `encrypted` are left, and whether the server has ended the session.
-fn decrypt(
-    session: &mut ClientConnection,
-    encrypted: &mut &[u8],
-    out: &mut [u8],
-) -> io::Result<(usize, usize, bool)> {
+fn decrypt(session: &mut ClientConnection, encrypted: &mut &[u8], out: &mut [u8]) -> io::Result<(usize, usize, bool)> {
     let mut filled = 0;
     loop {
         match session.reader().read(&mut out[filled..]) {
