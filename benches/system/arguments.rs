@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::Parser as _;
+
 use crate::contestant::Contestant;
 use crate::work::Workload;
 
@@ -17,7 +19,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "LETTERS", value_delimiter = ',', value_parser = Workload::of)]
     pub(crate) workload: Vec<Workload>,
 
-    /// Some of: discard discard-lowat discard-unix pg_recvlogical nothing ready-made-classic amqp-classic
+    /// Some of: discard discard-lowat discard-unix `pg_recvlogical` nothing ready-made-classic amqp-classic
     /// ready-made-quorum amqp-quorum forward, and the names of peers
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Contestant::of)]
     pub(crate) contestants: Vec<Contestant>,
@@ -38,12 +40,24 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
 
-    /// Given by cargo
+    /// Given by `cargo bench`. Without it, as `cargo test` has it, a little of everything shows that the bench works
     #[arg(long, hide = true)]
-    bench: bool,
+    pub(crate) bench: bool,
 }
 
 impl Arguments {
+    pub(crate) fn parsed() -> Self {
+        let mut this = Self::parse();
+        if !this.bench {
+            this.runs = Some(1);
+            this.scale = SMOKE;
+            this.workload = vec![Workload::Thousand, Workload::Restart];
+            this.contestants = Contestant::all();
+            this.contestants.retain(|contestant| !matches!(contestant, Contestant::Peer(_)));
+        }
+        this
+    }
+
     pub(crate) fn runs(&self) -> usize {
         self.runs.unwrap_or(if self.quick { 3 } else { 5 })
     }
@@ -76,6 +90,8 @@ impl Arguments {
     }
 }
 
+/// To see that it works, so much of each workload.
+const SMOKE: f64 = 0.002;
 /// With `--quick`, so much of each workload.
 const QUICK: f64 = 0.4;
 const THOUSAND: u64 = 1_000;

@@ -11,8 +11,9 @@ use crate::stage::{Servers, Stage};
 use crate::work::Workload;
 use crate::{latency, outage, restart};
 
-/// All that was asked for. Results go to stdout, what happens meanwhile to stderr.
-pub(crate) async fn run(arguments: &Arguments) {
+/// All that was asked for. Results go to stdout, what happens meanwhile to stderr. Returns whether all who were there could
+/// do all of it.
+pub(crate) async fn run(arguments: &Arguments) -> bool {
     let began = Instant::now();
     let servers = Servers::start();
     let machine = Machine::look(&servers);
@@ -37,6 +38,7 @@ pub(crate) async fn run(arguments: &Arguments) {
     report.took(began.elapsed());
     report.save(arguments);
     println!("{}", report.markdown());
+    report.is_whole()
 }
 
 /// Those who read, and those who deliver: on the same WAL, unless it is one transaction. What reads it can't begin before
@@ -50,7 +52,7 @@ async fn throughput(arguments: &Arguments, servers: &Servers, workload: Workload
         for (contestants, rows) in [(readers, rows[0]), (deliverers, rows[1])] {
             if !contestants.is_empty() {
                 let stage = build(servers, workload, rows).await;
-                take_turns(arguments, &stage, &contestants, [rows, rows], &mut table).await;
+                take_turns(arguments, &stage, &contestants, [rows, rows], (&mut table, report)).await;
                 stage.clear().await;
             }
         }
@@ -58,11 +60,11 @@ async fn throughput(arguments: &Arguments, servers: &Servers, workload: Workload
         let needed = if readers.is_empty() { rows[1] } else { rows[0].max(rows[1]) };
         let stage = build(servers, workload, needed).await;
         let contestants: Vec<_> = readers.into_iter().chain(deliverers).collect();
-        take_turns(arguments, &stage, &contestants, [needed, rows[1]], &mut table).await;
+        take_turns(arguments, &stage, &contestants, [needed, rows[1]], (&mut table, report)).await;
         stage.clear().await;
     }
     eprintln!("{}", table.markdown());
-    report.add(table);
+    report.add(&table);
 }
 
 async fn build(servers: &Servers, workload: Workload, rows: u64) -> Stage<'_> {
@@ -78,7 +80,7 @@ async fn take_turns(
     stage: &Stage<'_>,
     contestants: &[Contestant],
     [to_read, to_deliver]: [u64; 2],
-    table: &mut Table,
+    (table, report): (&mut Table, &mut Report),
 ) {
     if contestants.iter().any(|contestant| matches!(contestant, Contestant::ReadyMade(_)))
         && let Err(error) = run::capture(stage).await
@@ -95,7 +97,7 @@ async fn take_turns(
                     table.add(contestant, measured);
                 }
                 Err(error) => {
-                    eprintln!("  {:<20} {error}", contestant.name());
+                    report.failed(contestant, &error);
                     table.fail(contestant, error);
                     out.push(contestant);
                 }
@@ -104,11 +106,14 @@ async fn take_turns(
     }
 }
 
+/// Begins what is said of a peer that is not there.
+pub(crate) const MISSING: &str = "missing";
+
 async fn attempt(stage: &Stage<'_>, contestant: Contestant, events: u64) -> Result<Measured, String> {
     if let Contestant::Peer(peer) = contestant
         && let Some(why) = peer.missing()
     {
-        return Err(format!("missing: {why}"));
+        return Err(format!("{MISSING}: {why}"));
     }
     run::measure(stage, contestant, events).await
 }

@@ -97,8 +97,8 @@ fn row_id(body: &[u8]) -> Option<u64> {
     if let Some(text) = first_column(body) {
         return std::str::from_utf8(text).ok()?.parse().ok();
     }
-    let values = body.windows(KEY.len()).enumerate().filter(|(_, window)| *window == KEY);
-    values.filter_map(|(at, _)| number(&body[at + KEY.len()..])).next()
+    let mut values = body.windows(KEY.len()).enumerate().filter(|(_, window)| *window == KEY);
+    values.find_map(|(at, _)| number(&body[at + KEY.len()..]))
 }
 
 fn number(text: &[u8]) -> Option<u64> {

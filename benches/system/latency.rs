@@ -3,6 +3,7 @@
 //! Both ends are threads of this process, with one clock. An event that arrives before its commit is acknowledged counts
 //! as 0.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
-use crate::bench::mebibytes;
+use crate::bench::{MISSING, mebibytes};
 use crate::contestant::Contestant;
 use crate::deliveries::{Arrived, Deliveries};
 use crate::process::{Running, Usage};
@@ -49,19 +50,22 @@ pub(crate) async fn run(arguments: &Arguments, servers: &Servers, report: &mut R
                         line.samples.push(sample);
                     }
                     Err(error) => {
-                        eprintln!("  {rate}/s {:<16} {error}", line.contestant.name());
+                        report.failed(line.contestant, &error);
                         line.failure = Some(error);
                     }
                 }
             }
         }
-        markdown += &format!(
+        let _ = write!(
+            markdown,
             "\n{} events/s in transactions of {rows}, to a classic queue: milliseconds, medians of {runs}.\n\n\
              | | p50 | p99 | p99.9 | max | own CPU, % | peak RSS, MiB | not arrived |\n\
              |---|---:|---:|---:|---:|---:|---:|---:|\n",
             thousands(rate)
         );
-        lines.iter().for_each(|line| markdown += &line.markdown());
+        for line in &lines {
+            markdown += &line.markdown();
+        }
     }
     stage.clear().await;
     report.add_section(markdown, json);
@@ -178,12 +182,12 @@ async fn sample(
     if let Contestant::Peer(peer) = contestant
         && let Some(why) = peer.missing()
     {
-        return Err(format!("missing: {why}"));
+        return Err(format!("{MISSING}: {why}"));
     }
     let slot = Slot::new(&stage.client).await;
     let vhost = stage.servers.vhost(QueueKind::Classic).await;
     let deliveries = Deliveries::start(&stage.servers.amqp(&vhost))?;
-    let mut running = run::start(stage, contestant, &slot, &vhost);
+    let mut running = run::start(stage, contestant, &slot, &vhost).await;
     let outcome = observe(stage, &slot, &mut running, &deliveries, (rate, rows), measure).await;
     running.terminate();
     let arrived = deliveries.finish();

@@ -33,16 +33,15 @@ mod work;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use arguments::Arguments;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(child::FLAG) {
-        return child::run(arguments.collect());
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(child::FLAG) {
+        return child::run(&words.collect::<Vec<_>>());
     }
-    let arguments = arguments::Arguments::parse();
+    let arguments = Arguments::parsed();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().expect("start a runtime");
-    runtime.block_on(bench::run(&arguments));
-    ExitCode::SUCCESS
+    if runtime.block_on(bench::run(&arguments)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
-use crate::bench::mebibytes;
+use crate::bench::{MISSING, mebibytes};
 use crate::contestant::Contestant;
 use crate::deliveries::Deliveries;
 use crate::latency::Load;
@@ -31,7 +31,7 @@ const AWAY: Duration = Duration::from_secs(10);
 /// Caught up is who is not further behind than what was committed in so long.
 const CLOSE: Duration = Duration::from_millis(100);
 /// Who takes longer does not catch up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Each takes most of a minute.
 const RUNS_MAX: usize = 2;
 
@@ -51,7 +51,7 @@ pub(crate) async fn run(arguments: &Arguments, servers: &Servers, report: &mut R
                     all.push(caught);
                 }
                 Err(error) => {
-                    eprintln!("  {:<20} {error}", contestant.name());
+                    report.failed(*contestant, &error);
                     *failure = Some(error);
                 }
             }
@@ -129,11 +129,11 @@ async fn outage(stage: &Stage<'_>, contestant: Contestant, away: Duration) -> Re
     if let Contestant::Peer(peer) = contestant
         && let Some(why) = peer.missing()
     {
-        return Err(format!("missing: {why}"));
+        return Err(format!("{MISSING}: {why}"));
     }
     let slot = Slot::new(&stage.client).await;
     let vhost = stage.servers.vhost(QueueKind::Classic).await;
-    let mut running = run::start(stage, contestant, &slot, &vhost);
+    let mut running = run::start(stage, contestant, &slot, &vhost).await;
     let outcome = match run::wait_for_walsender(&slot, &stage.client, &running).await {
         Ok(_) => observe(stage, &vhost, &running, away).await,
         Err(error) => Err(error),
@@ -167,7 +167,7 @@ async fn observe(stage: &Stage<'_>, vhost: &Vhost, running: &Running, away: Dura
             break Err(format!("it has ended: {}", running.last_words()));
         }
         if back.elapsed() > PATIENCE {
-            break Err(format!("not caught up after {PATIENCE:?}: {} of {committed} events", highest));
+            break Err(format!("not caught up after {PATIENCE:?}: {highest} of {committed} events"));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };

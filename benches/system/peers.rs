@@ -1,10 +1,11 @@
 //! Other programs for the same work, each started by `benches/peers/NAME/run`.
 //!
-//! Such a script gets `PGHOST`, `PGPORT`, `DB`, `SLOT`, `PUBLICATION`, `AMQP_URL` and `EXCHANGE` in the environment, runs
-//! in the foreground and ends at SIGTERM. What can't be had on a machine is named as missing, never guessed.
+//! `benches/peers/README.md` says what such a script gets in its environment. What can't be had on a machine is named as
+//! missing, never guessed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::stage::{EXCHANGE, PUBLICATION, Stage};
 use crate::support::{Vhost, lifetime};
@@ -37,27 +38,47 @@ impl Peer {
         }
     }
 
-    fn script(self) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(self.name()).join("run")
-    }
-
-    /// Why it can't take part.
+    /// Why it can't take part; it is fetched first, if it can be.
     pub(crate) fn missing(self) -> Option<String> {
-        let script = self.script();
-        (!script.exists()).then(|| format!("{} is not there", script.display()))
+        static KNOWN: Mutex<Vec<(Peer, Option<String>)>> = Mutex::new(Vec::new());
+
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, why)) = known.iter().find(|(peer, _)| *peer == self) {
+            return why.clone();
+        }
+        let fetched = Command::new(root().join("scripts/lib/peers")).arg(self.name()).output();
+        let fetched = fetched.expect("run scripts/lib/peers");
+        let why = (!fetched.status.success()).then(|| String::from_utf8_lossy(&fetched.stderr).trim().to_owned());
+        known.push((self, why.clone()));
+        why
     }
 
-    pub(crate) fn command(self, stage: &Stage<'_>, slot: &str, vhost: &Vhost) -> Command {
-        let mut command = lifetime::command(self.script());
+    pub(crate) async fn command(self, stage: &Stage<'_>, slot: &str, vhost: &Vhost) -> Command {
+        let tables = "SELECT string_agg(format('%I.%I', schemaname, tablename), ',' ORDER BY tablename) \
+                      FROM pg_publication_tables";
+        let servers = stage.servers;
+        let mut command = lifetime::command(root().join("benches/peers").join(self.name()).join("run"));
         command.envs([
             ("PGHOST", "127.0.0.1".to_owned()),
-            ("PGPORT", stage.servers.postgres.port().to_string()),
-            ("DB", stage.database.name().to_owned()),
+            ("PGPORT", servers.postgres.port().to_string()),
+            ("PGUSER", "postgres".to_owned()),
+            ("PGDATABASE", stage.database.name().to_owned()),
             ("SLOT", slot.to_owned()),
             ("PUBLICATION", PUBLICATION.to_owned()),
+            ("TABLES", stage.database.query_one(tables).await),
+            ("AMQP_HOST", "127.0.0.1".to_owned()),
+            ("AMQP_PORT", servers.rabbitmq.port().to_string()),
+            ("AMQP_USER", "guest".to_owned()),
+            ("AMQP_PASSWORD", "guest".to_owned()),
+            ("AMQP_VHOST", vhost.name().to_owned()),
             ("AMQP_URL", vhost.url()),
             ("EXCHANGE", EXCHANGE.to_owned()),
+            ("ROUTING_KEY", "row".to_owned()),
         ]);
         command
     }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }

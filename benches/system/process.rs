@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -72,10 +72,7 @@ impl Running {
 
     /// What it has said since the last call.
     pub(crate) fn word(&self) -> Option<(Instant, Word)> {
-        match self.words.try_recv() {
-            Ok(word) => Some(word),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.words.try_recv().ok()
     }
 
     /// The next thing that it says.
@@ -135,13 +132,19 @@ impl Drop for Running {
     }
 }
 
-/// User and system time of all threads (proc(5), `/proc/PID/stat`, fields 14 and 15).
+/// The time of all threads: to the nanosecond of those that live, and to the clock tick with those that have ended (proc(5):
+/// `/proc/PID/task/TID/schedstat`, and `/proc/PID/stat`, fields 14 and 15).
 pub(crate) fn cpu_s(pid: i32) -> Option<f64> {
     let ticks = |field: Option<String>| field?.parse::<u32>().ok().map(f64::from);
     let user = ticks(stat(pid, 14))?;
     let system = ticks(stat(pid, 15))?;
     let per_second = u32::try_from(rustix::param::clock_ticks_per_second()).ok().map(f64::from)?;
-    Some((user + system) / per_second)
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().filter_map(Result::ok);
+    let on_cpu = |task: std::fs::DirEntry| -> Option<u64> {
+        std::fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+    };
+    let living = Duration::from_nanos(tasks.filter_map(on_cpu).sum()).as_secs_f64();
+    Some(living.max((user + system) / per_second))
 }
 
 fn peak_rss_kib(pid: i32) -> Option<u64> {
@@ -166,7 +169,7 @@ fn descendants(pid: i32) -> impl Iterator<Item = i32> {
         let tasks = std::fs::read_dir(format!("/proc/{of}/task")).into_iter().flatten().filter_map(Result::ok);
         let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
         let pids: Vec<i32> =
-            lists.flat_map(|list| list.split_whitespace().map(str::parse).flatten().collect::<Vec<_>>()).collect();
+            lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
         pids
     };
     let mut found = children(pid);

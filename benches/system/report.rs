@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
-use crate::bench::mebibytes;
+use crate::bench::{MISSING, mebibytes};
 use crate::contestant::{Contestant, Group};
 use crate::machine::Machine;
 use crate::run::Measured;
@@ -23,14 +23,15 @@ pub(crate) struct Report {
     sections: Vec<String>,
     runs: Vec<Value>,
     took: Option<Duration>,
+    has_failures: bool,
 }
 
 impl Report {
     pub(crate) fn new(machine: Machine) -> Self {
-        Self { machine, sections: Vec::new(), runs: Vec::new(), took: None }
+        Self { machine, sections: Vec::new(), runs: Vec::new(), took: None, has_failures: false }
     }
 
-    pub(crate) fn add(&mut self, table: Table) {
+    pub(crate) fn add(&mut self, table: &Table) {
         self.sections.push(table.markdown());
         self.runs.extend(table.json());
     }
@@ -40,6 +41,17 @@ impl Report {
         eprintln!("{markdown}");
         self.sections.push(markdown);
         self.runs.extend(runs);
+    }
+
+    /// Says so at once. Who is not on the machine has not failed.
+    pub(crate) fn failed(&mut self, contestant: Contestant, why: &str) {
+        eprintln!("  {:<20} {why}", contestant.name());
+        self.has_failures |= !why.starts_with(MISSING);
+    }
+
+    /// Whether nobody has failed.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.has_failures
     }
 
     pub(crate) fn took(&mut self, took: Duration) {

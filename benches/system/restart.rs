@@ -30,7 +30,7 @@ pub(crate) async fn run(arguments: &Arguments, servers: &Servers, report: &mut R
                     eprintln!("  {:<20} {:.0} ms", contestant.name(), took.as_secs_f64() * 1e3);
                     all.push((contestant, took.as_secs_f64() * 1e3));
                 }
-                Err(error) => eprintln!("  {:<20} {error}", contestant.name()),
+                Err(error) => report.failed(contestant, &error),
             }
         }
     }
@@ -60,7 +60,7 @@ async fn first_event(stage: &Stage<'_>, contestant: Contestant) -> Result<Durati
     let slot = Slot::copy(&stage.client).await;
     let vhost = stage.servers.vhost(QueueKind::Classic).await;
     let deliveries = Deliveries::start(&stage.servers.amqp(&vhost))?;
-    let mut running = run::start(stage, contestant, &slot, &vhost);
+    let mut running = run::start(stage, contestant, &slot, &vhost).await;
     let outcome = match contestant {
         Contestant::Discard(_) => loop {
             match running.next_word(SOON) {

@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_mins(10);
 /// How long one may take to start.
 const START: Duration = Duration::from_mins(1);
 /// How often a process is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(10);
 /// And how often the queue.
 const COUNT: Duration = Duration::from_millis(20);
 /// pgsluice's default window.
@@ -100,7 +100,7 @@ impl Run<'_> {
     async fn go(&self, capture: Option<PathBuf>) -> Result<Measured, String> {
         let broker = self.vhost.map(|_| self.stage.servers.broker_pid());
         let broker_before = broker.and_then(cpu_s);
-        let mut running = self.start(capture);
+        let mut running = self.start(capture).await;
         let failed = |what: &str, running: &Running| format!("{what}: {}", running.last_words());
         let (begin, walsender) = self.begin(&running).await?;
         let mut seen = Seen::default();
@@ -178,7 +178,7 @@ impl Run<'_> {
         Ok((at, Some(pid)))
     }
 
-    fn start(&self, capture: Option<PathBuf>) -> Running {
+    async fn start(&self, capture: Option<PathBuf>) -> Running {
         let Stage { servers, database, .. } = self.stage;
         let (rows, name) = (self.events, database.name().to_owned());
         let slot = || self.slot.expect("it reads from a slot").name.clone();
@@ -209,7 +209,7 @@ impl Run<'_> {
                 let (from, to) = (servers.tcp(), servers.amqp(vhost()));
                 Running::job(&Job::Forward { from, database: name, slot: slot(), to })
             }
-            Contestant::Peer(peer) => Running::start(peer.command(self.stage, &slot(), vhost())),
+            Contestant::Peer(peer) => Running::start(peer.command(self.stage, &slot(), vhost()).await),
         }
     }
 
@@ -266,6 +266,6 @@ pub(crate) async fn wait_for_walsender(
 }
 
 /// A contestant that reads from this slot and publishes to this virtual host.
-pub(crate) fn start(stage: &Stage<'_>, contestant: Contestant, slot: &Slot, vhost: &Vhost) -> Running {
-    Run { stage, contestant, events: u64::MAX, vhost: Some(vhost), slot: Some(slot) }.start(None)
+pub(crate) async fn start(stage: &Stage<'_>, contestant: Contestant, slot: &Slot, vhost: &Vhost) -> Running {
+    Run { stage, contestant, events: u64::MAX, vhost: Some(vhost), slot: Some(slot) }.start(None).await
 }

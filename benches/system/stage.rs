@@ -65,7 +65,7 @@ impl Servers {
     pub(crate) async fn vhost(&self, queue: QueueKind) -> Vhost {
         let vhost = self.rabbitmq.vhost();
         vhost.declare_exchange(EXCHANGE, "topic").await;
-        vhost.queue(QUEUE, &[("x-queue-type", queue.argument().into())]).await;
+        vhost.queue(QUEUE, &[("x-queue-type", queue.argument())]).await;
         vhost.bind(QUEUE, EXCHANGE, "#").await;
         vhost
     }

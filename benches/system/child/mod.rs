@@ -53,7 +53,7 @@ pub(crate) enum Word {
 }
 
 /// Does the job.
-pub(crate) fn run(arguments: Vec<String>) -> ExitCode {
+pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let job = arguments.first().map(|job| serde_json::from_str(job));
     let Some(Ok(job)) = job else { panic!("no job: {arguments:?}") };
     let done = match job {

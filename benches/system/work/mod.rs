@@ -92,8 +92,7 @@ impl Workload {
             Self::Giant => 10_000_000,
             Self::OneRow | Self::Thousand | Self::FullUpdates | Self::FanOut => 1_000_000,
             Self::Outbox => 400_000,
-            Self::Wide => 100_000,
-            Self::Restart | Self::Latency | Self::Outage => 100_000,
+            Self::Wide | Self::Restart | Self::Latency | Self::Outage => 100_000,
         }
     }
 
