@@ -44,7 +44,7 @@ pub(crate) async fn run(arguments: &Arguments) -> bool {
 /// Those who read, and those who deliver: on the same WAL, unless it is one transaction. What reads it can't begin before
 /// all of it is decoded, so that there is one of its own for those who are slower.
 async fn throughput(arguments: &Arguments, servers: &Servers, workload: Workload, report: &mut Report) {
-    let all = arguments.chosen(&Contestant::of_throughput());
+    let all = arguments.chosen(&Contestant::of_throughput(workload));
     let (readers, deliverers): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.group() == Group::Source);
     let rows = [arguments.scaled(workload.rows()), arguments.scaled(workload.rows_to_broker())];
     let mut table = Table::new(workload);
@@ -89,7 +89,10 @@ async fn take_turns(
     }
     let mut out = Vec::new();
     for turn in 0..arguments.runs() {
-        for &contestant in contestants.iter().filter(|contestant| !out.contains(*contestant)).collect::<Vec<_>>() {
+        for &contestant in contestants {
+            if out.contains(&contestant) || turn >= contestant.runs_max(stage.workload) {
+                continue;
+            }
             let events = if contestant.group() == Group::Source { to_read } else { to_deliver };
             match attempt(stage, contestant, events).await {
                 Ok(measured) => {

@@ -2,6 +2,7 @@
 
 use crate::peers::{self, Peer};
 use crate::stage::QueueKind;
+use crate::work::Workload;
 
 /// Reads the WAL of a workload, or stands for what comes after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,11 +53,11 @@ impl Contestant {
             Self::Discard(Reading::Unix),
             Self::PgRecvlogical,
             Self::Nothing,
+            Self::Forward,
             Self::ReadyMade(Classic),
             Self::Amqp(Classic),
             Self::ReadyMade(Quorum),
             Self::Amqp(Quorum),
-            Self::Forward,
         ];
         ours.into_iter().chain(peers::ALL.map(Self::Peer)).collect()
     }
@@ -111,11 +112,20 @@ impl Contestant {
         }
     }
 
-    /// What others are measured against.
+    /// What others are measured against. They all use TCP, so that a Unix socket is only shown.
     pub(crate) fn is_floor(self) -> bool {
         match self {
-            Self::Discard(_) | Self::ReadyMade(_) | Self::Forward => true,
-            Self::PgRecvlogical | Self::Nothing | Self::Amqp(_) | Self::Peer(_) => false,
+            Self::Discard(Reading::Eager | Reading::LowWater) | Self::ReadyMade(_) | Self::Forward => true,
+            Self::Discard(Reading::Unix) | Self::PgRecvlogical | Self::Nothing | Self::Amqp(_) | Self::Peer(_) => false,
+        }
+    }
+
+    /// No more runs than this, where each takes long.
+    pub(crate) fn runs_max(self, workload: Workload) -> usize {
+        match (self, workload) {
+            (Self::Peer(_), _) => 3,
+            (_, Workload::Giant) if self.group() == Group::Source => 3,
+            _ => usize::MAX,
         }
     }
 
@@ -136,8 +146,19 @@ impl Contestant {
     }
 
     /// Who takes part in a workload that measures throughput.
-    pub(crate) fn of_throughput() -> Vec<Self> {
-        Self::all().into_iter().filter(|contestant| *contestant != Self::Forward).collect()
+    pub(crate) fn of_throughput(workload: Workload) -> Vec<Self> {
+        let takes_part = |contestant: &Self| match contestant {
+            Self::Forward => false,
+            Self::Discard(Reading::Eager) => workload != Workload::Giant,
+            Self::Discard(Reading::Unix) => matches!(workload, Workload::OneRow | Workload::Thousand),
+            Self::Discard(Reading::LowWater)
+            | Self::PgRecvlogical
+            | Self::Nothing
+            | Self::ReadyMade(_)
+            | Self::Amqp(_)
+            | Self::Peer(_) => true,
+        };
+        Self::all().into_iter().filter(takes_part).collect()
     }
 
     /// Who takes part where events are delivered.

@@ -141,7 +141,7 @@ impl Table {
     fn write(&self, text: &mut String, group: Group) {
         let lines = || self.lines.iter().filter(|line| line.contestant.group() == group);
         let (what, floor) = match group {
-            Group::Source => ("From PostgreSQL to nothing", "× best floor"),
+            Group::Source => ("From PostgreSQL to nothing", "× best TCP floor"),
             Group::Queue(queue) => match queue.name() {
                 "quorum" => ("To a quorum queue", "× floor"),
                 _ => ("To a classic queue", "× floor"),
@@ -157,7 +157,7 @@ impl Table {
         );
         let best = lines().filter(|line| line.contestant.is_floor()).filter_map(Line::rate).reduce(f64::max);
         for line in lines() {
-            let _ = writeln!(text, "{}", line.markdown(best));
+            let _ = writeln!(text, "{}", line.markdown(best, runs));
         }
     }
 
@@ -179,7 +179,7 @@ impl Line {
         median(self.runs.iter().map(Measured::events_per_s))
     }
 
-    fn markdown(&self, best: Option<f64>) -> String {
+    fn markdown(&self, best: Option<f64>, runs: usize) -> String {
         let title = self.contestant.title();
         let Some(rate) = self.rate() else {
             let why = self.failure.as_deref().unwrap_or("not run").replace(['\n', '|'], " ");
@@ -199,7 +199,11 @@ impl Line {
         let bytes = median(self.runs.iter().filter_map(bytes)).map_or(String::new(), |bytes| format!("{bytes:.0}"));
         // Of memory the worst counts.
         let rss = self.runs.iter().map(|run| run.peak_rss_kib).max().unwrap_or(0);
-        let failed = self.failure.as_ref().map_or("", |_| " (then failed)");
+        let failed = match self.runs.len() {
+            _ if self.failure.is_some() => " (then failed)".to_owned(),
+            fewer if fewer < runs => format!(" ({fewer} runs)"),
+            _ => String::new(),
+        };
         format!(
             "| {title}{failed} | {:.1} | {:.1}–{:.1} | {ratio} | {} | {} | {} | {:.1} | {bytes} |",
             rate / 1e3,

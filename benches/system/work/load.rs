@@ -88,7 +88,8 @@ pub(crate) fn commit_paced(
     mut committed: impl FnMut(std::ops::RangeInclusive<u64>, Instant),
 ) -> std::io::Result<Duration> {
     let mut connection = Connection::open(address, database, false)?;
-    connection.execute("SET synchronous_commit = off")?;
+    // Else the WAL writer decides when what was committed can be read: every 200 ms.
+    connection.execute("SET synchronous_commit = on")?;
     let values = Row::order().values();
     let prepare =
         format!("PREPARE load(bigint, bigint) AS INSERT INTO load SELECT {values} FROM generate_series($1, $2) i");
