@@ -46,13 +46,15 @@ pub(crate) async fn run(arguments: &Arguments) -> bool {
 async fn throughput(arguments: &Arguments, servers: &Servers, workload: Workload, report: &mut Report) {
     let all = arguments.chosen(&Contestant::of_throughput(workload));
     let (readers, deliverers): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.group() == Group::Source);
-    let rows = [arguments.scaled(workload.rows()), arguments.scaled(workload.rows_to_broker())];
+    let to_deliver = arguments.scaled(workload.rows_to_broker());
+    let delivered = deliverers.iter().map(|contestant| contestant.deliveries(to_deliver)).max().unwrap_or(0);
+    let rows = [arguments.scaled(workload.rows()), delivered];
     let mut table = Table::new(workload);
     if workload == Workload::Giant {
         for (contestants, rows) in [(readers, rows[0]), (deliverers, rows[1])] {
             if !contestants.is_empty() {
                 let stage = build(servers, workload, rows).await;
-                take_turns(arguments, &stage, &contestants, [rows, rows], (&mut table, report)).await;
+                take_turns(arguments, &stage, &contestants, [rows, to_deliver], (&mut table, report)).await;
                 stage.clear().await;
             }
         }
@@ -60,7 +62,7 @@ async fn throughput(arguments: &Arguments, servers: &Servers, workload: Workload
         let needed = if readers.is_empty() { rows[1] } else { rows[0].max(rows[1]) };
         let stage = build(servers, workload, needed).await;
         let contestants: Vec<_> = readers.into_iter().chain(deliverers).collect();
-        take_turns(arguments, &stage, &contestants, [needed, rows[1]], (&mut table, report)).await;
+        take_turns(arguments, &stage, &contestants, [needed, to_deliver], (&mut table, report)).await;
         stage.clear().await;
     }
     eprintln!("{}", table.markdown());
@@ -93,7 +95,10 @@ async fn take_turns(
             if out.contains(&contestant) || turn >= contestant.runs_max(stage.workload) {
                 continue;
             }
-            let events = if contestant.group() == Group::Source { to_read } else { to_deliver };
+            let events = match contestant.group() {
+                Group::Source => to_read,
+                Group::Queue(_) => contestant.deliveries(to_deliver),
+            };
             match attempt(stage, contestant, events).await {
                 Ok(measured) => {
                     tell(turn, contestant, &measured);

@@ -120,6 +120,19 @@ impl Contestant {
         }
     }
 
+    /// How many events it delivers where others deliver so many. Java compiles as it goes, and is slow until then.
+    pub(crate) fn deliveries(self, others: u64) -> u64 {
+        match self {
+            Self::Peer(_) => 2 * others,
+            Self::Discard(_)
+            | Self::PgRecvlogical
+            | Self::Nothing
+            | Self::ReadyMade(_)
+            | Self::Amqp(_)
+            | Self::Forward => others,
+        }
+    }
+
     /// No more runs than this, where each takes long.
     pub(crate) fn runs_max(self, workload: Workload) -> usize {
         match (self, workload) {

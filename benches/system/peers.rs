@@ -48,7 +48,9 @@ impl Peer {
         }
         let fetched = Command::new(root().join("scripts/lib/peers")).arg(self.name()).output();
         let fetched = fetched.expect("run scripts/lib/peers");
-        let why = (!fetched.status.success()).then(|| String::from_utf8_lossy(&fetched.stderr).trim().to_owned());
+        let said = String::from_utf8_lossy(&fetched.stderr);
+        let said = said.trim().trim_start_matches(&format!("{}: ", self.name())).trim_start_matches("missing: ");
+        let why = (!fetched.status.success()).then(|| said.to_owned());
         known.push((self, why.clone()));
         why
     }

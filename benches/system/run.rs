@@ -33,7 +33,7 @@ const LOW_WATER: i32 = 64 * 1024;
 pub(crate) struct Measured {
     pub(crate) events: u64,
     pub(crate) seconds: f64,
-    /// The contestant's own.
+    /// The contestant's own, from the clock's start.
     pub(crate) cpu_s: f64,
     pub(crate) walsender_cpu_s: Option<f64>,
     pub(crate) broker_cpu_s: Option<f64>,
@@ -103,7 +103,8 @@ impl Run<'_> {
         let mut running = self.start(capture).await;
         let failed = |what: &str, running: &Running| format!("{what}: {}", running.last_words());
         let (begin, walsender) = self.begin(&running).await?;
-        let mut seen = Seen::default();
+        // What the start took is no part of it: it is measured apart, and Java's takes seconds.
+        let mut seen = Seen { start_cpu_s: running.usage().cpu_s, ..Seen::default() };
         let mut counted = Instant::now();
         let (end, events) = loop {
             seen.look(&running, walsender);
@@ -146,7 +147,7 @@ impl Run<'_> {
         Ok(Measured {
             events,
             seconds: (end - begin).as_secs_f64(),
-            cpu_s: seen.cpu_s,
+            cpu_s: seen.cpu_s - seen.start_cpu_s,
             walsender_cpu_s: seen.walsender_cpu_s,
             broker_cpu_s: broker_before.zip(broker_after).map(|(before, after)| after - before),
             peak_rss_kib: seen.peak_rss_kib,
@@ -228,6 +229,8 @@ impl Run<'_> {
 /// What was seen of the processes; what they have used only grows.
 #[derive(Default)]
 struct Seen {
+    /// Of the contestant, before its work began.
+    start_cpu_s: f64,
     cpu_s: f64,
     walsender_cpu_s: Option<f64>,
     peak_rss_kib: u64,
