@@ -10,7 +10,7 @@
 //! 6. [`progress`]: the in-flight window → the watermark
 //! 7. [`checkpoint`]: the watermark, stored durably, then reported to PostgreSQL
 //!
-//! [`cleanup`] says which rows of an outbox are no longer needed. [`pipeline`] is the loop that joins them; [`replay`] runs it over the past that [`retention`] has kept. [`source`] and
+//! [`cleanup`] says which rows of an outbox are no longer needed. [`pipeline`] is the loop that joins them; [`replay`] runs it over the past that [`retention`] has kept, and [`tail`] prints its events. [`source`] and
 //! [`broker`] are the two traits that stand between it and the real peers; the simulation implements them too. [`schema`] says
 //! what all of it can publish.
 
@@ -34,5 +34,6 @@ pub mod retention;
 pub mod route;
 pub mod schema;
 pub mod source;
+pub mod tail;
 pub mod telemetry;
 pub mod transaction;

@@ -4,7 +4,7 @@
 //! is still in the outbox table (`postgres::outbox_table`), and its checkpoint dies with it. So each event is what it was
 //! at its first delivery, but for the header `replayed_at_us`. Nothing that the running one depends on is changed.
 
-mod nowhere;
+pub(crate) mod nowhere;
 
 use std::fmt::Write as _;
 use std::io::Write as _;

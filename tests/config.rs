@@ -205,8 +205,14 @@ fn a_wrong_command_line_and_the_help() {
     assert_eq!(status(&["run"]), Some(2));
     assert_eq!(status(&["fly"]), Some(2));
     assert_eq!(status(&["run", "--config", "x", "--log-format", "xml"]), Some(2));
-    let version = pgsluice(folder.path(), &["--version"], &[]);
+    let version = pgsluice(folder.path(), &["-V"], &[]);
     assert_eq!(String::from_utf8_lossy(&version.stdout), format!("pgsluice {}\n", env!("CARGO_PKG_VERSION")));
+    let version = pgsluice(folder.path(), &["--version"], &[]);
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    let facts: Vec<&str> =
+        version.lines().skip(1).filter_map(|line| line.split_once(": ")).map(|(name, _)| name).collect();
+    assert_eq!(facts, ["commit", "rustc", "target", "profile"], "{version}");
+    assert!(version.contains("rustc: rustc 1."), "{version}");
     let help = pgsluice(folder.path(), &["run", "--help"], &[]);
     assert_eq!(help.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&help.stdout).contains("5  changes may be missing"));

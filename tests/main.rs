@@ -6,6 +6,7 @@ mod changes;
 mod checkpoint;
 mod checkpoint_commands;
 mod cluster;
+mod commands;
 mod config;
 mod connect;
 mod decode;

@@ -4,18 +4,26 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod config;
+pub mod database;
+pub mod init;
+pub mod paint;
 pub mod parked;
 pub mod replay;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod shell;
+pub mod slot;
+pub mod tail;
 
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Settings};
+use crate::config::{self as configuration, Settings};
 use crate::failure::{Definite, Failure, Kind};
 
 /// Streams the row changes of a PostgreSQL database into `RabbitMQ`, in commit order, without losing one.
@@ -23,6 +31,7 @@ use crate::failure::{Definite, Failure, Kind};
 #[command(
     name = "pgsluice",
     version,
+    long_version = LONG_VERSION,
     about = "Streams the row changes of a PostgreSQL database into RabbitMQ, in commit order, without losing one",
     after_help = EXIT_CODES,
     max_term_width = 100
@@ -39,12 +48,18 @@ pub enum Command {
     /// Stream until told to stop (SIGTERM or SIGINT)
     #[command(after_help = EXIT_CODES)]
     Run(run::RunArguments),
+    /// Look at a database, and write a configuration for it, or the SQL for a role with the least privileges
+    #[command(after_help = EXIT_CODES)]
+    Init(init::InitArguments),
     /// Say what a start would find and do at both servers, without doing it
     #[command(after_help = EXIT_CODES)]
     Check(check::CheckArguments),
     /// Show, name or move the stored position
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Show the configuration as it holds, or its JSON Schema
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Show the events that are parked, or send them again
     #[command(subcommand)]
     Parked(parked::ParkedCommand),
@@ -54,6 +69,16 @@ pub enum Command {
     /// Write down every event that the configuration can publish, with its JSON Schema, or check that against an older one
     #[command(after_help = EXIT_CODES)]
     Schema(schema::SchemaArguments),
+    /// List the replication slots of a server and what they cost, or drop one
+    #[command(subcommand)]
+    Slot(slot::SlotCommand),
+    /// Print events as JSON lines as they are committed: no broker, no configuration, nothing left behind
+    #[command(after_help = EXIT_CODES)]
+    Tail(tail::TailArguments),
+    /// Print a script that completes commands and flags in a shell
+    Completions(shell::CompletionsArguments),
+    /// Print the man page, or write one for each command
+    Man(shell::ManArguments),
 }
 
 impl Command {
@@ -64,14 +89,33 @@ impl Command {
     pub fn run(self) -> Result<(), Definite> {
         match self {
             Self::Run(arguments) => run::run(&arguments),
+            Self::Init(arguments) => init::run(&arguments),
             Self::Check(arguments) => check::run(&arguments),
             Self::Checkpoint(command) => block_on(checkpoint::run(command)),
+            Self::Config(command) => config::run(&command),
             Self::Parked(command) => block_on(parked::run(command)),
             Self::Replay(arguments) => replay::run(&arguments),
             Self::Schema(arguments) => schema::run(&arguments),
+            Self::Slot(command) => block_on(slot::run(command)),
+            Self::Tail(arguments) => tail::run(&arguments),
+            Self::Completions(arguments) => shell::completions(&arguments),
+            Self::Man(arguments) => shell::man(&arguments),
         }
     }
 }
+
+/// `-V` is the first line alone.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("PGSLUICE_COMMIT"),
+    "\nrustc: ",
+    env!("PGSLUICE_RUSTC"),
+    "\ntarget: ",
+    env!("PGSLUICE_TARGET"),
+    "\nprofile: ",
+    env!("PGSLUICE_PROFILE")
+);
 
 /// What every command reads.
 #[derive(Debug, clap::Args)]
@@ -83,7 +127,7 @@ pub struct Configuration {
 
 impl Configuration {
     fn load(&self) -> Result<Settings, Definite> {
-        config::load(&self.config)
+        configuration::load(&self.config)
     }
 }
 
@@ -103,6 +147,12 @@ fn now_or_never(failure: Failure, hint: &str) -> Definite {
         Failure::Definite(definite) => definite,
         Failure::Transient(error) => Definite::new(Kind::Unreachable, error, hint),
     }
+}
+
+/// A line on standard output, which must not look whole when it is not.
+fn print_line(text: &str) -> Result<(), Definite> {
+    let written = writeln!(stdout(), "{text}").context("cannot write to standard output");
+    written.map_err(|error| Definite::new(Kind::Process, error, "is the disk full, or the reader gone?"))
 }
 
 fn cannot_start(error: anyhow::Error) -> Definite {

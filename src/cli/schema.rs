@@ -1,12 +1,11 @@
 //! `pgsluice schema`: the contract, and what of an older one it breaks.
 
-use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use serde_json::{Value, json};
 
-use super::{Configuration, block_on, now_or_never};
+use super::{Configuration, block_on, now_or_never, print_line};
 use crate::failure::{Definite, Kind};
 use crate::schema;
 use crate::schema::check::{Finding, compare};
@@ -38,7 +37,7 @@ pub fn run(arguments: &SchemaArguments) -> Result<(), Definite> {
     let document = async { schema::of(&settings).await.map_err(|failure| now_or_never(failure, "try again")) };
     let document = block_on(document)?;
     match old {
-        None => print(&format!("{document:#}")),
+        None => print_line(&format!("{document:#}")),
         Some((path, old)) => {
             let findings = compare(&old, &document).map_err(|error| unusable(path, error.into()))?;
             report(&findings, arguments.json)?;
@@ -59,12 +58,12 @@ fn unusable(path: &Path, error: anyhow::Error) -> Definite {
 
 fn report(findings: &[Finding], as_json: bool) -> Result<(), Definite> {
     if as_json {
-        return print(&format!("{:#}", json!({"compatible": findings.is_empty(), "findings": findings})));
+        return print_line(&format!("{:#}", json!({"compatible": findings.is_empty(), "findings": findings})));
     }
     if findings.is_empty() {
-        return print("compatible");
+        return print_line("compatible");
     }
-    findings.iter().try_for_each(|finding| print(&finding.to_string()))
+    findings.iter().try_for_each(|finding| print_line(&finding.to_string()))
 }
 
 fn verdict(path: &Path, findings: &[Finding]) -> Result<(), Definite> {
@@ -77,10 +76,4 @@ fn verdict(path: &Path, findings: &[Finding]) -> Result<(), Definite> {
     let hint = "Consumers of the older contract can't take them. If that is meant, tell them, and write the new contract over the \
                 old one with `pgsluice schema`.";
     Err(Definite::new(Kind::Contract, error, hint))
-}
-
-/// A document that is not whole must not look like one.
-fn print(text: &str) -> Result<(), Definite> {
-    let written = writeln!(stdout(), "{text}").context("cannot write to standard output");
-    written.map_err(|error| Definite::new(Kind::Process, error, "is the disk full, or the reader gone?"))
 }

@@ -27,6 +27,7 @@ pub(super) struct Layers {
 }
 
 /// Where each key's value came from.
+#[derive(Clone)]
 pub(super) struct Origins {
     file: PathBuf,
     /// Full key → line in the file, from 1.
@@ -35,12 +36,46 @@ pub(super) struct Origins {
     variables: BTreeMap<String, String>,
 }
 
+/// Where one value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// File and line.
+    File(String),
+    /// A variable.
+    Environment(String),
+}
+
+impl Origin {
+    /// As a word.
+    #[must_use]
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Environment(_) => "environment",
+        }
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(place) => f.write_str(place),
+            Self::Environment(variable) => f.write_str(variable),
+        }
+    }
+}
+
 /// Reads the file and lays the variables over it.
 pub(super) fn read(
     file: &Path,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Layers, Definite> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    parse(file, &text_of(file)?, environment)
+}
+
+/// The file.
+pub(super) fn text_of(file: &Path) -> Result<String, Definite> {
+    std::fs::read_to_string(file).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory => {
                 "give the path of the configuration: --config FILE"
@@ -50,8 +85,7 @@ pub(super) fn read(
         };
         let error = anyhow!(error).context(format!("cannot read the configuration {}", file.display()));
         Definite::new(Kind::Usage, error, hint)
-    })?;
-    parse(file, &text, environment)
+    })
 }
 
 /// [`read`], with the file's text at hand.
@@ -60,6 +94,16 @@ pub(super) fn parse(
     text: &str,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Layers, Definite> {
+    let (table, origins) = layered(file, text, environment)?;
+    Ok(Layers { written: written(table, &origins)?, origins })
+}
+
+/// All layers as one table that nobody has looked at yet, and where each value came from.
+pub(super) fn layered(
+    file: &Path,
+    text: &str,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(Table, Origins), Definite> {
     let spanned = DeTable::parse(text).map_err(|error| not_toml(file, text, &error))?;
     let mut origins = Origins { file: file.to_owned(), lines: BTreeMap::new(), variables: BTreeMap::new() };
     origins.note_lines("", spanned.get_ref(), text);
@@ -70,10 +114,13 @@ pub(super) fn parse(
         .build()
         .and_then(config::Config::try_deserialize::<Table>)
         .map_err(|error| Definite::new(Kind::Usage, error, "a key can't be both a value and a section"))?;
-    match serde_path_to_error::deserialize::<_, Written>(Value::Table(layered)) {
-        Ok(written) => Ok(Layers { written, origins }),
-        Err(error) => Err(origins.misread(&error.path().to_string(), error.inner().message())),
-    }
+    Ok((layered, origins))
+}
+
+/// Reads the table strictly.
+pub(super) fn written(layered: Table, origins: &Origins) -> Result<Written, Definite> {
+    serde_path_to_error::deserialize(Value::Table(layered))
+        .map_err(|error| origins.misread(&error.path().to_string(), error.inner().message()))
 }
 
 impl Origins {
@@ -112,6 +159,14 @@ impl Origins {
         hint: impl Into<String>,
     ) -> Definite {
         Definite::new(Kind::Usage, cause.into().context(format!("{}: {key} {what}", self.place(key))), hint)
+    }
+
+    /// Where the value of a key that was written came from.
+    pub(super) fn of(&self, key: &str) -> Origin {
+        match self.variables.get(key) {
+            Some(variable) => Origin::Environment(variable.clone()),
+            None => Origin::File(self.place(key)),
+        }
     }
 
     /// `shop.toml:12`, or the variable, or only the file when the key was not written.

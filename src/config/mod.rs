@@ -5,12 +5,17 @@
 //! `resolve` turns it into [`Settings`], the contract that everything else is built on.
 //! `docs/configuration.md` describes every key.
 
+mod adhoc;
+pub mod effective;
 mod events;
 mod filters;
 mod format;
 mod layers;
 mod outbox;
+pub mod reference;
 mod resolve;
+pub mod schema;
+pub mod secrets;
 #[cfg(test)]
 mod tests;
 pub mod topology;
@@ -29,9 +34,9 @@ use crate::route::messages::Prefixes;
 use crate::route::select::Selection;
 use crate::route::template::Template;
 
+pub use adhoc::of_database;
 pub use events::{ColumnChoice, DataSettings, HashKey, RuleSettings};
 pub use filters::FilterSettings;
-#[cfg(test)]
 pub(crate) use format::OF_CHANGES;
 pub use format::{ChangeFormat, CloudEvents, DataFormat, RuleFormat};
 pub use layers::VARIABLE_PREFIX;

@@ -803,3 +803,26 @@ fn a_rule_that_can_not_be_used_is_named_with_what_is_allowed() {
         assert_eq!(error(&rule(lines), &[]), expected, "{lines}");
     }
 }
+
+#[test]
+fn the_sections_that_are_lists_are_those_that_the_schema_has_as_lists() {
+    let mut sections: Vec<String> =
+        keys("").into_iter().filter_map(|key| Some(key.rsplit_once('.')?.0.to_owned())).collect();
+    sections.dedup();
+    for section in sections {
+        let Err(definite) = load(&format!("{SMALLEST}\n[[{section}]]\nno_such_key = 1"), &[]) else {
+            panic!("{section} has no such key")
+        };
+        let is_list = definite.to_string().contains("no_such_key is unknown");
+        assert_eq!(is_list, super::reference::LISTS.contains(&section.as_str()), "{section}: {definite}");
+    }
+}
+
+#[test]
+fn a_flag_may_come_from_the_environment() {
+    for key in super::reference::keys().iter().filter(|key| key.takes == super::reference::Takes::Flag) {
+        let variable = format!("PGSLUICE__{}", key.key.replace('.', "__").to_uppercase());
+        let read = load(SMALLEST, &[(&variable, "yes")]).expect_err("no flag");
+        assert!(read.to_string().contains("is not true or false"), "{}: {read}", key.key);
+    }
+}

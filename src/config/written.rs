@@ -48,6 +48,7 @@ pub(super) struct Source {
     pub(super) tables: Option<Vec<String>>,
     pub(super) slot: Option<String>,
     pub(super) publication: Option<String>,
+    #[serde(deserialize_with = "flag")]
     pub(super) binary: Option<bool>,
     #[serde(deserialize_with = "number")]
     pub(super) report_every_ms: Option<i64>,

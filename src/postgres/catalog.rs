@@ -153,7 +153,7 @@ fn choose(tables: &[Table], selection: &Selection, outboxes: Vec<Outbox>, rules:
 
 /// What `CREATE PUBLICATION` accepts (`is_publishable_class` in `catalog/pg_publication.c`): objects
 /// below OID 16384 are the system's.
-async fn publishable(client: &Client) -> Result<Vec<Table>, Failure> {
+pub(super) async fn publishable(client: &Client) -> Result<Vec<Table>, Failure> {
     // An index that is deferrable or not valid does not identify rows (`RelationGetIndexList`).
     let sql = "\
         SELECT c.oid, n.nspname, c.relname, c.relkind = 'p', \

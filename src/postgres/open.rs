@@ -43,7 +43,7 @@ const LET_GO: Duration = Duration::from_secs(3);
 /// How long a standby looks on one connection.
 const STANDBY_SESSION: Duration = Duration::from_secs(5);
 /// A slot that takes longer to create waits for somebody.
-const QUICK: Duration = Duration::from_secs(2);
+pub(super) const QUICK: Duration = Duration::from_secs(2);
 /// How often to look who that is, and whether the server still answers.
 const WATCH: Duration = Duration::from_secs(10);
 /// However short `wal_sender_timeout` is.
@@ -497,7 +497,7 @@ pub(super) async fn not_altered(sql: &Client, name: &str, publication: &Publicat
 }
 
 /// [`within`] for steps that say themselves what failed.
-async fn limited<T>(doing: &str, step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) async fn limited<T>(doing: &str, step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     match tokio::time::timeout(PREPARE_LIMIT, step).await {
         Ok(result) => result,
         Err(_) => Err(Failure::transient(anyhow!("{doing}: no answer within {} ms", PREPARE_LIMIT.as_millis()))),
@@ -565,7 +565,7 @@ async fn describe(sql: &Client, pid: i32) -> Result<String, Failure> {
 }
 
 /// The transactions that have written something and are open; those that were prepared and forgotten too.
-async fn blockers(sql: &Client, creator: i32) -> Result<String, Failure> {
+pub(super) async fn blockers(sql: &Client, creator: i32) -> Result<String, Failure> {
     let query = "\
         SELECT COALESCE(string_agg(who, ', '), 'none that this role may see (pg_read_all_stats shows all)') FROM ( \
           (SELECT format('PID %s (user %s, database %s, %s, since %s)', pid, usename, datname, \

@@ -2,7 +2,7 @@
 //!
 //! [`super::client::Connection`] turns into it by `START_REPLICATION`; the loop drives it through
 //! [`ChangeStream`]; [`Frame`] reads what a batch holds. Nothing but `CopyData` reaches a batch: every other
-//! message ends the batch before it, and is acted upon here. A thread of its own reads ([`reader`]); what we write is
+//! message ends the batch before it, and is acted upon here. A thread of its own reads (`reader`); what we write is
 //! little, and never waits.
 
 mod duplex;

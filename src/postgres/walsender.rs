@@ -148,8 +148,21 @@ pub(super) async fn read_slot(connection: &mut Connection, name: &str) -> Result
 /// Creates the slot; its consistent point. Waits for every transaction that is open now: the caller watches over it.
 pub(super) async fn create_slot(connection: &mut Connection, name: &str) -> Result<Lsn, CreateError> {
     let options = slot_options(connection.parameter("server_version").unwrap_or_default());
-    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} {options}", quote_ident(name));
-    let rows = connection.query(&command).await.map_err(CreateError::Refused)?;
+    create(connection, &format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} {options}", quote_ident(name))).await
+}
+
+/// The same for a slot that belongs to the session, and is gone with it.
+pub(super) async fn create_temporary_slot(connection: &mut Connection, name: &str) -> Result<Lsn, CreateError> {
+    let options = match major(connection.parameter("server_version").unwrap_or_default()) {
+        ..=14 => "NOEXPORT_SNAPSHOT",
+        15.. => "(SNAPSHOT 'nothing')",
+    };
+    create(connection, &format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL {PLUGIN} {options}", quote_ident(name)))
+        .await
+}
+
+async fn create(connection: &mut Connection, command: &str) -> Result<Lsn, CreateError> {
+    let rows = connection.query(command).await.map_err(CreateError::Refused)?;
     // slot_name, consistent_point, snapshot_name, output_plugin
     let row = Row { of: "creating the replication slot", values: rows.first().map_or(&[], Vec::as_slice) };
     row.required(1).map_err(CreateError::Answer)

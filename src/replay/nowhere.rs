@@ -1,6 +1,6 @@
-//! The broker of a dry run: takes every event, and sends it nowhere.
+//! The broker of a dry run, and of `pgsluice tail`: takes every event, and sends it nowhere.
 //!
-//! So that a dry run goes all the way that a replay goes, framing included, without a connection to RabbitMQ.
+//! So that it goes all the way that a replay goes, framing included, without a connection to RabbitMQ.
 
 use std::task::{Context, Poll};
 
@@ -17,14 +17,14 @@ const METHOD: u8 = 1;
 
 /// Opens channels to nowhere.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Nowhere {
+pub(crate) struct Nowhere {
     /// Larger events are refused, as the broker would.
-    pub(super) max_message_bytes: usize,
+    pub(crate) max_message_bytes: usize,
 }
 
 /// Confirms what it is given.
 #[derive(Debug)]
-pub(super) struct NowhereChannel {
+pub(crate) struct NowhereChannel {
     max_message_bytes: usize,
     published: u64,
     confirmed: u64,

@@ -61,11 +61,9 @@ impl ReadEnd {
         let Some(session) = &self.shared.session else { return (&self.shared.socket).read(out) };
         loop {
             let filled = decrypt(&mut lock(session), &mut &self.encrypted[self.from..self.to], out);
-            let (filled, left, is_over) = filled.map_err(|error| {
-                // Tells the server why, if it still listens.
-                flush(&mut lock(session), &self.shared.socket).ok();
-                error
-            })?;
+            // Tells the server why, if it still listens.
+            let (filled, left, is_over) =
+                filled.inspect_err(|_| flush(&mut lock(session), &self.shared.socket).unwrap_or_default())?;
             self.from = self.to - left;
             if filled > 0 || is_over {
                 return Ok(filled);

@@ -106,16 +106,16 @@ impl Inbox {
     fn hand_over(&mut self, end: usize) -> Bytes {
         let rest = &self.buffer[end..self.to];
         // The sender is ours too, so that it is never the end.
-        let spare = self.spare.pop().or_else(|| self.homecoming.recv().ok());
-        let mut next = spare.unwrap_or_else(|| vec![0; BUFFER_BYTES]);
+        let at_home = self.spare.pop().or_else(|| self.homecoming.recv().ok());
+        let mut next = at_home.unwrap_or_else(|| vec![0; BUFFER_BYTES]);
         if next.len() < rest.len() {
             next.resize(rest.len(), 0);
         }
         next[..rest.len()].copy_from_slice(rest);
-        let (from, left) = (self.from, rest.len());
-        let lent = Lent { buffer: std::mem::replace(&mut self.buffer, next), home: self.home.clone() };
+        let (begin, left) = (self.from, rest.len());
+        let frames = Lent { buffer: std::mem::replace(&mut self.buffer, next), home: self.home.clone() };
         (self.from, self.to) = (0, left);
-        Bytes::from_owner(lent).slice(from..end)
+        Bytes::from_owner(frames).slice(begin..end)
     }
 }
 

@@ -134,19 +134,19 @@ async fn a_dropped_read_loses_nothing() {
 async fn a_report_that_was_cut_off_is_finished_first() {
     let (mut stream, mut server) = pair();
     let mut sent = 0;
-    let mut send = |stream: &mut ReplicationStream| {
+    let mut report = |stream: &mut ReplicationStream| {
         sent += 1;
         stream.outbox.put(Lsn(sent), Lsn(sent), false);
         assert!(stream.outbox.bytes.len() <= 2 * STATUS_UPDATE_BYTES, "bounded");
         stream.outbox.send(&stream.write_end)
     };
     while stream.outbox.blocked.is_none() {
-        send(&mut stream).expect("there is room, or there was");
+        report(&mut stream).expect("there is room, or there was");
     }
     tokio::time::advance(REPORT_TIMEOUT / 2).await;
-    send(&mut stream).expect("it may still go on");
+    report(&mut stream).expect("it may still go on");
     tokio::time::advance(REPORT_TIMEOUT / 2).await;
-    let error = send(&mut stream).expect_err("that took too long");
+    let error = report(&mut stream).expect_err("that took too long");
     assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
     let reader = tokio::spawn(async move {
         let mut all = Vec::new();

@@ -1,0 +1,179 @@
+//! The configuration as it holds, and where each value came from: `pgsluice config show`.
+//!
+//! Invariant: no secret comes out of here. Passwords and keys are replaced as a whole, those within a URL where they are.
+
+use std::path::Path;
+
+use serde_json::json;
+use toml::{Table, Value};
+
+use super::layers::{self, Layers, Origin, Origins};
+use super::reference::{Default, Key, LISTS, Takes, keys};
+use super::resolve;
+use super::secrets::{self, REDACTED};
+use crate::failure::Definite;
+
+/// One key, or the head of one section of a list.
+#[derive(Debug)]
+pub enum Line {
+    /// `[section]`, or `[[section]]`.
+    Section {
+        /// Without brackets.
+        name: String,
+        /// One of several.
+        of_list: bool,
+    },
+    /// A key with what holds for it.
+    Entry(Entry),
+}
+
+/// A key with what holds for it.
+#[derive(Debug)]
+pub struct Entry {
+    /// In full, as in `outbox[0].table`.
+    pub key: String,
+    /// What holds, as TOML; none when it is said in words.
+    value: Option<Value>,
+    /// What holds where there is no value.
+    words: String,
+    /// Where it came from; none: the default.
+    origin: Option<Origin>,
+}
+
+/// Reads the file and the environment, as [`super::load`], and says what holds.
+///
+/// # Errors
+/// As [`super::load`]: what can't be used is not shown.
+pub fn effective(file: &Path) -> Result<Vec<Line>, Definite> {
+    let (table, origins) = layers::layered(file, &layers::text_of(file)?, std::env::vars_os())?;
+    let layers = Layers { written: layers::written(table.clone(), &origins)?, origins };
+    let origins = layers.origins.clone();
+    resolve::settings(layers)?;
+    let name = table.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut show = Show { origins, name, lines: Vec::new() };
+    show.section("", "", &table);
+    Ok(show.lines)
+}
+
+struct Show {
+    origins: Origins,
+    name: String,
+    lines: Vec<Line>,
+}
+
+impl Show {
+    /// `section`: without positions, as in `outbox.columns`; `at`: with them.
+    fn section(&mut self, section: &str, at: &str, written: &Table) {
+        let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
+        let below = || keys().iter().filter_map(|key| Some((key, key.key.strip_prefix(&prefix)?)));
+        for (key, name) in below().filter(|(_, name)| !name.contains('.')) {
+            let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+            self.entry(key, at, written.get(name));
+        }
+        let mut seen = "";
+        for (_, name) in below() {
+            let Some((name, _)) = name.split_once('.').filter(|(name, _)| *name != seen) else { continue };
+            seen = name;
+            let section = format!("{prefix}{name}");
+            let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+            match written.get(name) {
+                None if LISTS.contains(&section.as_str()) => {}
+                None => self.begin(&section, &at, false, &Table::new()),
+                Some(Value::Table(table)) => self.begin(&section, &at, false, table),
+                Some(Value::Array(items)) => {
+                    for (index, item) in items.iter().filter_map(Value::as_table).enumerate() {
+                        self.begin(&section, &format!("{at}[{index}]"), true, item);
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn begin(&mut self, section: &str, at: &str, of_list: bool, written: &Table) {
+        self.lines.push(Line::Section { name: section.to_owned(), of_list });
+        self.section(section, at, written);
+    }
+
+    fn entry(&mut self, key: &Key, at: String, written: Option<&Value>) {
+        let (value, words) = match (written, &key.default) {
+            (Some(value), _) => (Some(typed(key, redacted(key.key, value))), String::new()),
+            (None, Default::Value(value)) => (Some(self.default(key, value)), String::new()),
+            (None, Default::Words(words)) if words == "name" => (Some(Value::String(self.name.clone())), String::new()),
+            (None, Default::Words(words)) => (None, words.clone()),
+            (None, Default::None | Default::Required) => (None, "none".to_owned()),
+        };
+        let origin = written.map(|_| self.origins.of(&at));
+        self.lines.push(Line::Entry(Entry { key: at, value, words, origin }));
+    }
+
+    fn default(&self, key: &Key, value: &serde_json::Value) -> Value {
+        match value {
+            serde_json::Value::Number(number) => Value::Integer(number.as_i64().unwrap_or_default()),
+            serde_json::Value::Bool(value) if key.takes == Takes::Flag => Value::Boolean(*value),
+            serde_json::Value::String(text) => Value::String(text.replace("{name}", &self.name)),
+            serde_json::Value::Array(items) => {
+                Value::Array(items.iter().filter_map(|item| Some(Value::String(item.as_str()?.to_owned()))).collect())
+            }
+            other => Value::String(other.to_string()),
+        }
+    }
+}
+
+/// A variable is text; where that stands for a number or a flag it is shown as one.
+fn typed(key: &Key, value: Value) -> Value {
+    match (&key.takes, &value) {
+        (Takes::Integer { .. }, Value::String(text)) => text.trim().parse().map_or(value, Value::Integer),
+        (Takes::Flag, Value::String(text)) => text.trim().parse().map_or(value, Value::Boolean),
+        _ => value,
+    }
+}
+
+fn redacted(key: &str, value: &Value) -> Value {
+    match value {
+        _ if is_secret(key) => Value::String(REDACTED.to_owned()),
+        Value::String(text) if key.ends_with("url") => Value::String(secrets::redacted(text)),
+        other => other.clone(),
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    key == "hash.key" || ["password", "token", "secret", "passphrase"].contains(&name) || name.ends_with("_token")
+}
+
+impl Line {
+    /// As a line of TOML with its origin as a comment; what is not set is a comment as a whole.
+    #[must_use]
+    pub fn toml(&self) -> String {
+        match self {
+            Self::Section { name, of_list: false } => format!("\n[{name}]"),
+            Self::Section { name, of_list: true } => format!("\n[[{name}]]"),
+            Self::Entry(entry) => {
+                let name = entry.key.rsplit('.').next().unwrap_or_default();
+                let assignment = match &entry.value {
+                    Some(value) => format!("{name} = {value}"),
+                    None => format!("{name}: {}", entry.words),
+                };
+                match &entry.origin {
+                    Some(origin) => format!("{assignment:<40} # {origin}"),
+                    None => format!("#{assignment:<39} # default"),
+                }
+            }
+        }
+    }
+
+    /// As a JSON object; sections are none, their keys are given in full.
+    #[must_use]
+    pub fn json(&self) -> Option<serde_json::Value> {
+        let Self::Entry(Entry { key, value, words, origin }) = self else { return None };
+        let default = value.is_none().then_some(words).filter(|words| *words != "none");
+        Some(json!({
+            "key": key,
+            "value": value,
+            "words": default,
+            "origin": origin.as_ref().map_or("default", Origin::kind),
+            "place": origin.as_ref().map(ToString::to_string),
+        }))
+    }
+}
