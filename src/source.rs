@@ -59,7 +59,8 @@ pub struct Opened<S> {
 
 /// One open replication stream.
 pub trait ChangeStream: Send {
-    /// The next frames. Cancel-safe: nothing is lost when the future is dropped.
+    /// The next frames. Cancel-safe: nothing is lost when the future is dropped. They are read ahead only as far as a few
+    /// buffers go: whoever holds on to frames holds up the reading.
     fn next(&mut self) -> impl Future<Output = Result<Batch, Failure>> + Send;
 
     /// Tells the server how far we are. Only a durable LSN can be reported as flushed.
@@ -104,7 +105,7 @@ impl Batch {
         self.types.take()
     }
 
-    /// The payload of the next message, or none when the batch is used up.
+    /// The payload of the next message, or none when the batch is used up: then its buffer is let go.
     pub fn next_payload(&mut self) -> Option<&[u8]> {
         let Some(bytes) = self.frames.get(self.taken..).and_then(first) else {
             // Nobody has a use for the buffer any more but who read into it.

@@ -130,7 +130,10 @@ impl Intake {
     pub(super) fn take_in<B: Broker>(&mut self, window: &mut Window, publisher: &mut Lanes<B>) -> Result<(), Definite> {
         let mut pending = std::mem::take(&mut self.pending);
         let taken = self.take_from(&mut pending, window, publisher);
-        self.pending = pending;
+        // Of what is used up nothing is kept: the reader waits for its buffer.
+        if !pending.is_empty() {
+            self.pending = pending;
+        }
         taken
     }
 

@@ -2,26 +2,32 @@
 //!
 //! [`super::client::Connection`] turns into it by `START_REPLICATION`; the loop drives it through
 //! [`ChangeStream`]; [`Frame`] reads what a batch holds. Nothing but `CopyData` reaches a batch: every other
-//! message ends the batch before it, and is acted upon here.
+//! message ends the batch before it, and is acted upon here. A thread of its own reads ([`reader`]); what we write is
+//! little, and never waits.
 
+mod duplex;
 mod frame;
 mod inbox;
+mod pace;
+mod reader;
 
+use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::client::stream::Stream;
 use super::client::wire::{Message, closed};
-use super::client::{ClientError, Connection, ProtocolError, ServerError, log_notice, within};
+use super::client::{ClientError, Connection, ProtocolError, ServerError, log_notice};
 use crate::checkpoint::DurableLsn;
 use crate::failure::Failure;
 use crate::lsn::Lsn;
 use crate::source::{Batch, ChangeStream, Status};
+use duplex::WriteEnd;
 use frame::{STATUS_UPDATE_BYTES, put_status_update};
-use inbox::{Arrival, Inbox};
+use inbox::Arrival;
+use reader::Arrivals;
 
 pub(crate) use frame::XLOG_DATA_BYTES;
 pub use frame::{Frame, FrameError};
@@ -33,8 +39,8 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 /// An open `CopyBoth`. Dropping it closes the connection; the server notices at once.
 #[derive(Debug)]
 pub struct ReplicationStream {
-    stream: Stream,
-    inbox: Inbox,
+    arrivals: Arrivals,
+    write_end: WriteEnd,
     outbox: Outbox,
     /// The notice that was logged last.
     noted: Option<ServerError>,
@@ -49,13 +55,7 @@ impl Connection {
     pub async fn start_replication(self, command: &str) -> Result<ReplicationStream, ClientError> {
         let silence = Silence::new(self.server_patience);
         let wire = self.start_copy_both(command).await?;
-        Ok(ReplicationStream {
-            stream: wire.stream,
-            inbox: Inbox::new(wire.input),
-            outbox: Outbox::default(),
-            noted: None,
-            silence,
-        })
+        Ok(ReplicationStream::new(wire.stream, &wire.input, silence)?)
     }
 }
 
@@ -68,26 +68,27 @@ impl ChangeStream for ReplicationStream {
         // 0/0, `InvalidXLogRecPtr`, moves nothing at the server (`ProcessStandbyReplyMessage`).
         let reply = self.silence.asks();
         self.outbox.put(status.received, status.flushed.map_or(Lsn::ZERO, DurableLsn::lsn), reply);
-        Ok(within(REPORT_TIMEOUT, "reporting to PostgreSQL", self.outbox.send(&mut self.stream)).await?)
+        Ok(self.outbox.send(&self.write_end)?)
     }
 }
 
 impl ReplicationStream {
+    fn new(stream: Stream, read_ahead: &BytesMut, silence: Silence) -> io::Result<Self> {
+        let (read_end, write_end) = duplex::split(stream)?;
+        let arrivals = reader::start(read_end, read_ahead)?;
+        Ok(Self { arrivals, write_end, outbox: Outbox::default(), noted: None, silence })
+    }
+
     /// The next frames, as bytes. Waits for the server without a limit, unless it was asked for an answer: it may have
     /// nothing to say for as long as nobody writes.
     pub(super) async fn receive(&mut self) -> Result<Bytes, ClientError> {
         loop {
-            match self.inbox.take()? {
-                Some(Arrival::Frames(frames)) => return Ok(frames),
-                Some(Arrival::Other(message)) => act(&message, &mut self.noted)?,
-                None => {
-                    // The only wait. What it read is in the inbox, so that dropping the future loses nothing.
-                    let reading = self.stream.read_buf(self.inbox.room());
-                    if self.silence.limit(reading).await?? == 0 {
-                        return Err(closed().into());
-                    }
-                    self.silence.heard();
-                }
+            // The only wait. What has arrived stays there when the future is dropped.
+            let arrival = self.silence.limit(self.arrivals.recv()).await?;
+            self.silence.heard();
+            match arrival.unwrap_or_else(|| Err(closed().into()))? {
+                Arrival::Frames(frames) => return Ok(frames),
+                Arrival::Other(message) => act(&message, &mut self.noted)?,
             }
         }
     }
@@ -127,6 +128,8 @@ fn skips_a_publication(notice: &ServerError) -> bool {
 #[derive(Debug, Default)]
 struct Outbox {
     bytes: BytesMut,
+    /// None: it has taken all.
+    blocked: Option<Instant>,
 }
 
 impl Outbox {
@@ -137,15 +140,29 @@ impl Outbox {
         put_status_update(&mut self.bytes, received, flushed, now(), reply);
     }
 
-    /// What was sent is gone from the buffer when this is dropped, and nothing else is.
-    async fn send(&mut self, stream: &mut Stream) -> Result<(), ClientError> {
+    /// Sends what the socket takes now. The rest goes with the next one, unless that took too long.
+    fn send(&mut self, end: &WriteEnd) -> Result<(), ClientError> {
+        match self.write(end) {
+            Ok(()) => self.blocked = None,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if self.blocked.get_or_insert_with(Instant::now).elapsed() >= REPORT_TIMEOUT {
+                    return Err(ClientError::Timeout { doing: "reporting to PostgreSQL", limit: REPORT_TIMEOUT });
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, end: &WriteEnd) -> io::Result<()> {
         while !self.bytes.is_empty() {
-            match stream.write(&self.bytes).await? {
-                0 => return Err(closed().into()),
-                written => self.bytes.advance(written),
+            match end.write(&self.bytes) {
+                Ok(written) => self.bytes.advance(written),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
-        Ok(stream.flush().await?)
+        end.flush()
     }
 }
 

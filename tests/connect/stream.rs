@@ -37,6 +37,8 @@ impl Reader {
 
     pub(super) async fn frame(&mut self) -> Frame<'_> {
         while self.batch.is_empty() {
+            // A buffer that is held would hold up the reading.
+            self.batch = Batch::default();
             let next = tokio::time::timeout(SOON, self.stream.next()).await.expect("soon");
             self.batch = next.expect("a batch");
         }

@@ -20,7 +20,7 @@ pub(crate) const LOGIN_MESSAGE_BYTES_MAX: usize = 1 << 16;
 const READ_BYTES: usize = 8 << 10;
 
 /// Type byte and length, the length counting itself.
-const HEADER_BYTES: usize = 5;
+pub(crate) const HEADER_BYTES: usize = 5;
 
 /// One message from the server.
 #[derive(Debug)]

@@ -1,22 +1,24 @@
-//! The read buffer of a replication stream: bytes in, runs of whole `CopyData` messages out.
+//! The read buffers of a replication stream: bytes in, runs of whole `CopyData` messages out.
 //!
-//! Each read costs the headers that it brought: whole messages leave the buffer at once, so that at most one
-//! partial message is ever looked at again, and of that only the header. Memory follows what has arrived and
-//! falls back after a large message.
+//! Each read costs the headers that it brought: whole messages leave at once, with the buffer that they are in, so that at
+//! most one partial message is ever copied. The buffers are few, and come home when their frames are used up: until then,
+//! nothing more is taken in. Memory follows what has arrived, one large message at a time, and falls back after it.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::postgres::client::ProtocolError;
 use crate::postgres::client::wire::{self, MESSAGE_BYTES_MAX, Message};
 
-/// The buffer's usual size; one read brings at most so much.
-const READ_BYTES: usize = 256 << 10;
+/// A buffer's usual size; one read brings at most so much.
+const BUFFER_BYTES: usize = 512 << 10;
+
+/// One is read into, one is taken in, and one is on its way between them.
+const BUFFERS: usize = 3;
 
 /// Less room than this is not worth a read.
 const ROOM_BYTES_MIN: usize = 16 << 10;
-
-/// A buffer that grew beyond this is given back.
-const KEEP_BYTES_MAX: usize = 1 << 20;
 
 /// What has arrived.
 #[derive(Debug)]
@@ -29,57 +31,114 @@ pub(super) enum Arrival {
 
 #[derive(Debug)]
 pub(super) struct Inbox {
-    buffer: BytesMut,
+    /// Initialised from end to end; what has arrived is in `from..to`.
+    buffer: Vec<u8>,
+    from: usize,
+    to: usize,
+    /// Those that are at home.
+    spare: Vec<Vec<u8>>,
+    homecoming: Receiver<Vec<u8>>,
+    home: Sender<Vec<u8>>,
 }
 
 impl Inbox {
     /// Begins with what was read beyond the start of the stream.
-    pub(super) fn new(read_ahead: BytesMut) -> Self {
-        Self { buffer: read_ahead }
+    pub(super) fn new(read_ahead: &BytesMut) -> Self {
+        let (home, homecoming) = channel();
+        let mut buffer = vec![0; BUFFER_BYTES.max(read_ahead.len())];
+        buffer[..read_ahead.len()].copy_from_slice(read_ahead);
+        let spare = (1..BUFFERS).map(|_| vec![0; BUFFER_BYTES]).collect();
+        Self { buffer, from: 0, to: read_ahead.len(), spare, homecoming, home }
     }
 
-    /// Takes what is complete; none when more must be read first.
+    /// Takes what is complete; none when more must be read first. Blocks while all other buffers are on their way.
     pub(super) fn take(&mut self) -> Result<Option<Arrival>, ProtocolError> {
-        let mut end = 0;
+        let mut end = self.from;
         let next = loop {
-            match wire::header(&self.buffer[end..], MESSAGE_BYTES_MAX) {
-                Ok(Some((b'd', size))) if self.buffer.len() - end >= size => end += size,
+            match wire::header(&self.buffer[end..self.to], MESSAGE_BYTES_MAX) {
+                Ok(Some((b'd', size))) if self.to - end >= size => end += size,
                 next => break next,
             }
         };
-        if end > 0 {
+        if end > self.from {
             // Whatever comes next, a broken header too, is looked at again by the next call.
-            return Ok(Some(Arrival::Frames(self.split(end))));
+            return Ok(Some(Arrival::Frames(self.hand_over(end))));
         }
         match next? {
-            Some((tag, _)) if tag != b'd' => Ok(wire::take(&mut self.buffer, MESSAGE_BYTES_MAX)?.map(Arrival::Other)),
+            Some((tag, size)) if tag != b'd' && self.to - self.from >= size => {
+                let body = Bytes::copy_from_slice(&self.buffer[self.from + wire::HEADER_BYTES..self.from + size]);
+                self.from += size;
+                Ok(Some(Arrival::Other(Message { tag, body })))
+            }
             _ => Ok(None),
         }
     }
 
-    /// The buffer to read into, with room.
-    pub(super) fn room(&mut self) -> &mut BytesMut {
-        let have = self.buffer.len();
+    /// Where to read into; never empty.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        let have = self.to - self.from;
         // At most as much again as has come, so that an announced gigabyte takes no memory before it comes.
-        let want = match wire::header(&self.buffer, MESSAGE_BYTES_MAX) {
-            Ok(Some((_, size))) => size.saturating_sub(have).min(have.max(READ_BYTES)),
+        let want = match wire::header(&self.buffer[self.from..self.to], MESSAGE_BYTES_MAX) {
+            Ok(Some((_, size))) => size.saturating_sub(have).min(have.max(BUFFER_BYTES)),
             _ => 0,
         };
-        if self.buffer.capacity() - have < want.max(ROOM_BYTES_MIN) {
-            self.buffer.reserve(want.max(READ_BYTES));
+        let want = want.max(ROOM_BYTES_MIN);
+        if self.buffer.len() - self.to < want {
+            self.buffer.copy_within(self.from..self.to, 0);
+            (self.from, self.to) = (0, have);
         }
-        &mut self.buffer
+        if self.buffer.len() - self.to < want {
+            // One large message at a time: those before it are used up first.
+            while self.spare.len() < BUFFERS - 1 {
+                self.spare.extend(self.homecoming.recv());
+            }
+            self.buffer.resize(have + want, 0);
+        }
+        &mut self.buffer[self.to..]
     }
 
-    fn split(&mut self, end: usize) -> Bytes {
-        let large = self.buffer.capacity() > KEEP_BYTES_MAX;
-        let frames = self.buffer.split_to(end).freeze();
-        if large {
-            let mut smaller = BytesMut::with_capacity(READ_BYTES.max(self.buffer.len()));
-            smaller.extend_from_slice(&self.buffer);
-            self.buffer = smaller;
+    /// So many bytes were read into the room.
+    pub(super) fn filled(&mut self, bytes: usize) {
+        self.to += bytes;
+    }
+
+    /// What is in the buffer up to `end`, and goes with it; the rest moves on to another.
+    fn hand_over(&mut self, end: usize) -> Bytes {
+        let rest = &self.buffer[end..self.to];
+        // The sender is ours too, so that it is never the end.
+        let spare = self.spare.pop().or_else(|| self.homecoming.recv().ok());
+        let mut next = spare.unwrap_or_else(|| vec![0; BUFFER_BYTES]);
+        if next.len() < rest.len() {
+            next.resize(rest.len(), 0);
         }
-        frames
+        next[..rest.len()].copy_from_slice(rest);
+        let (from, left) = (self.from, rest.len());
+        let lent = Lent { buffer: std::mem::replace(&mut self.buffer, next), home: self.home.clone() };
+        (self.from, self.to) = (0, left);
+        Bytes::from_owner(lent).slice(from..end)
+    }
+}
+
+/// A buffer on its way; it comes home when nobody holds a frame of it any more.
+struct Lent {
+    buffer: Vec<u8>,
+    home: Sender<Vec<u8>>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if buffer.len() > BUFFER_BYTES {
+            buffer = vec![0; BUFFER_BYTES];
+        }
+        // The reader may be gone.
+        self.home.send(buffer).ok();
     }
 }
 
@@ -93,12 +152,17 @@ mod tests {
         [&[tag], &length.to_be_bytes()[..], body].concat()
     }
 
+    fn fill(inbox: &mut Inbox, bytes: &[u8]) {
+        inbox.room()[..bytes.len()].copy_from_slice(bytes);
+        inbox.filled(bytes.len());
+    }
+
     /// What comes out when the stream arrives in these pieces.
     fn read(pieces: &[&[u8]]) -> Vec<(u8, Vec<u8>)> {
-        let mut inbox = Inbox::new(BytesMut::new());
+        let mut inbox = Inbox::new(&BytesMut::new());
         let mut out = Vec::new();
         for piece in pieces {
-            inbox.room().extend_from_slice(piece);
+            fill(&mut inbox, piece);
             while let Some(arrival) = inbox.take().expect("a valid stream") {
                 match arrival {
                     Arrival::Other(message) => out.push((message.tag, message.body.to_vec())),
@@ -139,12 +203,12 @@ mod tests {
     #[test]
     fn a_length_that_can_not_be_is_refused_before_memory_is_taken() {
         for length in [0_u32, 3, u32::MAX, (1 << 30) + (1 << 20) + 1] {
-            let mut inbox = Inbox::new(BytesMut::new());
-            inbox.room().extend_from_slice(&message(b'd', b"good"));
-            inbox.room().extend_from_slice(b"d");
-            inbox.room().extend_from_slice(&length.to_be_bytes());
+            let mut inbox = Inbox::new(&BytesMut::new());
+            fill(&mut inbox, &message(b'd', b"good"));
+            fill(&mut inbox, b"d");
+            fill(&mut inbox, &length.to_be_bytes());
             assert!(matches!(inbox.take(), Ok(Some(Arrival::Frames(_)))), "what came before is delivered");
-            assert!(inbox.room().capacity() <= 2 * READ_BYTES);
+            assert!(inbox.room().len() <= 2 * BUFFER_BYTES);
             assert!(matches!(inbox.take(), Err(ProtocolError::Length { tag: b'd', .. })), "{length}");
         }
     }
@@ -152,17 +216,17 @@ mod tests {
     #[test]
     fn the_buffer_grows_with_a_large_message_and_falls_back() {
         let large = message(b'd', &vec![7; 8 << 20]);
-        let mut inbox = Inbox::new(BytesMut::new());
-        inbox.room().extend_from_slice(&large[..5]);
-        assert!(inbox.room().capacity() <= 2 * READ_BYTES, "not before it has come");
+        let mut inbox = Inbox::new(&BytesMut::new());
+        fill(&mut inbox, &large[..5]);
+        assert!(inbox.room().len() <= 2 * BUFFER_BYTES, "not before it has come");
         for piece in large[5..].chunks(100_000) {
             assert!(inbox.take().expect("valid").is_none());
-            inbox.room().extend_from_slice(piece);
+            fill(&mut inbox, piece);
         }
-        inbox.room().extend_from_slice(b"d\0");
+        fill(&mut inbox, b"d\0");
         let Ok(Some(Arrival::Frames(frames))) = inbox.take() else { panic!("the message is complete") };
         assert_eq!(frames.len(), large.len());
-        assert!(inbox.room().capacity() <= 2 * READ_BYTES);
-        assert_eq!(inbox.buffer, b"d\0"[..]);
+        assert!(inbox.room().len() <= 2 * BUFFER_BYTES);
+        assert_eq!(inbox.buffer[inbox.from..inbox.to], b"d\0"[..]);
     }
 }

@@ -1,5 +1,6 @@
 //! The stream against a peer that is a test: messages between frames, and writes that block.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::*;
@@ -10,9 +11,15 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 fn pair() -> (ReplicationStream, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-    let inbox = Inbox::new(BytesMut::new());
-    let (stream, silence) = (Stream::Unix(ours), Silence::new(Some(PATIENCE)));
-    (ReplicationStream { stream, inbox, outbox: Outbox::default(), noted: None, silence }, theirs)
+    let silence = Silence::new(Some(PATIENCE));
+    (ReplicationStream::new(Stream::Unix(ours), &BytesMut::new(), silence).expect("a stream"), theirs)
+}
+
+/// The reader is a thread: the clock of the tests does not know of it.
+async fn arrived(stream: &ReplicationStream) {
+    while stream.arrivals.is_empty() {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -57,6 +64,57 @@ async fn a_skipped_publication_is_never_a_mere_notice() {
 }
 
 #[tokio::test]
+async fn what_was_read_ahead_comes_first() {
+    let (ours, mut server) = UnixStream::pair().expect("a socket pair");
+    let whole = message(b'd', b"a frame in two halves");
+    let silence = Silence::new(Some(PATIENCE));
+    let mut stream = ReplicationStream::new(Stream::Unix(ours), &whole[..9].into(), silence).expect("a stream");
+    server.write_all(&whole[9..]).await.expect("written");
+    let mut batch = stream.next().await.expect("whole");
+    assert_eq!(batch.next_payload(), Some(&b"a frame in two halves"[..]));
+}
+
+/// As an application does that goes away.
+#[tokio::test]
+async fn a_dropped_stream_ends_the_connection_and_its_thread() {
+    let (stream, mut server) = pair();
+    server.write_all(&message(b'd', b"frame")).await.expect("written");
+    drop(stream);
+    assert_eq!(server.read(&mut [0]).await.expect("the end"), 0);
+}
+
+/// Nobody takes what is read, so that the server has to wait; and then all of it comes.
+#[tokio::test]
+async fn what_is_not_taken_holds_up_the_server() {
+    const FRAMES: usize = 4_000;
+    let (mut stream, mut server) = pair();
+    let frame = message(b'd', &[7; 1_000]);
+    let mut accepted = 0;
+    let blocked = tokio::time::timeout(Duration::from_millis(500), async {
+        loop {
+            accepted += server.write(&frame[accepted % frame.len()..]).await.expect("written");
+        }
+    });
+    assert!(blocked.await.is_err());
+    assert!(accepted < 3 << 20, "{accepted} bytes were read ahead");
+    tokio::spawn(async move {
+        while accepted < FRAMES * frame.len() {
+            accepted += server.write(&frame[accepted % frame.len()..]).await.expect("written");
+        }
+        server
+    });
+    let mut taken = 0;
+    while taken < FRAMES {
+        let mut batch = stream.next().await.expect("a batch");
+        while let Some(payload) = batch.next_payload() {
+            assert_eq!(payload, [7; 1_000]);
+            taken += 1;
+        }
+    }
+    assert_eq!(taken, FRAMES);
+}
+
+#[tokio::test]
 async fn a_dropped_read_loses_nothing() {
     let (mut stream, mut server) = pair();
     let whole = message(b'd', b"a frame in two halves");
@@ -75,24 +133,30 @@ async fn a_dropped_read_loses_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_report_that_was_cut_off_is_finished_first() {
     let (mut stream, mut server) = pair();
-    let (mut sent, mut blocked) = (0, 0);
-    while blocked < 3 {
+    let mut sent = 0;
+    let mut send = |stream: &mut ReplicationStream| {
         sent += 1;
         stream.outbox.put(Lsn(sent), Lsn(sent), false);
-        let sending = within(REPORT_TIMEOUT, "reporting", stream.outbox.send(&mut stream.stream)).await;
-        match sending {
-            Ok(()) => assert_eq!(blocked, 0),
-            Err(ClientError::Timeout { .. }) => blocked += 1,
-            Err(other) => panic!("{other}"),
-        }
-        assert!(stream.outbox.bytes.len() < 2 * STATUS_UPDATE_BYTES, "bounded");
+        assert!(stream.outbox.bytes.len() <= 2 * STATUS_UPDATE_BYTES, "bounded");
+        stream.outbox.send(&stream.write_end)
+    };
+    while stream.outbox.blocked.is_none() {
+        send(&mut stream).expect("there is room, or there was");
     }
+    tokio::time::advance(REPORT_TIMEOUT / 2).await;
+    send(&mut stream).expect("it may still go on");
+    tokio::time::advance(REPORT_TIMEOUT / 2).await;
+    let error = send(&mut stream).expect_err("that took too long");
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
     let reader = tokio::spawn(async move {
         let mut all = Vec::new();
         server.read_to_end(&mut all).await.expect("read");
         all
     });
-    stream.outbox.send(&mut stream.stream).await.expect("the server reads again");
+    while !stream.outbox.bytes.is_empty() {
+        tokio::task::yield_now().await;
+        stream.outbox.write(&stream.write_end).ok();
+    }
     drop(stream);
     let all = reader.await.expect("no panic");
     assert_eq!(all.len() % STATUS_UPDATE_BYTES, 0);
@@ -123,6 +187,7 @@ async fn a_server_that_says_nothing_is_asked_and_then_given_up() {
         assert!(asks(&mut stream, &mut server).await, "the question may have been dropped");
         server.write_all(&message(b'd', b"frame")).await.expect("written");
         // What has come counts, however late it is read.
+        arrived(&stream).await;
         tokio::time::advance(PATIENCE * 100).await;
         stream.next().await.expect("a frame");
     }

@@ -1,0 +1,194 @@
+//! An open connection with two ends: a thread that blocks in its reads, and a loop that never blocks in its writes.
+//!
+//! A socket is blocking or not for all who hold it. So this one blocks, and each write says that it does not want to. A TLS
+//! session belongs to both ends, under a lock that nobody holds while the socket is waited for.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, send};
+use rustls::ClientConnection;
+use socket2::Socket;
+
+use crate::postgres::client::stream::Stream;
+
+/// One read from the socket brings at most so many encrypted bytes.
+const ENCRYPTED_BYTES: usize = 256 << 10;
+
+/// What both ends share.
+#[derive(Debug)]
+struct Shared {
+    socket: Socket,
+    /// None: not encrypted.
+    session: Option<Mutex<ClientConnection>>,
+    /// Whether the kernel heeds a low-water mark: not on a Unix socket.
+    has_low_water_mark: bool,
+}
+
+/// Makes the two ends. Must be called within the runtime that the stream belongs to.
+pub(super) fn split(stream: Stream) -> io::Result<(ReadEnd, WriteEnd)> {
+    let has_low_water_mark = cfg!(target_os = "linux") && !matches!(stream, Stream::Unix(_));
+    let (socket, session): (Socket, _) = match stream {
+        Stream::Tcp(stream) => (stream.into_std()?.into(), None),
+        Stream::Unix(stream) => (stream.into_std()?.into(), None),
+        Stream::Tls(stream) => {
+            let (stream, session) = stream.into_inner();
+            (stream.into_std()?.into(), Some(Mutex::new(session)))
+        }
+    };
+    socket.set_nonblocking(false)?;
+    let encrypted = vec![0; if session.is_some() { ENCRYPTED_BYTES } else { 0 }];
+    let shared = Arc::new(Shared { socket, session, has_low_water_mark });
+    Ok((ReadEnd { shared: Arc::clone(&shared), encrypted, from: 0, to: 0 }, WriteEnd { shared }))
+}
+
+/// The thread's.
+#[derive(Debug)]
+pub(super) struct ReadEnd {
+    shared: Arc<Shared>,
+    /// What was read, and not yet given to the session: from `from` to `to`.
+    encrypted: Vec<u8>,
+    from: usize,
+    to: usize,
+}
+
+impl ReadEnd {
+    /// Blocks until something is there; 0: the end. With a [patience](Self::be_patient), until there is much, or it is over.
+    pub(super) fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let Some(session) = &self.shared.session else { return (&self.shared.socket).read(out) };
+        loop {
+            let filled = decrypt(&mut lock(session), &mut &self.encrypted[self.from..self.to], out);
+            let (filled, left, is_over) = filled.map_err(|error| {
+                // Tells the server why, if it still listens.
+                flush(&mut lock(session), &self.shared.socket).ok();
+                error
+            })?;
+            self.from = self.to - left;
+            if filled > 0 || is_over {
+                return Ok(filled);
+            }
+            // An answer of the session to what it has read, such as a new key: else with the next write.
+            flush(&mut lock(session), &self.shared.socket).ok();
+            self.from = 0;
+            self.to = 0;
+            self.to = (&self.shared.socket).read(&mut self.encrypted)?;
+            if self.to == 0 {
+                return Ok(0);
+            }
+        }
+    }
+
+    /// Waits for so many bytes before a read returns, but at most so long; none: for the first byte, without a limit. Whether
+    /// that is possible.
+    pub(super) fn be_patient(&self, patience: Option<(usize, Duration)>) -> io::Result<bool> {
+        if !self.shared.has_low_water_mark {
+            return Ok(false);
+        }
+        self.shared.socket.set_read_timeout(patience.map(|(_, limit)| limit))?;
+        set_low_water_mark(&self.shared.socket, patience.map_or(1, |(bytes, _)| bytes))?;
+        Ok(true)
+    }
+}
+
+/// Gives `encrypted` to the session, and takes from it what it makes of it: how many bytes of `out` are filled, how many
+/// of `encrypted` are left, and whether the server has ended the session.
+fn decrypt(session: &mut ClientConnection, encrypted: &mut &[u8], out: &mut [u8]) -> io::Result<(usize, usize, bool)> {
+    let mut filled = 0;
+    loop {
+        match session.reader().read(&mut out[filled..]) {
+            Ok(0) => return Ok((filled, encrypted.len(), filled < out.len())),
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if encrypted.is_empty() {
+                    return Ok((filled, 0, false));
+                }
+                session.read_tls(encrypted)?;
+                session.process_new_packets().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The loop's. Dropping it ends the connection for both.
+#[derive(Debug)]
+pub(super) struct WriteEnd {
+    shared: Arc<Shared>,
+}
+
+impl WriteEnd {
+    /// Writes what the socket takes at once. `WouldBlock`: nothing.
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.shared.session {
+            None => NonBlocking(&self.shared.socket).write(bytes),
+            Some(session) => {
+                let session = &mut lock(session);
+                // One at a time: the session takes any number, whether or not the socket does.
+                flush(session, &self.shared.socket)?;
+                session.writer().write(bytes)
+            }
+        }
+    }
+
+    /// All that was written is on its way. `WouldBlock`: not yet.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        match &self.shared.session {
+            None => Ok(()),
+            Some(session) => flush(&mut lock(session), &self.shared.socket),
+        }
+    }
+}
+
+impl Drop for WriteEnd {
+    fn drop(&mut self) {
+        // Wakes the reader. It may be closed already.
+        self.shared.socket.shutdown(Shutdown::Both).ok();
+    }
+}
+
+fn flush(session: &mut ClientConnection, socket: &Socket) -> io::Result<()> {
+    while session.wants_write() {
+        session.write_tls(&mut NonBlocking(socket))?;
+    }
+    Ok(())
+}
+
+/// Nobody panics with it in hand; and if, then half a record would be sent, which the server refuses.
+fn lock(session: &Mutex<ClientConnection>) -> MutexGuard<'_, ClientConnection> {
+    session.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes that return `WouldBlock` where the socket would block.
+struct NonBlocking<'a>(&'a Socket);
+
+impl Write for NonBlocking<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn set_low_water_mark(socket: &Socket, bytes: usize) -> io::Result<()> {
+    use nix::{libc, setsockopt_impl, sockopt_impl};
+    sockopt_impl!(
+        /// The fewest bytes for which a reader is woken.
+        LowWaterMark,
+        SetOnly,
+        libc::SOL_SOCKET,
+        libc::SO_RCVLOWAT,
+        usize
+    );
+    Ok(nix::sys::socket::setsockopt(socket, LowWaterMark, &bytes)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_low_water_mark(_: &Socket, _: usize) -> io::Result<()> {
+    Ok(())
+}
