@@ -81,6 +81,8 @@ pub struct Status {
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     frames: Bytes,
+    /// Bytes of them that were taken.
+    taken: usize,
     /// What is known of types from here on; none: what was known before.
     types: Option<Arc<Types>>,
 }
@@ -89,7 +91,7 @@ impl Batch {
     /// Wraps a buffer that holds whole `CopyData` messages (`d`, length, payload) and nothing else.
     #[must_use]
     pub fn new(frames: Bytes) -> Self {
-        Self { frames, types: None }
+        Self { frames, taken: 0, types: None }
     }
 
     /// With what is known of types from its first frame on.
@@ -103,30 +105,40 @@ impl Batch {
         self.types.take()
     }
 
-    /// The payload of the next message, or none when the batch is used up.
-    pub fn next_payload(&mut self) -> Option<Bytes> {
-        if self.frames.len() < 5 {
+    /// The payload of the next message, or none when the batch is used up: then its buffer is let go.
+    pub fn next_payload(&mut self) -> Option<&[u8]> {
+        let Some(bytes) = self.frames.get(self.taken..).and_then(first) else {
+            // Nobody has a use for the buffer any more but who read into it.
+            (self.frames, self.taken) = (Bytes::new(), 0);
             return None;
-        }
-        let length = u32::from_be_bytes([self.frames[1], self.frames[2], self.frames[3], self.frames[4]]) as usize;
-        let message = self.frames.split_to(length + 1);
-        Some(message.slice(5..))
+        };
+        let message = self.taken..self.taken + bytes;
+        self.taken = message.end;
+        self.frames[message].get(HEADER_BYTES..)
     }
 
     /// The payloads of all that were not taken.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = self.frames.as_ref();
+        let mut rest = self.frames.get(self.taken..).unwrap_or_default();
         std::iter::from_fn(move || {
-            let length = u32::from_be_bytes(*rest.get(1..)?.first_chunk()?) as usize;
-            let (message, after) = rest.split_at_checked(length + 1)?;
+            let (message, after) = rest.split_at(first(rest)?);
             rest = after;
-            message.get(5..)
+            message.get(HEADER_BYTES..)
         })
     }
 
     /// Whether every message was taken.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.taken == self.frames.len()
     }
+}
+
+/// `d` and the length.
+const HEADER_BYTES: usize = 5;
+
+/// How many bytes the first message has; none: there is no whole one.
+fn first(frames: &[u8]) -> Option<usize> {
+    let length = u32::from_be_bytes(*frames.get(1..)?.first_chunk()?) as usize;
+    Some(length + 1).filter(|bytes| *bytes <= frames.len())
 }

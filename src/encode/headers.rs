@@ -3,9 +3,6 @@
 //! Each field is its name, its type and its value (AMQP 0-9-1 §4.2.5.5; `S`, `l` and `t` as RabbitMQ reads them). Scalars
 //! only, because tables and arrays are dropped on streams. `rabbit::wire` frames them.
 
-use std::fmt;
-use std::io::Write as _;
-
 /// A name has one octet for its length. Those that users choose are checked when the configuration is read.
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -58,14 +55,6 @@ impl HeaderTable {
             }
             Header::Bool(value) => self.bytes.extend_from_slice(&[b't', u8::from(value)]),
         }
-    }
-
-    /// Adds a header whose text is what `value` displays.
-    ///
-    /// # Panics
-    /// When that is longer than 4 GiB.
-    pub fn push_display(&mut self, name: &str, value: impl fmt::Display) {
-        self.push_with(name, |out| write!(out, "{value}").expect("a Vec takes all bytes"));
     }
 
     /// Adds a header whose text is what `write` appends, which is UTF-8.
@@ -125,46 +114,59 @@ impl<'a> Headers<'a> {
 
     /// One after the other, as they were added.
     pub fn iter(self) -> impl Iterator<Item = (&'a str, Header<'a>)> {
-        let mut rest = self.bytes;
-        std::iter::from_fn(move || {
-            let field = field(rest)?;
-            rest = field.2;
-            Some((field.0, field.1))
-        })
+        self.fields().map_while(|field| Some((std::str::from_utf8(field.name).ok()?, field.header()?)))
     }
 
     /// The text of this name.
     #[must_use]
     pub fn text(self, name: &str) -> Option<&'a str> {
-        self.iter().find_map(|header| match header {
-            (found, Header::Text(text)) if found == name => Some(text),
-            (_, Header::Text(_) | Header::Int(_) | Header::Bool(_)) => None,
+        let mut texts = self.fields().filter(|field| field.kind == b'S');
+        // Only what is looked for is worth to be looked at.
+        let found = texts.find(|field| field.name == name.as_bytes())?;
+        std::str::from_utf8(found.value).ok()
+    }
+
+    fn fields(self) -> impl Iterator<Item = Field<'a>> {
+        let mut rest = self.bytes;
+        std::iter::from_fn(move || {
+            let (field, after) = Field::first(rest)?;
+            rest = after;
+            Some(field)
         })
     }
 }
 
-/// Name, value, and what comes after.
-fn field(bytes: &[u8]) -> Option<(&str, Header<'_>, &[u8])> {
-    let (length, rest) = bytes.split_first()?;
-    let (name, rest) = rest.split_at_checked(usize::from(*length))?;
-    let (kind, rest) = rest.split_first()?;
-    let (value, rest) = match kind {
-        b'S' => {
-            let (length, rest) = rest.split_first_chunk()?;
-            let (text, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
-            (Header::Text(std::str::from_utf8(text).ok()?), rest)
-        }
-        b'l' => {
-            let (number, rest) = rest.split_first_chunk()?;
-            (Header::Int(i64::from_be_bytes(*number)), rest)
-        }
-        b't' => {
-            let (value, rest) = rest.split_first()?;
-            (Header::Bool(*value != 0), rest)
-        }
-        _ => return None,
-    };
-    Some((std::str::from_utf8(name).ok()?, value, rest))
+/// One header, as it goes over the wire.
+struct Field<'a> {
+    name: &'a [u8],
+    kind: u8,
+    /// Without its length.
+    value: &'a [u8],
+}
+
+impl<'a> Field<'a> {
+    /// And what comes after.
+    fn first(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (length, rest) = bytes.split_first()?;
+        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+        let (kind, rest) = rest.split_first()?;
+        let (length, rest) = match kind {
+            b'S' => rest.split_first_chunk().map(|(length, rest)| (u32::from_be_bytes(*length) as usize, rest))?,
+            b'l' => (8, rest),
+            b't' => (1, rest),
+            _ => return None,
+        };
+        let (value, rest) = rest.split_at_checked(length)?;
+        Some((Self { name, kind: *kind, value }, rest))
+    }
+
+    fn header(&self) -> Option<Header<'a>> {
+        Some(match (self.kind, self.value) {
+            (b'S', text) => Header::Text(std::str::from_utf8(text).ok()?),
+            (b'l', number) => Header::Int(i64::from_be_bytes(number.try_into().ok()?)),
+            (_, value) => Header::Bool(value != [0]),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -185,7 +187,7 @@ mod tests {
             (table.all().text("lsn"), table.all().text("n"), table.all().text("x")),
             (Some("16/B374D848"), None, None)
         );
-        table.push_display("d", format_args!("{}/{}", 1, 2));
+        table.push_with("d", |out| out.extend_from_slice(b"1/2"));
         assert_eq!(table.all().text("d"), Some("1/2"));
         table.push_copy("copy", "lsn");
         table.push_copy("none", "x");

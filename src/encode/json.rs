@@ -192,7 +192,11 @@ fn before(out: &mut Vec<u8>, plan: &RowPlan, old: Old<'_>) {
 /// `after` and `unchanged`.
 fn after(out: &mut Vec<u8>, plan: &RowPlan, old: Option<Old<'_>>, new: Tuple<'_>) {
     out.extend_from_slice(b",\"after\":");
-    let missing = !object(out, completed(plan, old, new));
+    let missing = !match old {
+        // Most rows have nothing to be completed from. Of a wide one, this is a twentieth of all that it costs.
+        None => object(out, plan.columns.iter().zip(new.iter())),
+        Some(_) => object(out, completed(plan, old, new)),
+    };
     out.extend_from_slice(b",\"unchanged\":");
     if missing {
         let missing = completed(plan, old, new).filter(|(_, value)| *value == Value::Unchanged);

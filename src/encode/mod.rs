@@ -21,8 +21,6 @@ pub mod text;
 pub mod time;
 pub mod values;
 
-use std::fmt::{self, Write as _};
-
 use crate::change::{Change, Transaction};
 use crate::encode::cloudevents::{Attributes, Incomplete};
 use crate::encode::message::{Event, Header};
@@ -135,7 +133,7 @@ impl Encoder {
     /// A new event of this change.
     fn start_change(&self, event: &mut Event, change: &Change<'_>) {
         let committed_at = self.delivery.committed_at(&change.transaction);
-        self.start(event, format_args!("{}", change.position), committed_at);
+        self.start(event, |id| change.position.write(id), committed_at);
         let Change { relation, row, .. } = change;
         event.origin.extend([row.op(), " of ", &relation.schema, ".", &relation.name]);
     }
@@ -144,19 +142,19 @@ impl Encoder {
     pub fn start_message(&self, event: &mut Event, logical: &LogicalMessage<'_>) {
         let committed_at = logical.within.map(|(_, transaction)| transaction.committed_at);
         match logical.within {
-            Some((position, _)) => self.start(event, format_args!("{position}"), committed_at),
-            None => self.start(event, format_args!("{}:message", logical.lsn), None),
+            Some((position, _)) => self.start(event, |id| position.write(id), committed_at),
+            None => self.start(event, |id| id.extend([logical.lsn.text().as_str(), ":message"]), None),
         }
         event.origin.extend(["message ", logical.prefix]);
         event.ordering_key = OrderingKey::text(logical.prefix);
     }
 
     /// A new event, named by its place, which is known where the commit time is.
-    fn start(&self, event: &mut Event, place: fmt::Arguments<'_>, committed_at: Option<i64>) {
+    fn start(&self, event: &mut Event, write_place: impl FnOnce(&mut String), committed_at: Option<i64>) {
         event.clear();
         let id = &mut event.message_id;
         id.extend([self.name.as_str(), ":"]);
-        id.write_fmt(place).expect("a String takes all text");
+        write_place(id);
         event.app_id.push_str(&self.name);
         if let Some(committed_at) = committed_at {
             event.headers.push("position", Header::Text(&id[self.name.len() + 1..]));

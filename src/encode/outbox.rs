@@ -163,7 +163,7 @@ fn fill(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Result<(), 
     headers(event, plan, row);
     let form = form(event, plan, row);
     let mut unfit = None;
-    let mut scratch = String::new();
+    let mut scratch = std::mem::take(&mut event.subject);
     for (property, bound) in &plan.properties {
         scratch.clear();
         render(plan, row, bound, &mut scratch);
@@ -171,6 +171,8 @@ fn fill(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) -> Result<(), 
             unfit = unfit.or(set(event, *property, &scratch).err());
         }
     }
+    scratch.clear();
+    event.subject = scratch;
     let mut written_at = None;
     if let Some((column, kind)) = &plan.timestamp
         && let Value::Text(value) = row.get(*column)
@@ -214,7 +216,7 @@ fn headers(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) {
     if let Some(context) = plan.trace_context.and_then(|column| row.text(column)) {
         trace(event, context);
     }
-    let mut scratch = String::new();
+    let mut scratch = std::mem::take(&mut event.subject);
     for (header, of) in &plan.headers {
         scratch.clear();
         let value = match of {
@@ -230,6 +232,8 @@ fn headers(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) {
             event.headers.push(header, value);
         }
     }
+    scratch.clear();
+    event.subject = scratch;
 }
 
 /// An integer and a boolean as such, all else as its text: a header has no other types that all readers take for the same.

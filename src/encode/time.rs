@@ -16,20 +16,17 @@ pub fn rfc3339(out: &mut Vec<u8>, micros: i64) {
     let (days, second) = (seconds.div_euclid(DAY_S), seconds.rem_euclid(DAY_S));
     let (year, month, day) = civil(days + EPOCH_DIFFERENCE_DAYS);
     if (0..=9999).contains(&year) {
-        digits::<4>(out, year);
+        out.extend_from_slice(&digits::<4>(year));
     } else {
         out.push(if year < 0 { b'-' } else { b'+' });
-        digits::<6>(out, year.abs());
+        out.extend_from_slice(&digits::<6>(year.abs()));
     }
-    for (before, number) in
-        [(b'-', month), (b'-', day), (b'T', second / 3600), (b':', second / 60 % 60), (b':', second % 60)]
-    {
-        out.push(before);
-        digits::<2>(out, number);
+    let mut rest = *b"-00-00T00:00:00.000000Z";
+    for (at, number) in [(1, month), (4, day), (7, second / 3600), (10, second / 60 % 60), (13, second % 60)] {
+        rest[at..at + 2].copy_from_slice(&digits::<2>(number));
     }
-    out.push(b'.');
-    digits::<6>(out, fraction);
-    out.push(b'Z');
+    rest[16..22].copy_from_slice(&digits::<6>(fraction));
+    out.extend_from_slice(&rest);
 }
 
 /// Microseconds since 2000-01-01 00:00 UTC in whole seconds since 1970, as AMQP's `timestamp` has it. What lies
@@ -124,14 +121,15 @@ pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
 }
 
 /// The last `N` decimal digits of a number that is not negative.
-fn digits<const N: usize>(out: &mut Vec<u8>, number: i64) {
+fn digits<const N: usize>(number: i64) -> [u8; N] {
     let mut text = [b'0'; N];
-    let mut left = number;
+    // 32 bits are divided faster, and hold all of them.
+    let mut left = u32::try_from(number).unwrap_or(0);
     for digit in text.iter_mut().rev() {
-        *digit = b"0123456789"[usize::try_from(left % 10).unwrap_or(0)];
+        *digit = b"0123456789"[(left % 10) as usize];
         left /= 10;
     }
-    out.extend_from_slice(&text);
+    text
 }
 
 #[cfg(test)]

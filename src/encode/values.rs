@@ -204,12 +204,11 @@ fn is_number(text: &[u8]) -> bool {
 /// `EncodeDateTime` with `DateStyle=ISO`: `2026-11-21 02:37:00.123456+00`, ` BC` at the end when it applies.
 /// The infinities are not of this form, and stay what they are.
 fn timestamp(out: &mut Vec<u8>, text: &[u8], zoned: bool) -> bool {
-    let Some(space) = text.iter().position(|&byte| byte == b' ') else { return false };
-    let (date, clock) = (&text[..space], &text[space + 1..]);
+    let (date, rest) = leading(text, |byte| byte.is_ascii_digit() || *byte == b'-');
+    let Some(clock) = rest.strip_prefix(b" ") else { return false };
     let (time, suffix) = leading(clock, |byte| byte.is_ascii_digit() || matches!(*byte, b':' | b'.'));
     let (zone, era) = suffix.strip_suffix(b" BC").map_or((suffix, &b""[..]), |zone| (zone, b" BC"));
-    let is_date =
-        date.first().is_some_and(u8::is_ascii_digit) && date.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
+    let is_date = date.first().is_some_and(u8::is_ascii_digit);
     let zone: &[&[u8]] = match zone {
         [] if !zoned => &[],
         b"+00" if zoned => &[b"Z"],

@@ -136,20 +136,35 @@ impl Intake {
         if !self.pending.is_empty() {
             self.meter.tick();
         }
+        let mut pending = std::mem::take(&mut self.pending);
+        let taken = self.take_from(&mut pending, window, publisher);
+        // Of what is used up nothing is kept: the reader waits for its buffer.
+        if !pending.is_empty() {
+            self.pending = pending;
+        }
+        taken
+    }
+
+    fn take_from<B: Broker>(
+        &mut self,
+        pending: &mut Batch,
+        window: &mut Window,
+        publisher: &mut Lanes<B>,
+    ) -> Result<(), Definite> {
         while window.has_room()
             && !self.is_over()
-            && let Some(payload) = self.pending.next_payload()
+            && let Some(payload) = pending.next_payload()
         {
-            match Frame::parse(&payload).map_err(|error| undecodable(error, self.received))? {
+            match Frame::parse(payload).map_err(|error| undecodable(error, self.received))? {
                 Frame::XLogData { wal_start, data, .. } => {
                     self.received = self.received.max(wal_start);
-                    self.frame(wal_start, &data, window, publisher)?;
+                    self.frame(wal_start, data, window, publisher)?;
                 }
                 Frame::Keepalive { wal_end, reply_requested, .. } => {
                     self.received = self.received.max(wal_end);
                     // Everything that committed before `wal_end` has been sent: the walsender decodes in WAL
                     // order, and sends this between transactions. With nothing unsettled, it is all settled.
-                    if !self.assembler.in_transaction() && self.pending.is_empty() {
+                    if !self.assembler.in_transaction() && pending.is_empty() {
                         window.idle(wal_end);
                         self.scope.as_mut().map_or(Ok(()), |scope| scope.reached(wal_end))?;
                     }
@@ -275,9 +290,9 @@ impl Encode {
         publisher: &Lanes<B>,
     ) -> Result<(), Definite> {
         let limit = publisher.max_message_bytes().unwrap_or(usize::MAX);
-        let at = logical.within.map_or_else(|| logical.lsn.to_string(), |(position, _)| position.to_string());
+        let at = Place(logical);
         let origin = format_args!("message {}", logical.prefix);
-        let oversize = |bytes| unpublishable(PublishError::Oversize { bytes, limit }, origin, &at);
+        let oversize = |bytes| unpublishable(PublishError::Oversize { bytes, limit }, origin, at);
         match self.router.message(logical.prefix) {
             MessageVerdict::Skip => {}
             MessageVerdict::Message(plan) => {
@@ -290,13 +305,13 @@ impl Encode {
                 let hint = "select no empty prefix, or change messages.format";
                 self.encoder
                     .message(event, plan, logical)
-                    .map_err(|error| unfit(Poison::Other, error, origin, &at, hint))?;
+                    .map_err(|error| unfit(Poison::Other, error, origin, at, hint))?;
             }
             MessageVerdict::Outbox(outbox) => {
                 let hint = "pg_logical_emit_message is to be given a JSON object with the fields of [outbox.columns]";
                 if let Err(error) = self.fields.read(&outbox.fields, logical.content) {
                     self.encoder.start_message(event, logical);
-                    return Err(unfit(Poison::Columns, error, origin, &at, hint));
+                    return Err(unfit(Poison::Columns, error, origin, at, hint));
                 }
                 let row = OutboxRow::Message { prefix: logical.prefix, fields: &self.fields };
                 if let Some(bytes) = size::payload_beyond(limit, &outbox.plan, row) {
@@ -304,7 +319,7 @@ impl Encode {
                     return Err(oversize(bytes));
                 }
                 let made = self.encoder.outbox_message(event, &outbox.plan, logical, row);
-                made.map_err(|error| unfit(error.poison(), error, origin, &at, UNFIT_HINT))?;
+                made.map_err(|error| unfit(error.poison(), error, origin, at, UNFIT_HINT))?;
             }
         }
         Ok(())
@@ -371,6 +386,19 @@ impl Encode {
             outgoing.reached(position, way.window);
         }
         Ok(())
+    }
+}
+
+/// Where a logical message is, in words that are needed only when something is wrong with it.
+#[derive(Clone, Copy)]
+struct Place<'l>(&'l LogicalMessage<'l>);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.within {
+            Some((position, _)) => position.fmt(f),
+            None => self.0.lsn.fmt(f),
+        }
     }
 }
 

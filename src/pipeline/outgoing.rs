@@ -127,7 +127,7 @@ impl Outgoing {
         if is_numbered(&slot.event) {
             let headers = &mut slot.event.headers;
             // `0/16B3748` and its like: a transaction has no other name that lasts.
-            headers.push_display("transaction_id", transaction.commit_lsn);
+            headers.push("transaction_id", Header::Text(transaction.commit_lsn.text().as_str()));
             headers.push("transaction_number", Header::Int(self.number));
             headers.push("transaction_last", Header::Bool(false));
         }

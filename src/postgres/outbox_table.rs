@@ -403,16 +403,17 @@ mod tests {
         let mut frames = BytesMut::new();
         message(&mut frames, 7, |out| out.put_slice(&relation("public", "outbox", &columns)));
         message(&mut frames, 7, |out| insertion(out, &[Some(b"1".to_vec()), None]));
-        let mut batch = Batch::new(frames.freeze());
-        let mut next = || match Frame::parse(&batch.next_payload().expect("a frame")).expect("whole") {
+        let batch = Batch::new(frames.freeze());
+        let mut payloads = batch.payloads();
+        let mut next = || match Frame::parse(payloads.next().expect("a frame")).expect("whole") {
             Frame::XLogData { wal_start, data, .. } => (wal_start, data),
             Frame::Keepalive { .. } => panic!("a keepalive"),
         };
         let (_, data) = next();
-        let Ok(Message::Relation(relation)) = decode(&data) else { panic!("no relation") };
+        let Ok(Message::Relation(relation)) = decode(data) else { panic!("no relation") };
         assert_eq!((relation.to_string().as_str(), relation.columns[1].type_oid), ("public.outbox", 3802));
         let (lsn, data) = next();
-        let Ok(Message::Insert { relation: oid, new }) = decode(&data) else { panic!("no insertion") };
+        let Ok(Message::Insert { relation: oid, new }) = decode(data) else { panic!("no insertion") };
         assert_eq!((lsn, oid), (Lsn(7), relation.oid));
         assert_eq!(new.iter().collect::<Vec<_>>(), [Value::Text(b"1"), Value::Null]);
     }

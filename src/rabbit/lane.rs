@@ -129,6 +129,8 @@ pub struct Lane {
     policy: Unroutable,
     mode: Mode,
     frames: VecDeque<u8>,
+    /// What is before the body of an event that is being framed; used again.
+    head: Vec<u8>,
     /// Offset of `frames[0]`.
     base: u64,
     /// Up to which offset this pass has written.
@@ -161,6 +163,7 @@ impl Lane {
             policy,
             mode: Mode::Flowing,
             frames: VecDeque::new(),
+            head: Vec::new(),
             base: 0,
             written: 0,
             entries: VecDeque::new(),
@@ -202,7 +205,7 @@ impl Lane {
         } else {
             assert_eq!(seq, next, "events are published in order");
         }
-        let framed = wire::publish(&mut self.frames, message, frame_max)?;
+        let framed = wire::publish(&mut self.frames, &mut self.head, message, frame_max)?;
         let start = self.entries.back().map_or(self.base, Entry::end);
         self.entries.push_back(Entry {
             start,

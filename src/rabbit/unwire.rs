@@ -106,7 +106,7 @@ mod tests {
             event.headers.push("position", Header::Text("0/10:3"));
             event.headers.push("last", Header::Bool(true));
             let mut out = VecDeque::new();
-            wire::publish(&mut out, &event.message(), 512).expect("frames");
+            wire::publish(&mut out, &mut Vec::new(), &event.message(), 512).expect("frames");
             let read = super::event(out.make_contiguous()).expect("is whole");
             assert_eq!(format!("{read:?}"), format!("{event:?}"));
             out.pop_back();

@@ -35,14 +35,14 @@ impl Reader {
         Self { stream, batch: Batch::default() }
     }
 
-    pub(super) async fn frame(&mut self) -> Frame {
-        loop {
-            if let Some(payload) = self.batch.next_payload() {
-                return Frame::parse(&payload).expect("a frame");
-            }
+    pub(super) async fn frame(&mut self) -> Frame<'_> {
+        while self.batch.is_empty() {
+            // A buffer that is held would hold up the reading.
+            self.batch = Batch::default();
             let next = tokio::time::timeout(SOON, self.stream.next()).await.expect("soon");
             self.batch = next.expect("a batch");
         }
+        Frame::parse(self.batch.next_payload().expect("it is not empty")).expect("a frame")
     }
 
     /// The next pgoutput messages, up to and with the next Commit; and its end LSN.
@@ -51,8 +51,7 @@ impl Reader {
         loop {
             if let Frame::XLogData { wal_end, data, sent_at, .. } = self.frame().await {
                 assert!(sent_at > 0);
-                // A frame that is held would hold up the reading.
-                messages.push(Bytes::copy_from_slice(&data));
+                messages.push(Bytes::copy_from_slice(data));
                 if messages.last().is_some_and(|data| data[0] == b'C') {
                     return (messages, wal_end);
                 }

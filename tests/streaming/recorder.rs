@@ -96,9 +96,9 @@ impl Recorder {
                 self.pending = next.unwrap_or_else(|_| panic!("{last} comes"))?;
                 continue;
             };
-            let Frame::XLogData { data, .. } = Frame::parse(&payload).expect("a frame") else { continue };
+            let Frame::XLogData { data, .. } = Frame::parse(payload).expect("a frame") else { continue };
             let changes = &mut self.changes;
-            let message = decode(&data).expect("a message of version 1");
+            let message = decode(data).expect("a message of version 1");
             let taken = self.assembler.take::<Infallible>(message, &mut |step| {
                 match step {
                     Step::Change(Change { relation, row: Row::Insert { new }, .. }) if relation.name == "done" => {

@@ -1,6 +1,3 @@
-use std::hint::black_box;
-use std::time::Instant;
-
 use super::*;
 use crate::change::Transaction;
 use crate::config::Ordering;
@@ -115,40 +112,4 @@ fn the_rules_key_keeps_events_in_order_or_else_the_rows() {
     assert_eq!(key("", one), key("", other));
     assert_eq!(key("key = \"{new.c2}\"", one), OrderingKey::All, "without a value it is in order with all");
     assert_eq!(key("key = \"{new.c1}-{new.c2}\"", one), OrderingKey::All, "without a part of it, too");
-}
-
-/// What docs/domain-events.md says of it.
-#[test]
-#[ignore = "measures: cargo test --release --lib encode::domain -- --ignored --nocapture"]
-fn what_a_rule_costs() {
-    for (columns, rule) in [
-        (8, "when = \"new.c1 == 'paid'\""),
-        (8, "when = \"old.c1 != new.c1 && new.c1 == 'paid'\""),
-        (100, "when = \"old.c99 != new.c99 && new.c99 == 'paid'\""),
-        (1_600, "when = \"old.c1599 != new.c1599 && new.c1599 == 'paid'\""),
-        (8, "when = \"new.c1.matches('^[a-z]+$')\""),
-        (8, ""),
-        (8, "data = [\"c0\", \"c1\", \"c2\"]"),
-        (8, "data = [\"c0\", \"c1\", \"c2\"]\ncompute = { x = \"new.c1 + '!'\" }"),
-        (8, "data = [\"c0\", \"c1\", \"c2\"]\nhash = [\"c2\"]"),
-        (100, "data = [\"c0\", \"c98\", \"c99\"]"),
-    ] {
-        let relation = relation(columns, b'f');
-        let plan = plan(&format!("type = \"x\"\n{rule}"), &relation);
-        let mut values = vec![Raw::Text(b"some 20 bytes of text"); columns];
-        values[0] = Raw::Text(b"12345");
-        let update = fixture::update(1, Some((b'O', &values)), &values);
-        let Ok(Message::Update { old, new, .. }) = decode(&update) else { panic!("an update") };
-        let change = change(&relation, Row::Update { old, new });
-        let (encoder, mut event, rounds) = (Encoder::new("shop", Delivery::First), Event::default(), 200_000);
-        let start = Instant::now();
-        for _ in 0..rounds {
-            if rule.starts_with("when") {
-                black_box(plan.wants(black_box(&change)).expect("a value"));
-            } else {
-                encoder.domain(&mut event, &plan, black_box(&change)).expect("a value");
-            }
-        }
-        println!("{columns} columns, {rule:?}: {} ns", start.elapsed().as_nanos() / rounds);
-    }
 }

@@ -144,7 +144,7 @@ mod tests {
         fn no_bytes_can_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = ServerError::parse(&bytes);
             let _ = crate::postgres::client::row(&bytes);
-            let _ = crate::postgres::replication::Frame::parse(&bytes.clone().into());
+            let _ = crate::postgres::replication::Frame::parse(&bytes);
             let mut buffer = BytesMut::from(&bytes[..]);
             while let Ok(Some(_)) = take(&mut buffer, MESSAGE_BYTES_MAX) {}
         }

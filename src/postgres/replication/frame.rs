@@ -3,13 +3,13 @@
 //! Follows "Streaming Replication Protocol" in the manual, `START_REPLICATION`. Pure; the payload of
 //! [`Frame::XLogData`] is for [`super::super::pgoutput`].
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::lsn::Lsn;
 
 /// One message of the stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Frame {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame<'a> {
     /// `w`: a piece of the change stream.
     XLogData {
         /// The change's LSN; 0/0 for a Relation, the end LSN for a Commit. Equal to `wal_end` from logical decoding.
@@ -19,7 +19,7 @@ pub enum Frame {
         /// The server's clock: microseconds since 2000-01-01 UTC.
         sent_at: i64,
         /// One pgoutput message.
-        data: Bytes,
+        data: &'a [u8],
     },
     /// `k`: the server is alive.
     Keepalive {
@@ -61,12 +61,12 @@ pub enum FrameError {
 pub(crate) const XLOG_DATA_BYTES: usize = 1 + 8 + 8 + 8;
 const KEEPALIVE_BYTES: usize = 1 + 8 + 8 + 1;
 
-impl Frame {
+impl<'a> Frame<'a> {
     /// Reads the payload of a `CopyData` message, as [`crate::source::Batch::next_payload`] gives it. Copies nothing.
     ///
     /// # Errors
     /// Names the byte or the length that makes no sense.
-    pub fn parse(payload: &Bytes) -> Result<Self, FrameError> {
+    pub fn parse(payload: &'a [u8]) -> Result<Self, FrameError> {
         let length = |kind, expected| FrameError::Length { kind, length: payload.len(), expected };
         match payload.first() {
             None => Err(FrameError::Empty),
@@ -77,12 +77,11 @@ impl Frame {
                     wal_start: Lsn(u64_at(header, 1)),
                     wal_end: Lsn(u64_at(header, 9)),
                     sent_at: u64_at(header, 17).cast_signed(),
-                    data: payload.slice(XLOG_DATA_BYTES..),
+                    data: &payload[XLOG_DATA_BYTES..],
                 })
             }
             Some(b'k') => {
-                let bytes: &[u8; KEEPALIVE_BYTES] =
-                    payload.as_ref().try_into().map_err(|_| length(b'k', KEEPALIVE_BYTES))?;
+                let bytes: &[u8; KEEPALIVE_BYTES] = payload.try_into().map_err(|_| length(b'k', KEEPALIVE_BYTES))?;
                 let reply_requested = match bytes[KEEPALIVE_BYTES - 1] {
                     0 => false,
                     1 => true,
@@ -101,7 +100,7 @@ impl Frame {
 
 /// The eight bytes from `at` on; callers stay within `N`.
 fn u64_at<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
-    bytes[at..at + 8].iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    u64::from_be_bytes(std::array::from_fn(|index| bytes[at + index]))
 }
 
 /// A Standby Status Update with its `CopyData` header: always so long.
@@ -124,8 +123,8 @@ pub(super) fn put_status_update(out: &mut BytesMut, received: Lsn, flushed: Lsn,
 mod tests {
     use super::*;
 
-    fn bytes(parts: &[&[u8]]) -> Bytes {
-        parts.concat().into()
+    fn bytes(parts: &[&[u8]]) -> Vec<u8> {
+        parts.concat()
     }
 
     const A: [u8; 8] = [0, 0, 0, 0x16, 0xB3, 0x74, 0xD8, 0x48];
@@ -134,7 +133,7 @@ mod tests {
     #[test]
     fn changes_and_keepalives() {
         let lsn: Lsn = "16/B374D848".parse().expect("an LSN");
-        let data = Bytes::from_static(b"body");
+        let data = &b"body"[..];
         assert_eq!(
             Frame::parse(&bytes(&[b"w", &A, &A, &T, b"body"])),
             Ok(Frame::XLogData { wal_start: lsn, wal_end: lsn, sent_at: 7, data })
@@ -147,7 +146,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_an_error_that_names_the_byte() {
-        assert_eq!(Frame::parse(&Bytes::new()), Err(FrameError::Empty));
+        assert_eq!(Frame::parse(&[]), Err(FrameError::Empty));
         assert_eq!(Frame::parse(&bytes(&[b"x", &A])), Err(FrameError::Unknown(b'x')));
         assert_eq!(Frame::parse(&bytes(&[b"k", &A, &T, &[2]])), Err(FrameError::ReplyRequested(2)));
         let length = |kind, length, expected| Err(FrameError::Length { kind, length, expected });

@@ -32,7 +32,7 @@ async fn after_one_frame(tag: u8, body: &[u8]) -> Failure {
     server.write_all(&[message(b'd', b"frame"), message(tag, body)].concat()).await.expect("written");
     drop(server);
     let mut batch = stream.next().await.expect("the frame before it");
-    assert_eq!(batch.next_payload().as_deref(), Some(&b"frame"[..]));
+    assert_eq!(batch.next_payload(), Some(&b"frame"[..]));
     assert!(batch.is_empty());
     stream.next().await.expect_err("the end")
 }
@@ -71,7 +71,7 @@ async fn what_was_read_ahead_comes_first() {
     let mut stream = ReplicationStream::new(Stream::Unix(ours), &whole[..9].into(), silence).expect("a stream");
     server.write_all(&whole[9..]).await.expect("written");
     let mut batch = stream.next().await.expect("whole");
-    assert_eq!(batch.next_payload().as_deref(), Some(&b"a frame in two halves"[..]));
+    assert_eq!(batch.next_payload(), Some(&b"a frame in two halves"[..]));
 }
 
 /// As an application does that goes away.
@@ -107,7 +107,7 @@ async fn what_is_not_taken_holds_up_the_server() {
     while taken < FRAMES {
         let mut batch = stream.next().await.expect("a batch");
         while let Some(payload) = batch.next_payload() {
-            assert_eq!(payload, [7; 1_000][..]);
+            assert_eq!(payload, [7; 1_000]);
             taken += 1;
         }
     }
@@ -126,7 +126,7 @@ async fn a_dropped_read_loses_nothing() {
     }
     server.write_all(&whole[9..]).await.expect("written");
     let mut batch = stream.next().await.expect("whole");
-    assert_eq!(batch.next_payload().as_deref(), Some(&b"a frame in two halves"[..]));
+    assert_eq!(batch.next_payload(), Some(&b"a frame in two halves"[..]));
 }
 
 /// The server reads nothing until the socket is full; afterwards it must see whole updates only, the newest last.
