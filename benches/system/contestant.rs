@@ -30,6 +30,8 @@ pub(crate) enum Reading {
     Eager,
     /// Over TCP, with `SO_RCVLOWAT` under load.
     LowWater,
+    /// Over TCP, with a nap after each read of little, as pgsluice reads under load.
+    Naps,
     /// Over the Unix socket.
     Unix,
 }
@@ -50,6 +52,7 @@ impl Contestant {
         let ours = [
             Self::Discard(Reading::Eager),
             Self::Discard(Reading::LowWater),
+            Self::Discard(Reading::Naps),
             Self::Discard(Reading::Unix),
             Self::PgRecvlogical,
             Self::Nothing,
@@ -76,6 +79,7 @@ impl Contestant {
         match self {
             Self::Discard(Reading::Eager) => "discard",
             Self::Discard(Reading::LowWater) => "discard-lowat",
+            Self::Discard(Reading::Naps) => "discard-naps",
             Self::Discard(Reading::Unix) => "discard-unix",
             Self::PgRecvlogical => "pg_recvlogical",
             Self::Nothing => "nothing",
@@ -93,6 +97,7 @@ impl Contestant {
         let text = match self {
             Self::Discard(Reading::Eager) => "floor: read and discard",
             Self::Discard(Reading::LowWater) => "floor: read and discard, low-water mark",
+            Self::Discard(Reading::Naps) => "floor: read and discard, with naps",
             Self::Discard(Reading::Unix) => "floor: read and discard, Unix socket",
             Self::PgRecvlogical => "`pg_recvlogical`",
             Self::Nothing => "**pgsluice**, to nothing",
@@ -115,7 +120,9 @@ impl Contestant {
     /// What others are measured against. They all use TCP, so that a Unix socket is only shown.
     pub(crate) fn is_floor(self) -> bool {
         match self {
-            Self::Discard(Reading::Eager | Reading::LowWater) | Self::ReadyMade(_) | Self::Forward => true,
+            Self::Discard(Reading::Eager | Reading::LowWater | Reading::Naps) | Self::ReadyMade(_) | Self::Forward => {
+                true
+            }
             Self::Discard(Reading::Unix) | Self::PgRecvlogical | Self::Nothing | Self::Amqp(_) | Self::Peer(_) => false,
         }
     }
@@ -145,7 +152,7 @@ impl Contestant {
     /// Whether `--quick` has it.
     pub(crate) fn is_quick(self) -> bool {
         match self {
-            Self::Discard(Reading::Eager | Reading::LowWater)
+            Self::Discard(Reading::Eager | Reading::LowWater | Reading::Naps)
             | Self::PgRecvlogical
             | Self::Nothing
             | Self::ReadyMade(QueueKind::Classic)
@@ -164,7 +171,7 @@ impl Contestant {
             Self::Forward => false,
             Self::Discard(Reading::Eager) => workload != Workload::Giant,
             Self::Discard(Reading::Unix) => matches!(workload, Workload::OneRow | Workload::Thousand),
-            Self::Discard(Reading::LowWater)
+            Self::Discard(Reading::LowWater | Reading::Naps)
             | Self::PgRecvlogical
             | Self::Nothing
             | Self::ReadyMade(_)

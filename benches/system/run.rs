@@ -189,6 +189,7 @@ impl Run<'_> {
                 let (address, waiting) = match reading {
                     Reading::Eager => (servers.tcp(), Waiting::Eager),
                     Reading::LowWater => (servers.tcp(), Waiting::ForBytes(LOW_WATER)),
+                    Reading::Naps => (servers.tcp(), Waiting::Naps),
                     Reading::Unix => (servers.unix(), Waiting::Eager),
                 };
                 Running::job(&Job::Discard { address, database: name, slot: slot(), rows, waiting })

@@ -41,6 +41,8 @@ pub(crate) enum Waiting {
     Eager,
     /// Under load, for so many bytes.
     ForBytes(i32),
+    /// For a while, after each read that brought little.
+    Naps,
 }
 
 /// A connection that has started.
@@ -218,7 +220,14 @@ impl Reader {
 
     /// The mark is up while much comes, and down when a wait for it was in vain.
     fn adapt(&mut self, read: usize) -> io::Result<()> {
-        let Waiting::ForBytes(mark) = self.waiting else { return Ok(()) };
+        let mark = match self.waiting {
+            Waiting::ForBytes(mark) => mark,
+            Waiting::Naps if read < 16 << 10 => {
+                std::thread::sleep(Duration::from_micros(200));
+                return Ok(());
+            }
+            Waiting::Naps | Waiting::Eager => return Ok(()),
+        };
         let raise = read > 0;
         if raise != self.is_raised {
             self.is_raised = raise;

@@ -7,7 +7,6 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, send};
 use rustls::ClientConnection;
@@ -24,13 +23,10 @@ struct Shared {
     socket: Socket,
     /// None: not encrypted.
     session: Option<Mutex<ClientConnection>>,
-    /// Whether the kernel heeds a low-water mark: not on a Unix socket.
-    has_low_water_mark: bool,
 }
 
 /// Makes the two ends. Must be called within the runtime that the stream belongs to.
 pub(super) fn split(stream: Stream) -> io::Result<(ReadEnd, WriteEnd)> {
-    let has_low_water_mark = cfg!(target_os = "linux") && !matches!(stream, Stream::Unix(_));
     let (socket, session): (Socket, _) = match stream {
         Stream::Tcp(stream) => (stream.into_std()?.into(), None),
         Stream::Unix(stream) => (stream.into_std()?.into(), None),
@@ -41,7 +37,7 @@ pub(super) fn split(stream: Stream) -> io::Result<(ReadEnd, WriteEnd)> {
     };
     socket.set_nonblocking(false)?;
     let encrypted = vec![0; if session.is_some() { ENCRYPTED_BYTES } else { 0 }];
-    let shared = Arc::new(Shared { socket, session, has_low_water_mark });
+    let shared = Arc::new(Shared { socket, session });
     Ok((ReadEnd { shared: Arc::clone(&shared), encrypted, from: 0, to: 0 }, WriteEnd { shared }))
 }
 
@@ -56,7 +52,7 @@ pub(super) struct ReadEnd {
 }
 
 impl ReadEnd {
-    /// Blocks until something is there; 0: the end. With a [patience](Self::be_patient), until there is much, or it is over.
+    /// Blocks until something is there; 0: the end.
     pub(super) fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let Some(session) = &self.shared.session else { return (&self.shared.socket).read(out) };
         loop {
@@ -77,17 +73,6 @@ impl ReadEnd {
                 return Ok(0);
             }
         }
-    }
-
-    /// Waits for so many bytes before a read returns, but at most so long; none: for the first byte, without a limit. Whether
-    /// that is possible.
-    pub(super) fn be_patient(&self, patience: Option<(usize, Duration)>) -> io::Result<bool> {
-        if !self.shared.has_low_water_mark {
-            return Ok(false);
-        }
-        self.shared.socket.set_read_timeout(patience.map(|(_, limit)| limit))?;
-        set_low_water_mark(&self.shared.socket, patience.map_or(1, |(bytes, _)| bytes))?;
-        Ok(true)
     }
 }
 
@@ -170,23 +155,4 @@ impl Write for NonBlocking<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-#[cfg(target_os = "linux")]
-fn set_low_water_mark(socket: &Socket, bytes: usize) -> io::Result<()> {
-    use nix::{libc, setsockopt_impl, sockopt_impl};
-    sockopt_impl!(
-        /// The fewest bytes for which a reader is woken.
-        LowWaterMark,
-        SetOnly,
-        libc::SOL_SOCKET,
-        libc::SO_RCVLOWAT,
-        usize
-    );
-    Ok(nix::sys::socket::setsockopt(socket, LowWaterMark, &bytes)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn set_low_water_mark(_: &Socket, _: usize) -> io::Result<()> {
-    Ok(())
 }

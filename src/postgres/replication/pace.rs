@@ -1,54 +1,44 @@
-//! How patiently to read: at once what little comes, and much at a time of a backlog.
+//! How eagerly to read: at once what little comes, and a backlog in handfuls.
 //!
-//! A walsender sends each message by a call of its own, and each wakes a reader that waits for the first byte: two processes
-//! that wake each other for every row. With a low-water mark the kernel puts the messages together, and the reader sleeps
-//! meanwhile. Invariant: it waits for more only while so much comes that a quiet moment is over within [`PATIENCE`]. No IO.
+//! A walsender sends each message by a call of its own, and each wakes a reader that waits for it: two processes that wake each
+//! other for every row. A reader that naps meanwhile lets the kernel put the messages together. The nap is short: what piles
+//! up unread makes each send dearer again (docs/performance.md). Invariant: there are naps only while so much comes
+//! that nobody waits for the first byte of it. No IO.
 
 use std::time::{Duration, Instant};
 
-/// What a patient read waits for.
-pub(super) const LOW_WATER_BYTES: usize = 256 << 10;
-/// And how long at most. The kernel rounds it up to its tick of 1 to 10 ms.
-pub(super) const PATIENCE: Duration = Duration::from_millis(1);
-/// How much is a backlog: in so much time, so many bytes. Some 20,000 rows a second.
-const BUSY: (Duration, usize) = (Duration::from_millis(1), 8 << 10);
-/// A patient read that brings less has come to its end.
-const IDLE_BYTES: usize = BUSY.1 / 2;
+/// How long. The kernel adds some 50 µs.
+pub(super) const NAP: Duration = Duration::from_micros(200);
+/// How much is a backlog: so many bytes in a millisecond, some 20,000 small transactions a second. Half of it is its end.
+const BUSY_BYTES_PER_MS: u128 = 8 << 10;
+/// Between two looks at that.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// After a read of so much, more is there already.
+const MUCH_BYTES: usize = 16 << 10;
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// There was nothing yet.
-    #[default]
-    Idle,
-    /// Reads whatever is there. So much has come since then.
-    Eager { since: Instant, bytes: usize },
-    /// Waits for much.
-    Patient,
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// The last look, and how much has come since then.
+    since: Instant,
+    bytes: usize,
+    is_busy: bool,
 }
 
 impl Pace {
-    /// After a read of so many bytes (0: nothing came in time).
-    pub(super) fn after(self, now: Instant, read: usize) -> Self {
-        match self {
-            Self::Patient if read >= IDLE_BYTES => Self::Patient,
-            Self::Idle | Self::Patient => Self::Eager { since: now, bytes: 0 },
-            Self::Eager { since, bytes } => {
-                let (elapsed, bytes) = (now.duration_since(since), bytes + read);
-                if elapsed < BUSY.0 {
-                    return Self::Eager { since, bytes };
-                }
-                let busy = u128::try_from(BUSY.1).unwrap_or(u128::MAX) * elapsed.as_micros() / BUSY.0.as_micros();
-                if u128::try_from(bytes).is_ok_and(|bytes| bytes >= busy) {
-                    Self::Patient
-                } else {
-                    Self::Eager { since: now, bytes: 0 }
-                }
-            }
-        }
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, bytes: 0, is_busy: false }
     }
 
-    pub(super) fn is_patient(self) -> bool {
-        self == Self::Patient
+    /// After a read of so many bytes: whether to nap before the next one.
+    pub(super) fn wants_nap(&mut self, now: Instant, read: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(read);
+        let elapsed = now.duration_since(self.since);
+        if elapsed >= LOOK_EVERY {
+            let enough = if self.is_busy { BUSY_BYTES_PER_MS / 2 } else { BUSY_BYTES_PER_MS };
+            self.is_busy = self.bytes as u128 * 1_000 >= enough * elapsed.as_micros();
+            (self.since, self.bytes) = (now, 0);
+        }
+        self.is_busy && read < MUCH_BYTES
     }
 }
 
@@ -56,34 +46,41 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// A read of so many bytes each so often; after how many of them it became patient.
-    fn patient_after(bytes: usize, every: Duration) -> Option<usize> {
-        let (mut pace, mut now) = (Pace::default(), Instant::now());
-        (1..10_000).find(|_| {
+    /// A read of so many bytes each so often, so many times: after how many of them the first nap was wanted.
+    fn first_nap(bytes: usize, every: Duration, times: usize) -> Option<usize> {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        (1..=times).find(|_| {
             now += every;
-            pace = pace.after(now, bytes);
-            pace.is_patient()
+            pace.wants_nap(now, bytes)
         })
     }
 
     #[test]
-    fn a_backlog_is_read_patiently_within_milliseconds() {
-        assert_eq!(patient_after(120, Duration::from_micros(3)), Some(335), "small messages as fast as they are read");
-        assert_eq!(patient_after(100_000, Duration::from_millis(2)), Some(2));
+    fn a_backlog_is_noticed_within_a_millisecond() {
+        assert_eq!(first_nap(120, Duration::from_micros(3), 10_000), Some(334), "as fast as they are read");
+        assert_eq!(first_nap(10_000, Duration::from_millis(1), 10), Some(1));
     }
 
     #[test]
     fn what_comes_now_and_then_is_read_at_once() {
-        for (bytes, every) in [(350, 1000), (3_500, 1000), (350, 100), (200_000, 100_000)] {
-            assert_eq!(patient_after(bytes, Duration::from_micros(every)), None, "{bytes} bytes each {every} µs");
+        for (bytes, every) in [(350, 1000), (3_500, 1000), (350, 100), (15_000, 100_000)] {
+            assert_eq!(first_nap(bytes, Duration::from_micros(every), 10_000), None, "{bytes} bytes each {every} µs");
         }
     }
 
     #[test]
-    fn the_end_of_a_backlog_ends_the_patience() {
+    fn what_is_there_already_is_not_waited_for() {
+        assert_eq!(first_nap(100_000, Duration::from_micros(100), 10_000), None);
+    }
+
+    #[test]
+    fn the_end_of_a_backlog_is_noticed() {
         let now = Instant::now();
-        assert_eq!(Pace::Patient.after(now, LOW_WATER_BYTES), Pace::Patient);
-        assert_eq!(Pace::Patient.after(now, 100), Pace::Eager { since: now, bytes: 0 });
-        assert_eq!(Pace::Patient.after(now, 0), Pace::Eager { since: now, bytes: 0 });
+        let mut pace = Pace::new(now);
+        assert!(pace.wants_nap(now + LOOK_EVERY, 10_000));
+        assert!(pace.wants_nap(now + LOOK_EVERY * 2, 5_000), "not at the first lull");
+        assert!(!pace.wants_nap(now + LOOK_EVERY * 3, 1_000));
+        assert!(!pace.wants_nap(now + LOOK_EVERY * 4, 5_000), "nor is it one again at once");
     }
 }

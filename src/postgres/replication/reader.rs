@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::duplex::ReadEnd;
 use super::inbox::{Arrival, Inbox};
-use super::pace::{LOW_WATER_BYTES, PATIENCE, Pace};
+use super::pace::{NAP, Pace};
 use crate::postgres::client::ClientError;
 use crate::postgres::client::wire::closed;
 
@@ -37,7 +37,7 @@ pub(super) fn start(end: ReadEnd, read_ahead: &BytesMut) -> io::Result<Arrivals>
 }
 
 fn read(mut end: ReadEnd, mut inbox: Inbox, arrived: &Sender<Result<Arrival, ClientError>>) {
-    let mut pace = Pace::default();
+    let mut pace = Pace::new(Instant::now());
     loop {
         let next = hand_over(&mut inbox, arrived).and_then(|()| Ok(fill(&mut end, &mut inbox, &mut pace)?));
         match next {
@@ -74,25 +74,16 @@ fn hand_over(inbox: &mut Inbox, arrived: &Sender<Result<Arrival, ClientError>>) 
 
 /// What is there now; blocks while that is nothing.
 fn fill(end: &mut ReadEnd, inbox: &mut Inbox, pace: &mut Pace) -> io::Result<()> {
-    let read = match end.read(inbox.room()) {
-        Ok(0) => return Err(closed()),
-        Ok(read) => read,
-        Err(error) if is_in_vain(&error) => 0,
-        Err(error) => return Err(error),
-    };
-    inbox.filled(read);
-    let next = pace.after(Instant::now(), read);
-    if next.is_patient() != pace.is_patient() {
-        let patience = next.is_patient().then_some((LOW_WATER_BYTES, PATIENCE));
-        if !end.be_patient(patience)? {
-            return Ok(());
+    match end.read(inbox.room()) {
+        Ok(0) => Err(closed()),
+        Ok(read) => {
+            inbox.filled(read);
+            if pace.wants_nap(Instant::now(), read) {
+                thread::sleep(NAP);
+            }
+            Ok(())
         }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        Err(error) => Err(error),
     }
-    *pace = next;
-    Ok(())
-}
-
-/// Nothing came in time, or a signal came.
-fn is_in_vain(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
