@@ -91,7 +91,7 @@ impl Theatre {
                         self.database.execute(&last).await;
                     }
                     delivery = &mut next => break delivery,
-                    _ = look.tick() => self.runs(),
+                    _ = look.tick() => self.runs().await,
                 }
             };
             self.mirror.take(&delivery);
@@ -106,11 +106,19 @@ impl Theatre {
     }
 
     /// A start just when a partitioned table is there and its first partition is not is refused: under which name the
-    /// rows will come can't be told.
-    fn runs(&mut self) {
+    /// rows will come can't be told. Some scripts leave such tables for good; there is no row in them.
+    async fn runs(&mut self) {
         if !self.process.runs() {
             let said = self.process.stderr();
-            assert!(said.contains("under the name that is selected"), "pgsluice has ended");
+            let refused = said
+                .split_once("does not send ")
+                .and_then(|(_, rest)| rest.split_once(" under the name that is selected"));
+            let (tables, _) = refused.expect("pgsluice has ended");
+            let client = self.database.client().await;
+            for table in tables.split(", ") {
+                // A script may be quicker.
+                client.batch_execute(&format!("DROP TABLE IF EXISTS {table}")).await.ok();
+            }
             self.process.restart();
         }
     }
