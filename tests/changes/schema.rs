@@ -155,8 +155,11 @@ async fn a_schema_that_is_renamed_is_named_anew_from_postgresql_16_on() {
         let events = changes.events().await;
         let schemas: Vec<_> = events.iter().map(|event| event["schema"].as_str().expect("a name")).collect();
         if forgets {
-            // Now and then something else reminds it.
-            assert!(schemas.starts_with(&["s", "s"]) && schemas.ends_with(&["r"]), "{schemas:?}");
+            // Now and then something else reminds it, sooner or later.
+            assert!(
+                schemas[0] == "s" && schemas[3] == "r" && !schemas.windows(2).any(|two| two == ["r", "s"]),
+                "{schemas:?}"
+            );
         } else {
             assert_eq!(schemas, ["s", "r", "r", "r"]);
         }
