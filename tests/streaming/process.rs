@@ -136,13 +136,13 @@ async fn the_option_may_be_changed_within_a_transaction() {
         while account.len() < before + 3000 {
             account.take(&consumer.next(SOON).await);
         }
+        eventually("a checkpoint is within the transaction", SOON, async || {
+            let checkpoint = read(&scene.checkpoint()).expect("is whole")?;
+            let position = checkpoint.position?;
+            (position.commit_lsn >= checkpoint.flushed && position.ordinal > 0).then_some(())
+        })
+        .await;
         first.kill();
-        let checkpoint = read(&scene.checkpoint()).expect("is whole").expect("is stored");
-        let position = checkpoint.position.expect("some were settled");
-        assert!(
-            position.commit_lsn >= checkpoint.flushed && position.ordinal > 0,
-            "within the transaction: {checkpoint:?}"
-        );
         let mut second = if streams_first { scene.run().await } else { run(&scene, &folder).await };
         account.settle(&scene, &mut consumer, Duration::from_mins(1)).await;
         assert_eq!(account.len(), before + 16_000);

@@ -1,6 +1,6 @@
 //! The last events, for a person who looks: what they are called and where they went, never what is in them.
 //!
-//! Not all of a busy stream: at most [`A_SECOND`] in each second are noted, for the strings have to be copied. The others pay
+//! Not all of a busy stream: at most `A_SECOND` in each second are noted, for the strings have to be copied. The others pay
 //! for one look at a number; and without anybody who serves them ([`Recent::refill`]), all do.
 
 use std::collections::VecDeque;
