@@ -2,7 +2,8 @@
 //!
 //! Invariant: a row is handed out only when PostgreSQL may forget its transaction: its event is settled, and never read
 //! again. Nothing is concluded from what stands in the table: a row from before the slot was never published, and stays. So do
-//! the few that were published right before a crash. Bounded: what can't be deleted for long is left in the table.
+//! the few that were published right before a crash, and those of a transaction of which something is parked without its
+//! body: the row has all that is left of it. Bounded: what can't be deleted for long is left in the table.
 //! Pure; `pipeline` notes and hands out, `postgres::outbox_cleanup` deletes.
 
 use std::collections::VecDeque;
@@ -16,7 +17,11 @@ const ROWS_MAX: usize = 100_000;
 
 /// The rows that were published, by their outbox's place in the configuration; none: it is not cleaned.
 #[derive(Debug)]
-pub struct Cleanup(Vec<Option<Queue>>);
+pub struct Cleanup {
+    queues: Vec<Option<Queue>>,
+    /// Transactions whose rows stay, by their commit LSN, until they can't come again.
+    kept: Vec<Lsn>,
+}
 
 /// Those of one outbox: what its deletion waits for, no other does.
 #[derive(Debug)]
@@ -32,12 +37,15 @@ impl Cleanup {
     #[must_use]
     pub fn new(passed: impl IntoIterator<Item = Option<mpsc::Sender<String>>>) -> Self {
         let queue = |passed| Queue { rows: VecDeque::new(), passed, overflowed: false };
-        Self(passed.into_iter().map(|passed| passed.map(queue)).collect())
+        Self { queues: passed.into_iter().map(|passed| passed.map(queue)).collect(), kept: Vec::new() }
     }
 
     /// An event was made of the row, in the transaction that was committed there. In the order of the stream.
     pub fn note(&mut self, commit_lsn: Lsn, outbox: usize, id: &str) {
-        let Some(Some(queue)) = self.0.get_mut(outbox) else { return };
+        let Some(Some(queue)) = self.queues.get_mut(outbox) else { return };
+        if self.kept.contains(&commit_lsn) {
+            return;
+        }
         if queue.rows.len() < ROWS_MAX {
             queue.rows.push_back((commit_lsn, id.to_owned()));
         } else if !std::mem::replace(&mut queue.overflowed, true) {
@@ -48,16 +56,25 @@ impl Cleanup {
         }
     }
 
+    /// Of this transaction, which is not settled yet, something is parked without its body: its rows stay.
+    pub fn keep(&mut self, commit_lsn: Lsn) {
+        if !self.kept.contains(&commit_lsn) {
+            self.kept.push(commit_lsn);
+            self.queues.iter_mut().flatten().for_each(|queue| queue.rows.retain(|(lsn, _)| *lsn != commit_lsn));
+        }
+    }
+
     /// The stream starts over: what is not settled comes again, and with it the rows.
     pub fn restart(&mut self, flushed: Lsn) {
-        for queue in self.0.iter_mut().flatten() {
+        for queue in self.queues.iter_mut().flatten() {
             queue.rows.retain(|(commit_lsn, _)| *commit_lsn < flushed);
         }
     }
 
     /// Everything that was committed before `flushed` is settled, and that is stored.
     pub fn passed(&mut self, flushed: Lsn) {
-        self.0.iter_mut().flatten().for_each(|queue| queue.hand_out(flushed));
+        self.queues.iter_mut().flatten().for_each(|queue| queue.hand_out(flushed));
+        self.kept.retain(|commit_lsn| *commit_lsn >= flushed);
     }
 }
 
@@ -109,12 +126,29 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_of_which_something_is_parked_without_its_body_stays_whatever_comes_again() {
+        let (mut cleanup, mut receiver) = cleanup(10);
+        for (lsn, id) in [(10, "a"), (20, "b"), (20, "c"), (30, "d")] {
+            cleanup.note(Lsn(lsn), 0, id);
+        }
+        cleanup.keep(Lsn(20));
+        cleanup.passed(Lsn(15));
+        cleanup.restart(Lsn(15));
+        for (lsn, id) in [(20, "b"), (20, "c"), (30, "d")] {
+            cleanup.note(Lsn(lsn), 0, id);
+        }
+        cleanup.passed(Lsn(40));
+        assert_eq!(ids(&mut receiver), ["a", "d"]);
+        assert!(cleanup.kept.is_empty());
+    }
+
+    #[test]
     fn what_can_not_be_taken_waits_and_too_much_is_left() {
         let (mut cleanup, mut receiver) = cleanup(2);
         for id in 0..ROWS_MAX + 5 {
             cleanup.note(Lsn(10), 0, &id.to_string());
         }
-        let waiting = |cleanup: &Cleanup| cleanup.0[0].as_ref().map(|queue| queue.rows.len());
+        let waiting = |cleanup: &Cleanup| cleanup.queues[0].as_ref().map(|queue| queue.rows.len());
         cleanup.passed(Lsn(20));
         assert_eq!(ids(&mut receiver), ["0", "1"]);
         cleanup.restart(Lsn(20));

@@ -284,6 +284,9 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             }
             driven = self.publisher.drive() => {
                 driven.map_err(|failed| refused(failed, &self.window))?;
+                for commit_lsn in self.publisher.bodiless() {
+                    self.intake.cleanup.iter_mut().for_each(|cleanup| cleanup.keep(commit_lsn));
+                }
                 let settled = self.publisher.settled().inspect(|seq| self.window.settle(*seq));
                 self.intake.meter.settled(settled);
             }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Delivery, Process, SOON, Scene, eventually, pgsluice, pgsluice_command};
+use crate::support::{Delivery, Process, RabbitServer, SOON, Scene, eventually, pgsluice, pgsluice_command, postgres};
 
 const QUEUE: &str = "shop.parked";
 const READY: &str = "http.listen = \"127.0.0.1:0\"\n";
@@ -341,6 +341,29 @@ async fn the_row_of_an_event_that_is_parked_without_its_body_is_not_cleaned_up()
     .await;
     scene.acknowledged().await;
     assert_eq!(scene.database.query_one("SELECT length(payload::text) > 1000 FROM outbox").await, "t");
+}
+
+/// The same where only the broker knows its limit: the row had been taken for published by then.
+#[tokio::test]
+async fn the_row_of_an_event_that_the_broker_finds_too_large_is_not_cleaned_up() {
+    let node = RabbitServer::private(&[("max_message_size", "1024")]);
+    let scene = Scene::on(postgres(), &node).await;
+    let _process = run(&scene, "poison.policy = \"park\"\n", "cleanup = { enabled = true, every_ms = 10 }").await;
+    scene.database.execute(&insert("'Order'", "to_json(repeat('x', 2000))")).await;
+    scene.acknowledged().await;
+    for payload in ["'1'", "'2'"] {
+        scene.database.execute(&insert("'Order'", payload)).await;
+    }
+    eventually("the others are deleted", SOON, async || {
+        (scene.database.query_one("SELECT count(*) FROM outbox").await == "1").then_some(())
+    })
+    .await;
+    assert_eq!(scene.database.query_one("SELECT length(payload::text) > 1000 FROM outbox").await, "t");
+    let parked = scene.vhost.consume(QUEUE, 1, SOON).await.remove(0);
+    assert_eq!(
+        (&parked.headers["parked_reason"], &parked.headers["parked_described"]),
+        (&json!("too_large"), &json!(true))
+    );
 }
 
 /// Whoever has the slot must be there: it would count as unused, and be given up, or be taken by another.

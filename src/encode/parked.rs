@@ -5,6 +5,7 @@
 
 use super::message::{Event, Header};
 use super::text::json_string;
+use crate::lsn::{Lsn, Position};
 
 /// Why: `unroutable`, or a [`Poison`](crate::failure::Poison).
 pub const REASON: &str = "parked_reason";
@@ -78,6 +79,14 @@ pub fn park(event: &mut Event, parking: Parking<'_>, exchange: &str, described: 
     for text in [message_id, event_type, app_id] {
         text.truncate(text.floor_char_boundary(PROPERTY_BYTES_MAX));
     }
+}
+
+/// In which transaction the event is, where that is known.
+#[must_use]
+pub fn commit_lsn(event: &Event) -> Option<Lsn> {
+    let headers = event.headers.all();
+    let position: Position = headers.text("position").or_else(|| headers.text(POSITION))?.parse().ok()?;
+    Some(position.commit_lsn)
 }
 
 /// Leaves out the event's own headers: with them, the message does not fit one frame.

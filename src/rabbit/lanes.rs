@@ -21,6 +21,7 @@ use crate::config::{PoisonPolicy, RabbitSettings, Unroutable};
 use crate::encode::message::{Event, Message};
 use crate::encode::ordering::OrderingKey;
 use crate::failure::Definite;
+use crate::lsn::Lsn;
 use crate::progress::Seq;
 use crate::telemetry::health::{self, Health};
 
@@ -207,6 +208,12 @@ impl<B: Broker> Lanes<B> {
         self.settled.drain(..)
     }
 
+    /// In which transactions something that was taken for published is parked without its body, as known since the last
+    /// call: before it is settled.
+    pub fn bodiless(&mut self) -> impl Iterator<Item = Lsn> {
+        self.parking.iter_mut().flat_map(Parking::take_bodiless)
+    }
+
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         loop {
             if let Some(failed) = self.failed.take() {
@@ -336,7 +343,7 @@ fn badness(state: State) -> u8 {
 fn park<B: Broker>(parking: Option<&mut Parking<B>>, seq: Seq, parked: &Parked) {
     let parking = parking.expect("a lane parks only where there is parking");
     let event = unwire::event(&parked.frames).expect("the frames are our own");
-    parking.park(seq, event, parked.refusal.as_ref().map_or(Reason::Unroutable, Reason::Poison));
+    parking.park_published(seq, event, parked.refusal.as_ref());
 }
 
 #[cfg(test)]

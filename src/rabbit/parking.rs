@@ -17,6 +17,7 @@ use crate::broker::Broker;
 use crate::encode::message::Event;
 use crate::encode::parked::{self, Parking as Why};
 use crate::failure::{Definite, Poison};
+use crate::lsn::Lsn;
 use crate::progress::Seq;
 
 /// Parked events are logged at most so often.
@@ -43,13 +44,15 @@ pub(super) struct Parking<B: Broker> {
     /// Before its first connection.
     waiting: VecDeque<(Seq, Event)>,
     is_needed: bool,
+    /// Where those are whose bodies are left out, by the commit LSNs of their transactions.
+    bodiless: Vec<Lsn>,
     logged: Option<Instant>,
 }
 
 impl<B: Broker> Parking<B> {
     pub(super) fn new(exchange: String, publisher: Publisher<B>) -> Self {
         let (seqs, waiting) = (VecDeque::new(), VecDeque::new());
-        Self { exchange, publisher, seqs, next: 0, waiting, is_needed: false, logged: None }
+        Self { exchange, publisher, seqs, next: 0, waiting, is_needed: false, bodiless: Vec::new(), logged: None }
     }
 
     /// Takes an event; returns about how many bytes it holds in memory until it is settled.
@@ -88,6 +91,20 @@ impl<B: Broker> Parking<B> {
         }
     }
 
+    /// Takes an event that a lane had published, and that the broker refuses, as [`Self::park`].
+    pub(super) fn park_published(&mut self, seq: Seq, event: Event, refusal: Option<&Definite>) {
+        if refusal.is_some_and(|definite| definite.poison == Some(Poison::TooLarge)) {
+            self.bodiless.extend(parked::commit_lsn(&event));
+        }
+        self.park(seq, event, refusal.map_or(Reason::Unroutable, Reason::Poison));
+    }
+
+    /// In which transactions events are that were taken for published, and whose bodies were left out since the last call. They
+    /// are told before they are settled.
+    pub(super) fn take_bodiless(&mut self) -> impl Iterator<Item = Lsn> {
+        self.bodiless.drain(..)
+    }
+
     pub(super) fn publisher(&self) -> Option<&Publisher<B>> {
         Some(&self.publisher).filter(|_| self.is_needed)
     }
@@ -113,6 +130,7 @@ impl<B: Broker> Parking<B> {
                 Ok(_) => {}
                 // The limits of the node that took this connection may be others.
                 Err(PublishError::TooLarge { .. }) if !event.body.is_empty() => {
+                    self.bodiless.extend(parked::commit_lsn(event));
                     parked::describe_parked(event);
                     continue;
                 }
