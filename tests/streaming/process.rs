@@ -152,6 +152,19 @@ async fn the_option_may_be_changed_within_a_transaction() {
     is_streamed(&scene).await;
 }
 
+/// The reader waits until all that it has read before is used up, and nobody else may wait for it with a part of that in hand.
+#[tokio::test]
+async fn a_row_that_is_larger_than_a_read_buffer_is_streamed() {
+    let (scene, folder) = scene_on(postgres()).await;
+    let _process = run(&scene, &folder).await;
+    let large = "INSERT INTO ledger (filler) SELECT repeat('x', 2000000) FROM generate_series(1, 5)";
+    scene.database.execute(&format!("BEGIN; {0}; {large}; {0}; {large}; COMMIT", rows(1000))).await;
+    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
+    account.settle(&scene, &mut consumer, SOON).await;
+    assert_eq!((account.len(), account.repeated), (2010, 0));
+    is_streamed(&scene).await;
+}
+
 /// A file system of 1 MiB, which only pgsluice sees.
 #[tokio::test]
 async fn without_room_for_it_a_transaction_is_read_when_it_is_committed() {

@@ -175,7 +175,12 @@ impl Spool {
                 break;
             }
         }
-        Ok((plain > 0).then(|| self.received.split_to(plain)))
+        let out = (plain > 0).then(|| self.received.split_to(plain));
+        if self.received.is_empty() {
+            // The reader waits for the buffer.
+            self.received = Bytes::new();
+        }
+        Ok(out)
     }
 
     /// Whether something must be done before more is sorted.
