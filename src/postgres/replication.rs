@@ -65,6 +65,9 @@ impl ChangeStream for ReplicationStream {
     }
 
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
+        if self.arrivals.has_heard() {
+            self.silence.heard();
+        }
         // 0/0, `InvalidXLogRecPtr`, moves nothing at the server (`ProcessStandbyReplyMessage`).
         let reply = self.silence.asks();
         self.outbox.put(status.received, status.flushed.map_or(Lsn::ZERO, DurableLsn::lsn), reply);
@@ -84,7 +87,14 @@ impl ReplicationStream {
     pub(super) async fn receive(&mut self) -> Result<Bytes, ClientError> {
         loop {
             // The only wait. What has arrived stays there when the future is dropped.
-            let arrival = self.silence.limit(self.arrivals.recv()).await?;
+            let arrival = match self.silence.limit(self.arrivals.next()).await {
+                // A large message takes its time.
+                Err(_) if self.arrivals.has_heard() => {
+                    self.silence.heard();
+                    continue;
+                }
+                arrival => arrival?,
+            };
             self.silence.heard();
             match arrival.unwrap_or_else(|| Err(closed().into()))? {
                 Arrival::Frames(frames) => return Ok(frames),
@@ -128,22 +138,25 @@ fn skips_a_publication(notice: &ServerError) -> bool {
 #[derive(Debug, Default)]
 struct Outbox {
     bytes: BytesMut,
+    /// What the newest of them says, of what is not on its way.
+    flushed: Lsn,
     /// None: it has taken all.
     blocked: Option<Instant>,
 }
 
 impl Outbox {
-    /// The newest status takes the place of those that are not on their way yet. One that is must be finished,
-    /// or the server would lose its place in the stream.
+    /// The newest status takes the place of those that are not on their way yet, and says what they were to say: nobody says
+    /// it again. One that is on its way must be finished, or the server would lose its place in the stream.
     fn put(&mut self, received: Lsn, flushed: Lsn, reply: bool) {
         self.bytes.truncate(self.bytes.len() % STATUS_UPDATE_BYTES);
-        put_status_update(&mut self.bytes, received, flushed, now(), reply);
+        self.flushed = self.flushed.max(flushed);
+        put_status_update(&mut self.bytes, received, self.flushed, now(), reply);
     }
 
     /// Sends what the socket takes now. The rest goes with the next one, unless that took too long.
     fn send(&mut self, end: &WriteEnd) -> Result<(), ClientError> {
         match self.write(end) {
-            Ok(()) => self.blocked = None,
+            Ok(()) => (self.blocked, self.flushed) = (None, Lsn::ZERO),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if self.blocked.get_or_insert_with(Instant::now).elapsed() >= REPORT_TIMEOUT {
                     return Err(ClientError::Timeout { doing: "reporting to PostgreSQL", limit: REPORT_TIMEOUT });

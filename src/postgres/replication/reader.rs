@@ -5,6 +5,8 @@
 //! does not take what was read holds up the server, and nothing piles up here.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -23,30 +25,84 @@ const ARRIVALS_MAX: usize = 16;
 const STACK_BYTES: usize = 256 << 10;
 
 /// What arrives, in its order. The last is an error.
-pub(super) type Arrivals = Receiver<Result<Arrival, ClientError>>;
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    arrivals: Receiver<Result<Arrival, ClientError>>,
+    /// The server has sent something.
+    pub(super) heard: Arc<AtomicBool>,
+}
+
+impl Arrivals {
+    /// None: the thread has ended. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Result<Arrival, ClientError>> {
+        self.arrivals.recv().await
+    }
+
+    /// Whether the server has sent anything since the last call, be it a part of a message.
+    pub(super) fn has_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
+    }
+}
 
 /// Starts the thread. It begins with what was read beyond the start of the stream.
 pub(super) fn start(end: ReadEnd, read_ahead: &BytesMut) -> io::Result<Arrivals> {
     let (arrived, arrivals) = channel(ARRIVALS_MAX);
-    let inbox = Inbox::new(read_ahead);
-    thread::Builder::new()
-        .name("wal-reader".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || read(end, inbox, &arrived))?;
-    Ok(arrivals)
+    let heard = Arc::default();
+    let reader = Reader {
+        end,
+        inbox: Inbox::new(read_ahead),
+        pace: Pace::new(Instant::now()),
+        heard: Arc::clone(&heard),
+        arrived,
+    };
+    thread::Builder::new().name("wal-reader".to_owned()).stack_size(STACK_BYTES).spawn(move || reader.run())?;
+    Ok(Arrivals { arrivals, heard })
 }
 
-fn read(mut end: ReadEnd, mut inbox: Inbox, arrived: &Sender<Result<Arrival, ClientError>>) {
-    let mut pace = Pace::new(Instant::now());
-    loop {
-        let next = hand_over(&mut inbox, arrived).and_then(|()| Ok(fill(&mut end, &mut inbox, &mut pace)?));
-        match next {
-            Ok(()) => {}
-            Err(End::Unheard) => return,
-            Err(End::Failed(error)) => {
-                arrived.blocking_send(Err(error)).ok();
-                return;
+struct Reader {
+    end: ReadEnd,
+    inbox: Inbox,
+    pace: Pace,
+    heard: Arc<AtomicBool>,
+    arrived: Sender<Result<Arrival, ClientError>>,
+}
+
+impl Reader {
+    fn run(mut self) {
+        loop {
+            match self.hand_over().and_then(|()| Ok(self.fill()?)) {
+                Ok(()) => {}
+                Err(End::Unheard) => return,
+                Err(End::Failed(error)) => {
+                    self.arrived.blocking_send(Err(error)).ok();
+                    return;
+                }
             }
+        }
+    }
+
+    /// All that is whole.
+    fn hand_over(&mut self) -> Result<(), End> {
+        while let Some(arrival) = self.inbox.take()? {
+            self.arrived.blocking_send(Ok(arrival)).map_err(|_| End::Unheard)?;
+        }
+        Ok(())
+    }
+
+    /// What is there now; blocks while that is nothing.
+    fn fill(&mut self) -> io::Result<()> {
+        match self.end.read(self.inbox.room()) {
+            Ok(0) => Err(closed()),
+            Ok(read) => {
+                self.inbox.filled(read);
+                self.heard.store(true, Ordering::Relaxed);
+                if self.pace.wants_nap(Instant::now(), read) {
+                    thread::sleep(NAP);
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }
@@ -61,29 +117,5 @@ enum End {
 impl<E: Into<ClientError>> From<E> for End {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
-    }
-}
-
-/// All that is whole.
-fn hand_over(inbox: &mut Inbox, arrived: &Sender<Result<Arrival, ClientError>>) -> Result<(), End> {
-    while let Some(arrival) = inbox.take()? {
-        arrived.blocking_send(Ok(arrival)).map_err(|_| End::Unheard)?;
-    }
-    Ok(())
-}
-
-/// What is there now; blocks while that is nothing.
-fn fill(end: &mut ReadEnd, inbox: &mut Inbox, pace: &mut Pace) -> io::Result<()> {
-    match end.read(inbox.room()) {
-        Ok(0) => Err(closed()),
-        Ok(read) => {
-            inbox.filled(read);
-            if pace.wants_nap(Instant::now(), read) {
-                thread::sleep(NAP);
-            }
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-        Err(error) => Err(error),
     }
 }

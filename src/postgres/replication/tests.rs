@@ -17,7 +17,7 @@ fn pair() -> (ReplicationStream, UnixStream) {
 
 /// The reader is a thread: the clock of the tests does not know of it.
 async fn arrived(stream: &ReplicationStream) {
-    while stream.arrivals.is_empty() {
+    while !stream.arrivals.has_heard() {
         tokio::task::yield_now().await;
     }
 }
@@ -148,6 +148,8 @@ async fn a_report_that_was_cut_off_is_finished_first() {
     tokio::time::advance(REPORT_TIMEOUT / 2).await;
     let error = report(&mut stream).expect_err("that took too long");
     assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+    // One that has nothing new to say does not take the place of what was to be said.
+    stream.outbox.put(Lsn(sent), Lsn::ZERO, false);
     let reader = tokio::spawn(async move {
         let mut all = Vec::new();
         server.read_to_end(&mut all).await.expect("read");
@@ -199,6 +201,21 @@ async fn a_server_that_says_nothing_is_asked_and_then_given_up() {
     assert!(matches!(failure, Failure::Transient(_)), "{failure}");
     assert!(failure.to_string().contains("keepalive: no answer within 120000 ms"), "{failure}");
     assert!(begin.elapsed() >= PATIENCE * 2);
+}
+
+/// A large message over a slow network.
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_message_is_on_its_way_is_not_silent() {
+    let (mut stream, mut server) = pair();
+    while !asks(&mut stream, &mut server).await {}
+    server.write_all(&message(b'd', b"frame")[..7]).await.expect("written");
+    let heard = std::sync::Arc::clone(&stream.arrivals.heard);
+    while !heard.load(std::sync::atomic::Ordering::Relaxed) {
+        tokio::task::yield_now().await;
+    }
+    let waiting = tokio::time::timeout(PATIENCE * 100, stream.next()).await;
+    assert!(waiting.is_err(), "it has spoken since it was asked");
+    assert!(!asks(&mut stream, &mut server).await);
 }
 
 #[tokio::test(start_paused = true)]
