@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::support::{
-    Delivery, PostgresServer, Process, SOON, Scene, eventually, folder, pgsluice, pgsluice_command, rabbitmq,
+    Delivery, PostgresServer, Process, SOON, Scene, done, eventually, folder, pgsluice, pgsluice_command, rabbitmq,
+    refused,
 };
 
 /// What every event is kept by.
@@ -32,20 +33,6 @@ fn start(scene: &Scene, more: &str, arguments: &[&str], environment: &[(&str, &s
 
 fn replay(scene: &Scene, arguments: &[&str]) -> Process {
     replay_with(scene, "", arguments)
-}
-
-/// What it printed, once it has ended well.
-async fn done(mut process: Process) -> String {
-    let (code, log) = process.wait(SOON).await;
-    assert_eq!(code, Some(0), "{log}");
-    process.stdout()
-}
-
-/// The message, once it has ended with this code.
-async fn refused(mut process: Process, code: i32) -> String {
-    let (ended, log) = process.wait(SOON).await;
-    assert_eq!(ended, Some(code), "{log}");
-    log[log.find("error: ").expect("a message")..].to_owned()
 }
 
 async fn now(scene: &Scene) -> String {

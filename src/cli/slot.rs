@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _, stderr, stdin};
 
 use anyhow::{Context as _, anyhow};
+use serde::Serialize;
 use serde_json::json;
 
 use super::database::Database;
@@ -55,7 +56,10 @@ async fn list(database: &Database, as_json: bool) -> Result<(), Definite> {
     let listing = async { slots::list(&sql::connect(&conninfo).await?).await };
     let slots = listing.await.map_err(|failure| now_or_never(failure, TRY_AGAIN))?;
     if as_json {
-        return slots.iter().try_for_each(|slot| print_line(&json(slot, settings.as_ref())));
+        return slots.iter().try_for_each(|slot| {
+            let is_of_this_configuration = settings.as_ref().map(|settings| is_ours(slot, Some(settings)));
+            print_line(&json!(Line { slot, is_of_this_configuration }).to_string())
+        });
     }
     let rows: Vec<[String; 8]> = std::iter::once(HEADINGS.map(str::to_owned))
         .chain(slots.iter().map(|slot| cells(slot, settings.as_ref())))
@@ -84,7 +88,7 @@ fn cells(slot: &Slot, settings: Option<&Settings>) -> [String; 8] {
     let notes = [
         is_ours(slot, settings).then(|| "of this configuration".to_owned()),
         slot.temporary.then(|| "temporary".to_owned()),
-        slot.invalidation.as_ref().map(|reason| format!("invalidated: {reason}")),
+        slot.invalidation_reason.as_ref().map(|reason| format!("invalidated: {reason}")),
     ];
     let notes: Vec<String> = notes.into_iter().flatten().collect();
     [
@@ -94,26 +98,18 @@ fn cells(slot: &Slot, settings: Option<&Settings>) -> [String; 8] {
         slot.active_pid.map_or_else(|| "no".to_owned(), |pid| format!("PID {pid}")),
         or_dash(slot.wal_status.as_ref()),
         slot.retained(),
-        or_dash(slot.confirmed_flush.as_ref()),
+        or_dash(slot.confirmed_flush_lsn.as_ref()),
         notes.join(", "),
     ]
 }
 
-fn json(slot: &Slot, settings: Option<&Settings>) -> String {
-    json!({
-        "name": slot.name,
-        "database": slot.database,
-        "plugin": slot.plugin,
-        "active_pid": slot.active_pid,
-        "temporary": slot.temporary,
-        "wal_status": slot.wal_status,
-        "invalidation_reason": slot.invalidation,
-        "restart_lsn": slot.restart,
-        "confirmed_flush_lsn": slot.confirmed_flush,
-        "retained_bytes": slot.retained_bytes,
-        "is_of_this_configuration": settings.map(|_| is_ours(slot, settings)),
-    })
-    .to_string()
+/// As one line of `slot list --json`.
+#[derive(Serialize)]
+struct Line<'s> {
+    #[serde(flatten)]
+    slot: &'s Slot,
+    /// None: there is no configuration.
+    is_of_this_configuration: Option<bool>,
 }
 
 async fn drop(database: &Database, name: &str, yes: bool) -> Result<(), Definite> {
@@ -150,7 +146,7 @@ fn agree(slot: &Slot) -> Result<(), Definite> {
     let Slot { name, .. } = slot;
     let risk = format!(
         "what was not acknowledged for \"{name}\" (confirmed {}, {} of WAL held) can't be delivered once it is dropped",
-        slot.confirmed_flush.as_deref().unwrap_or("nothing"),
+        slot.confirmed_flush_lsn.as_deref().unwrap_or("nothing"),
         slot.retained()
     );
     if !stdin().is_terminal() {

@@ -17,7 +17,7 @@ use crate::checkpoint::configured::Configured;
 use crate::config::{self, HttpSettings, Settings, Token};
 use crate::failure::{Definite, Kind};
 use crate::postgres::conninfo::Conninfo;
-use crate::postgres::slot_status::{self, SlotSeen};
+use crate::postgres::slots::{self, Slot};
 use crate::postgres::sql;
 use crate::telemetry::health::Health;
 use crate::telemetry::http::client::{self, Endpoint, Trust};
@@ -76,7 +76,7 @@ struct Seen {
     /// Why nobody else was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_running: Option<String>,
-    slots: Vec<SlotSeen>,
+    slots: Vec<Slot>,
     /// What is stored; none: nothing, or nobody said where.
     checkpoint: Option<Stored>,
 }
@@ -234,7 +234,9 @@ async fn database(
 ) -> Result<Found, Definite> {
     let look = async {
         let client = sql::connect(conninfo).await?;
-        let slots = slot_status::list(&client, slot).await?;
+        let is_meant =
+            |found: &Slot| found.plugin.as_deref() == Some("pgoutput") && slot.is_none_or(|name| name == found.name);
+        let slots = slots::list(&client).await?.into_iter().filter(is_meant).collect();
         let checkpoint = match settings {
             None => None,
             Some(settings) => Configured::new(settings, &Health::default()).current().await?,

@@ -24,7 +24,6 @@ pub mod relation;
 pub mod replication;
 mod rule_tables;
 pub mod slot;
-pub mod slot_status;
 pub mod slots;
 pub mod sql;
 mod streamed;

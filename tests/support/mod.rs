@@ -27,7 +27,7 @@ pub(crate) use cluster::RabbitCluster;
 pub(crate) use cutter::Cutter;
 pub(crate) use lifetime::folder;
 pub(crate) use load::Load;
-pub(crate) use pgsluice::{Process, pgsluice, pgsluice_command, pgsluice_under};
+pub(crate) use pgsluice::{Process, done, pgsluice, pgsluice_command, pgsluice_under, refused};
 pub(crate) use postgres::{Database, PostgresServer, postgres};
 pub(crate) use proxy::Proxy;
 pub(crate) use rabbit::{RabbitServer, rabbitmq};

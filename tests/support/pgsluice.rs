@@ -186,3 +186,17 @@ impl Output {
         lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
     }
 }
+
+/// What it printed, once it has ended well.
+pub(crate) async fn done(mut process: Process) -> String {
+    let (code, log) = process.wait(super::SOON).await;
+    assert_eq!(code, Some(0), "{log}");
+    process.stdout()
+}
+
+/// The message, once it has ended with this code.
+pub(crate) async fn refused(mut process: Process, code: i32) -> String {
+    let (ended, log) = process.wait(super::SOON).await;
+    assert_eq!(ended, Some(code), "{log}");
+    log[log.find("error: ").expect("a message")..].to_owned()
+}

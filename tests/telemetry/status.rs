@@ -60,7 +60,7 @@ async fn it_asks_the_instance_and_then_the_database() {
     assert_eq!(code, Some(0));
     assert!(document["not_running"].as_str().is_some_and(|why| why.contains("can't ask")), "{text}");
     let slot = &document["slots"][0];
-    assert_eq!((&slot["active"], &slot["wal_status"]), (&false.into(), &"reserved".into()));
+    assert_eq!((&slot["active_pid"], &slot["wal_status"]), (&Value::Null, &"reserved".into()));
     assert!(slot["lag_bytes"].as_u64().is_some_and(|bytes| bytes > 1_000_000), "{text}");
     let checkpoint = document["checkpoint"]["lsn"].as_str().expect("a stored one").parse::<pgsluice::lsn::Lsn>();
     let acknowledged = slot["confirmed_flush_lsn"].as_str().expect("an LSN").parse::<pgsluice::lsn::Lsn>();

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Seen;
 use crate::postgres::Bytes;
-use crate::postgres::slot_status::SlotSeen;
+use crate::postgres::slots;
 use crate::telemetry::status::{Percentiles, Slot, Status};
 
 /// Of the pgsluice that runs.
@@ -89,23 +89,22 @@ pub(super) fn database(seen: &Seen) -> String {
         text.push_str("no such replication slot: it is created by the first start\n");
     }
     for slot in &seen.slots {
-        let SlotSeen { slot: name, active, reader, lag_bytes, retained_bytes, safe_bytes, keep_max_bytes, .. } = slot;
-        let reader = match (active, reader) {
-            (true, Some(reader)) => format!("read by {reader}"),
-            (true, None) => "read".to_owned(),
-            (false, _) => "nobody reads it".to_owned(),
+        let slots::Slot { name, active_pid, reader, lag_bytes, wal_end_lsn, confirmed_flush_lsn, .. } = slot;
+        let reader = match (active_pid, reader) {
+            (Some(_), Some(reader)) => format!("read by {reader}"),
+            (Some(pid), None) => format!("read by PID {pid}"),
+            (None, _) => "nobody reads it".to_owned(),
         };
-        let size = |bytes: &Option<i64>| bytes.and_then(|bytes| u64::try_from(bytes).ok());
-        let shown = |bytes: &Option<i64>| size(bytes).map_or_else(|| "-".to_owned(), |bytes| Bytes(bytes).to_string());
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let lag = or_dash(&lag_bytes.map(|bytes| Bytes(bytes).to_string()));
         let _ = writeln!(text, "{name}: {reader}");
-        let _ = writeln!(text, "  lag         {} of WAL behind {}", shown(lag_bytes), slot.wal_end_lsn);
-        let confirmed = slot.confirmed_flush_lsn.as_deref().unwrap_or("-");
-        let _ = writeln!(text, "  positions   acknowledged {confirmed}");
+        let _ = writeln!(text, "  lag         {lag} of WAL behind {}", or_dash(wal_end_lsn));
+        let _ = writeln!(text, "  positions   acknowledged {}", or_dash(confirmed_flush_lsn));
         let cost = cost(&Slot {
             wal_status: slot.wal_status.clone(),
-            retained_bytes: size(retained_bytes).unwrap_or(0),
-            safe_bytes: safe_bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
-            keep_max_bytes: size(keep_max_bytes),
+            retained_bytes: slot.retained_bytes.unwrap_or(0),
+            safe_bytes: slot.safe_bytes,
+            keep_max_bytes: slot.keep_max_bytes,
             wal_bytes_per_s: None,
             invalidation_in_s: None,
         });
@@ -200,18 +199,14 @@ mod tests {
 
     #[test]
     fn the_database_alone_says_what_it_knows() {
-        let slot = SlotSeen {
-            slot: "shop".to_owned(),
-            database: Some("shop".to_owned()),
-            active: false,
-            reader: None,
+        let slot = slots::Slot {
+            name: "shop".to_owned(),
             wal_status: Some("extended".to_owned()),
-            wal_end_lsn: "0/20".to_owned(),
+            wal_end_lsn: Some("0/20".to_owned()),
             confirmed_flush_lsn: Some("0/10".to_owned()),
             lag_bytes: Some(16),
             retained_bytes: Some(2048),
-            safe_bytes: None,
-            keep_max_bytes: None,
+            ..slots::Slot::default()
         };
         let seen = Seen { not_running: Some("http.listen is not set".to_owned()), slots: vec![slot], checkpoint: None };
         let text = database(&seen);
