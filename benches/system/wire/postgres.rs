@@ -16,7 +16,7 @@ use super::low_water;
 /// One read takes so much at most, in bytes.
 const BUFFER: usize = 512 * 1024;
 /// How long a read waits for the low-water mark, and with what is below it.
-const SHORT: Duration = Duration::from_millis(1);
+const SHORT: Duration = Duration::from_millis(5);
 /// How long one waits for anything at all.
 const LONG: Duration = Duration::from_millis(200);
 /// How often the server is told that we live.
