@@ -57,9 +57,10 @@ pub async fn run(
     let source = source.with_rules(settings.rules.clone()).with_health(health.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, topology(&settings));
     let (cleanup, cleaner) = Cleaner::start(&settings).unzip();
-    let mut pipeline = Pipeline::new(settings, source, broker, store, health);
+    let mut pipeline = Pipeline::new(settings, source, broker, store, health.clone());
     pipeline.intake.cleanup = cleanup;
     let result = Box::pin(pipeline.run(shutdown)).await;
+    health.pulse().ended();
     if let Some(cleaner) = cleaner {
         cleaner.finish().await;
     }
@@ -295,12 +296,15 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
                 News::Opened { start, report_every } => self.opened(start, report_every),
                 News::Lost => self.lost(),
             },
+            // Whoever asks is answered by the next turn.
+            () = self.health.pulse().asked() => {}
         }
         Ok(())
     }
 
     /// For whoever asks while nothing happens here.
     fn tell(&self) {
+        self.health.pulse().turned();
         let metrics = self.health.metrics();
         metrics.received.raise(self.intake.received.0);
         metrics.settled.set(self.window.watermark().flushed.0);

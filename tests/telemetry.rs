@@ -5,6 +5,7 @@
 
 mod access;
 mod metrics;
+mod notify;
 mod page;
 mod pause;
 mod ready;

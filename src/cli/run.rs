@@ -13,6 +13,7 @@ use crate::pipeline;
 use crate::telemetry::health::Health;
 use crate::telemetry::http::{self, Findings};
 use crate::telemetry::logging;
+use crate::telemetry::notify::Notifier;
 use crate::telemetry::report::{Facts, Report};
 
 /// Flags override the environment, which overrides the file.
@@ -57,14 +58,19 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
         let health = Health::default();
+        let report = Report::new(health.clone(), Facts::of(&settings));
+        let notifier = Notifier::from_environment();
+        tokio::spawn(notifier.clone().watch(vec![report.clone()]));
         if let Some(listening) = &settings.http {
-            let report = Report::new(health.clone(), Facts::of(&settings));
             let findings = Findings::default();
             http::serve(listening, report, findings.clone()).await?;
             tokio::spawn(check::keep(settings.clone(), health.clone(), findings));
         }
         let store = Configured::new(&settings, &health);
-        let mut shutdown = std::pin::pin!(shutdown.requested());
+        let mut shutdown = std::pin::pin!(async {
+            shutdown.requested().await;
+            notifier.stopping();
+        });
         if let Some(position) = &arguments.from {
             tokio::select! { biased;
                 () = &mut shutdown => return Ok(()),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use super::pulse::Pulse;
 use crate::failure::Poison;
 
 /// Shared by all parts of one pipeline.
@@ -20,6 +21,7 @@ struct Shared {
     state: watch::Sender<State>,
     paused: watch::Sender<bool>,
     metrics: Metrics,
+    pulse: Pulse,
 }
 
 /// What each part is doing.
@@ -33,6 +35,12 @@ pub struct State {
     pub checkpoint: Checkpoint,
     /// What is wrong with an event that can't be published, for which all later ones wait.
     pub event: Option<Poison>,
+}
+
+impl State {
+    /// Nothing is in the way.
+    const WELL: Self =
+        Self { source: Source::Streaming, broker: Broker::Flowing, checkpoint: Checkpoint::Fine, event: None };
 }
 
 /// Of the source.
@@ -116,7 +124,7 @@ impl Checkpoint {
 impl Default for Health {
     fn default() -> Self {
         let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
-        Self(Arc::new(Shared { state, paused, metrics: Metrics::default() }))
+        Self(Arc::new(Shared { state, paused, metrics: Metrics::default(), pulse: Pulse::default() }))
     }
 }
 
@@ -129,10 +137,26 @@ impl Health {
 
     /// Completes once changes flow from one end to the other, and are acknowledged.
     pub async fn until_ready(&self) {
-        let (source, broker, checkpoint) = (Source::Streaming, Broker::Flowing, Checkpoint::Fine);
-        let ready = State { source, broker, checkpoint, event: None };
         // Its sender is ours.
-        let _ = self.0.state.subscribe().wait_for(|state| *state == ready).await;
+        let _ = self.0.state.subscribe().wait_for(|state| *state == State::WELL).await;
+    }
+
+    /// Whether changes flow from one end to the other, and are acknowledged.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.state() == State::WELL
+    }
+
+    /// Whether another pgsluice of the same name streams.
+    #[must_use]
+    pub fn is_standby(&self) -> bool {
+        self.state().source == Source::Standby
+    }
+
+    /// Whether the loop turns.
+    #[must_use]
+    pub fn pulse(&self) -> &Pulse {
+        &self.0.pulse
     }
 
     /// What is counted and measured.

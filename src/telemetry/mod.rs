@@ -4,5 +4,7 @@ pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod notify;
+pub mod pulse;
 pub mod report;
 pub mod status;
