@@ -10,8 +10,12 @@ fn main() {
     println!("cargo:rustc-env=PGSLUICE_RUSTC={rustc}");
     println!("cargo:rustc-env=PGSLUICE_TARGET={}", variable("TARGET"));
     println!("cargo:rustc-env=PGSLUICE_PROFILE={}", variable("PROFILE"));
+    // Where there is no checkout, as in a container's build, somebody may say it.
+    println!("cargo:rerun-if-env-changed=PGSLUICE_COMMIT");
+    let said = Some(variable("PGSLUICE_COMMIT")).filter(|commit| !commit.is_empty());
     // A debug build is not compiled anew for each commit.
-    let commit = if variable("PROFILE") == "release" { commit(&variable("CARGO_MANIFEST_DIR")) } else { None };
+    let here = || commit(&variable("CARGO_MANIFEST_DIR")).filter(|_| variable("PROFILE") == "release");
+    let commit = said.or_else(here);
     println!("cargo:rustc-env=PGSLUICE_COMMIT={}", commit.unwrap_or_else(|| "unknown".to_owned()));
 }
 

@@ -145,9 +145,17 @@ struct Readiness {
     state: crate::telemetry::health::State,
 }
 
-async fn ready(State(served): State<Served>, Extension(verdict): Extension<Verdict>) -> Response {
+/// `?standby`: for who asks whether it could go on in the place of another, as a rollout does; a standby is ready then.
+async fn ready(
+    State(served): State<Served>,
+    RawQuery(query): RawQuery,
+    Extension(verdict): Extension<Verdict>,
+) -> Response {
     let Served { report, .. } = served;
-    let reasons = report.reasons();
+    let mut reasons = report.reasons();
+    if query.as_deref() == Some("standby") {
+        reasons.retain(|reason| reason.code != "standby");
+    }
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     match verdict {
