@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod connect;
 mod decode;
+mod deploy;
 mod docs;
 mod events;
 mod failover;
