@@ -4,12 +4,14 @@
 use std::path::Path;
 use std::process::Command as Process;
 
-use parse_dockerfile::{Command, Dockerfile, HealthcheckArguments, Instruction, JsonOrStringArray, Source, Stage};
+use parse_dockerfile::{
+    Command, Dockerfile, HealthcheckArguments, Instruction, JsonOrStringArray, Source, Spanned, Stage,
+};
 use regex::Regex;
 use serde_json::Value;
 
 use super::{PORT, config, holds, ran, read, shown, text, texts, valid, yaml};
-use crate::support::{SOON, Web, pgsluice_command, postgres, rabbitmq};
+use crate::support::{SOON, Web, folder, pgsluice_command, postgres, rabbitmq};
 
 const DOCKERFILE: &str = "deploy/container/Dockerfile";
 
@@ -48,12 +50,13 @@ fn image(stage: &Stage<'_, '_>) -> Image {
                 let pairs = pairs.map(|pair| pair.split_once('=').expect("name=value"));
                 image.environment.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
             }
-            Instruction::User(it) => it.arguments.value.clone_into(&mut image.user),
-            Instruction::Expose(it) => it.arguments[0].value.clone_into(&mut image.port),
-            Instruction::Volume(it) => match &it.arguments {
-                JsonOrStringArray::String(paths) => paths[0].value.clone_into(&mut image.volume),
-                JsonOrStringArray::Json(paths) => paths.value[0].value.clone_into(&mut image.volume),
-            },
+            Instruction::User(it) => image.user = it.arguments.value.to_string(),
+            Instruction::Expose(it) => image.port = it.arguments[0].value.to_string(),
+            Instruction::Volume(it) => {
+                let (JsonOrStringArray::String(paths) | JsonOrStringArray::Json(Spanned { value: paths, .. })) =
+                    &it.arguments;
+                image.volume = paths[0].value.to_string();
+            }
             Instruction::Copy(_) => {}
             other => panic!("{other:?}"),
         }
@@ -62,7 +65,7 @@ fn image(stage: &Stage<'_, '_>) -> Image {
 }
 
 fn stages<'a, 'b>(dockerfile: &'b Dockerfile<'a>) -> (Stage<'a, 'b>, Stage<'a, 'b>) {
-    let [build, last] = dockerfile.stages().collect::<Vec<_>>().try_into().expect("two stages");
+    let [build, last]: [Stage<'a, 'b>; 2] = dockerfile.stages().collect::<Vec<_>>().try_into().expect("two stages");
     (build, last)
 }
 
@@ -127,7 +130,11 @@ fn the_build_copies_what_the_program_is_made_of() {
                 let file = path.with_file_name(&include[1]).canonicalize().expect("it compiles");
                 let file = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("of this repository").to_owned();
                 outside += usize::from(!file.starts_with("src"));
-                assert!(file.starts_with("src") || copied.iter().any(|path| Path::new(path) == file), "{file:?}");
+                assert!(
+                    file.starts_with("src") || copied.iter().any(|path| Path::new(path) == file),
+                    "{}",
+                    file.display()
+                );
             }
         }
     }
@@ -148,13 +155,18 @@ async fn the_image_runs_as_nobody_and_asks_itself_how_it_is() {
     let shown = shown(minimal, &variables).await;
     assert_eq!(*holds(&shown, "http.listen"), format!("0.0.0.0:{PORT}"));
     // The default folder lies in the volume.
-    assert!(text(&serde_json::json!({ "path": holds(&shown, "checkpoint.path") }), "/path").starts_with(&image.volume));
-    assert_eq!(image.volume, "/var/lib/pgsluice");
+    let checkpoint = holds(&shown, "checkpoint.path").as_str().expect("a path");
+    assert!(image.volume == "/var/lib/pgsluice" && checkpoint.starts_with(&image.volume), "{checkpoint}");
 
     // The same question, to one that runs on another port, and to none.
     let process = pgsluice_command(
         &["run", "--config", minimal.to_str().expect("text")],
-        &[("PGSLUICE__HTTP__LISTEN", "0.0.0.0:0"), ("PGSLUICE__SOURCE__URL", "postgres://127.0.0.1:1/none")],
+        &[
+            ("PGSLUICE__HTTP__LISTEN", "0.0.0.0:0"),
+            ("PGSLUICE__SOURCE__URL", "postgres://127.0.0.1:1/none"),
+            ("PGSLUICE__RABBITMQ__URL", "amqp://127.0.0.1:1"),
+            ("PGSLUICE__CHECKPOINT__PATH", folder("container").to_str().expect("text")),
+        ],
     );
     let port = Web::of(&process).await.address.rsplit_once(':').expect("a port").1.to_owned();
     let healthy = |port: &str| {

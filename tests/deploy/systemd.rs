@@ -74,7 +74,7 @@ fn calls(groups: &[&str]) -> BTreeSet<String> {
 /// One system call: its name and the rest of the line.
 type Call = (String, String);
 
-/// What pgsluice asks of the kernel from its start to its stop, with events, a large one, and a restart of the stream.
+/// What pgsluice asks of the kernel from its start to its stop, with events, and a transaction that comes in parts.
 async fn traced(scene: &Scene, config: &str) -> Vec<Call> {
     let folder = folder("strace");
     let (trace, path) = (folder.join("trace"), folder.join("pgsluice.toml"));
@@ -88,9 +88,12 @@ async fn traced(scene: &Scene, config: &str) -> Vec<Call> {
     );
     process.wait_for_log("streaming from PostgreSQL", SOON).await;
     scene.database.execute("INSERT INTO orders VALUES (1, 'ann', 1, 'new')").await;
-    scene.database.execute("INSERT INTO ledger (filler) VALUES (repeat('x', 3000000))").await;
+    scene
+        .database
+        .execute("INSERT INTO ledger (filler) SELECT repeat(md5(g::text), 30) FROM generate_series(1, 2000) g")
+        .await;
     scene.database.execute("INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('a', '1', 't')").await;
-    scene.vhost.consume("all", 3, SOON).await;
+    scene.vhost.consume("all", 2002, SOON).await;
     scene.acknowledged().await;
     process.terminate();
     let (code, log) = process.wait(SOON).await;
@@ -105,7 +108,12 @@ async fn what_pgsluice_asks_of_the_kernel_is_allowed() {
     let scene = Scene::new().await;
     // By names, which are looked up.
     let config = scene.config("").replace("@127.0.0.1:", "@localhost:");
-    let streaming = format!("streaming = true\nstreaming_folder = \"{}\"\n", folder("streaming").display());
+    // So that a transaction of some megabytes goes into a file.
+    let name = scene.database.name();
+    scene.database.execute(&format!("ALTER DATABASE \"{name}\" SET logical_decoding_work_mem = '64kB'")).await;
+    let parts = folder("streaming");
+    let streaming =
+        format!("streaming = true\nstreaming_memory_bytes = 65536\nstreaming_folder = \"{}\"\n", parts.display());
     let config = config.replace("[source]\n", &format!("[source]\n{streaming}"));
     let calls_made = traced(&scene, &format!("{config}[http]\nlisten = \"127.0.0.1:0\"\n")).await;
     assert!(calls_made.len() > 300, "{}", calls_made.len());
@@ -143,5 +151,9 @@ async fn what_pgsluice_asks_of_the_kernel_is_allowed() {
         .collect();
     let is_ours =
         |rest: &str| rest.split('"').nth(1).is_some_and(|path| path.starts_with(ours.to_str().expect("text")));
-    assert!(!written.is_empty() && written.iter().all(|rest| is_ours(rest)), "{written:?}");
+    assert!(written.iter().all(|rest| is_ours(rest)), "{written:?}");
+    for folder in [scene.checkpoint(), parts] {
+        let folder = folder.to_str().expect("text");
+        assert!(written.iter().any(|rest| rest.contains(folder)), "{folder}: {written:?}");
+    }
 }
