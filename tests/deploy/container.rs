@@ -116,6 +116,11 @@ fn the_build_copies_what_the_program_is_made_of() {
     needed.sort_unstable();
     assert_eq!(needed, allowed, "what .dockerignore lets through is what is copied");
     assert!(copied.iter().all(|path| Path::new(path).exists()), "{copied:?}");
+    let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).expect("TOML");
+    for member in manifest["workspace"]["members"].as_array().expect("members") {
+        let member = Path::new(member.as_str().expect("a path"));
+        assert!(copied.iter().any(|path| member.starts_with(path)), "Cargo looks for {}", member.display());
+    }
     let include = Regex::new(r#"include_(?:str|bytes)!\("([^"]+)"\)"#).expect("a pattern");
     let (mut folders, mut outside) = (vec![Path::new("src").to_owned()], 0);
     while let Some(folder) = folders.pop() {
