@@ -159,9 +159,8 @@ async fn the_image_runs_as_nobody_and_asks_itself_how_it_is() {
         image.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let shown = shown(minimal, &variables).await;
     assert_eq!(*holds(&shown, "http.listen"), format!("0.0.0.0:{PORT}"));
-    // The default folder lies in the volume.
-    let checkpoint = holds(&shown, "checkpoint.path").as_str().expect("a path");
-    assert!(image.volume == "/var/lib/pgsluice" && checkpoint.starts_with(&image.volume), "{checkpoint}");
+    let row = format!("| `checkpoint.path` | path | `{}/` + `name` |", image.volume);
+    assert!(read("docs/configuration.md").contains(&row), "the default folder lies in the volume: {row}");
 
     // The same question, to one that runs on another port, and to none.
     let process = pgsluice_command(
@@ -176,7 +175,8 @@ async fn the_image_runs_as_nobody_and_asks_itself_how_it_is() {
     let port = Web::of(&process).await.address.rsplit_once(':').expect("a port").1.to_owned();
     let healthy = |port: &str| {
         let arguments = image.health[1..].iter().map(|word| word.replace(&PORT.to_string(), port));
-        Process::new(env!("CARGO_BIN_EXE_pgsluice")).args(arguments).output().expect("runs")
+        let variables = image.environment.iter().map(|(name, value)| (name, value));
+        Process::new(env!("CARGO_BIN_EXE_pgsluice")).args(arguments).envs(variables).output().expect("runs")
     };
     let answered = healthy(&port);
     assert!(answered.status.success(), "with no server at all: {answered:?}");
