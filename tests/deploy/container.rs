@@ -167,8 +167,8 @@ async fn the_image_runs_as_nobody_and_asks_itself_how_it_is() {
         &["run", "--config", minimal.to_str().expect("text")],
         &[
             ("PGSLUICE__HTTP__LISTEN", "0.0.0.0:0"),
-            ("PGSLUICE__SOURCE__URL", "postgres://127.0.0.1:1/none"),
-            ("PGSLUICE__RABBITMQ__URL", "amqp://127.0.0.1:1"),
+            ("PGSLUICE__SOURCE__URL", "postgres://app@127.0.0.1:1/none"),
+            ("PGSLUICE__RABBITMQ__URL", "amqp://app@127.0.0.1:1"),
             ("PGSLUICE__CHECKPOINT__PATH", folder("container").to_str().expect("text")),
         ],
     );
