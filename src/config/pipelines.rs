@@ -125,7 +125,7 @@ pub(super) fn lay(layered: Layered) -> Result<Laid, Definite> {
     }
     let entries = entries(&origins, pipelines)?;
     let names: Vec<&str> = entries.iter().map(|entry| name_of(entry)).collect();
-    let mut variables = vec![BTreeMap::new(); entries.len()];
+    let mut variables: Vec<BTreeMap<String, OfPipeline>> = entries.iter().map(|_| BTreeMap::new()).collect();
     for variable in of_pipelines {
         let (index, key) = addressed(&names, &variable)?;
         variables[index].insert(key, variable);
