@@ -38,7 +38,10 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Definite> {
     let pipelines = arguments.configuration.load_all()?;
     let print = |name: Option<&str>, findings: Vec<Finding>, part: &str| -> Vec<Kind> {
         for finding in &findings {
-            println!("{}", if arguments.json { named(name, json(part, finding)).to_string() } else { text(name, part, finding) });
+            println!(
+                "{}",
+                if arguments.json { named(name, json(part, finding)).to_string() } else { text(name, part, finding) }
+            );
         }
         findings.iter().filter_map(kind).collect()
     };

@@ -40,6 +40,7 @@ pub(super) fn run(all: &[Settings]) -> Result<(), Definite> {
         if let Some(listening) = &all[0].http {
             http::serve(listening, Served::new(members.iter().map(Member::served).collect(), true)).await?;
         }
+        let names: Vec<&str> = all.iter().map(|settings| settings.name.as_str()).collect();
         let healths: Vec<Health> = members.iter().map(|member| member.health.clone()).collect();
         let stop = watch::Sender::new(false);
         let (ending, ended) = mpsc::unbounded_channel();
@@ -53,7 +54,7 @@ pub(super) fn run(all: &[Settings]) -> Result<(), Definite> {
             shutdown.requested().await;
             stop.send_replace(true);
         });
-        Ok(first_failure(ended, all, &healths).await)
+        Ok(first_failure(ended, &names, &healths).await)
     })?;
     match failure {
         None => Ok(()),
@@ -97,10 +98,10 @@ impl Failed {
 type Endings = mpsc::UnboundedReceiver<(usize, thread::Result<Result<(), Definite>>)>;
 
 /// Waits until all have ended.
-async fn first_failure(mut ended: Endings, all: &[Settings], healths: &[Health]) -> Option<Failed> {
+async fn first_failure(mut ended: Endings, names: &[&str], healths: &[Health]) -> Option<Failed> {
     let mut first = None;
     while let Some((index, outcome)) = ended.recv().await {
-        let (name, health) = (&all[index].name, &healths[index]);
+        let (name, health) = (names[index], &healths[index]);
         match Failed::of(outcome) {
             None => {
                 tracing::info!(pipeline = name, "stopped");
@@ -176,5 +177,48 @@ impl Member {
         };
         let started = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(work);
         started.map(drop).context("thread").map_err(cannot_start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+    use crate::failure::Kind;
+
+    /// What comes of two pipelines that end so, in this order.
+    fn end(outcomes: [thread::Result<Result<(), Definite>>; 2]) -> (Option<Failed>, [Option<Ended>; 2]) {
+        let healths = [Health::default(), Health::default()];
+        let (ending, ended) = mpsc::unbounded_channel();
+        for outcome in outcomes.into_iter().enumerate() {
+            ending.send(outcome).ok().expect("is open");
+        }
+        drop(ending);
+        let waiting = async { Ok(first_failure(ended, &["a", "b"], &healths).await) };
+        let first = block_on(waiting).unwrap_or_else(|definite| panic!("{definite}"));
+        (first, healths.map(|health| health.ended().cloned()))
+    }
+
+    fn panicked() -> thread::Result<Result<(), Definite>> {
+        thread::spawn(|| -> Result<(), Definite> { panic!("a test's") }).join()
+    }
+
+    fn failed(kind: Kind) -> thread::Result<Result<(), Definite>> {
+        Ok(Err(Definite::new(kind, anyhow!("no slot"), "make one")))
+    }
+
+    #[test]
+    fn the_first_failure_is_the_process_s_and_each_is_told_of_its_own() {
+        let (first, how) = end([Ok(Ok(())), Ok(Ok(()))]);
+        assert!(first.is_none());
+        assert_eq!(how, [Some(Ended::AsAsked), Some(Ended::AsAsked)]);
+        let (first, how) = end([failed(Kind::InDoubt), failed(Kind::Source)]);
+        let Some(Failed::Definite(definite)) = first else { panic!("a failure") };
+        assert_eq!((definite.exit_code(), definite.to_string().as_str()), (5, "pipeline a: no slot"));
+        assert_eq!(how, [(); 2].map(|()| Some(Ended::Failed("no slot".to_owned()))));
+        let (first, how) = end([Ok(Ok(())), panicked()]);
+        assert!(matches!(first, Some(Failed::Panicked(_))));
+        assert!(matches!(how, [Some(Ended::AsAsked), Some(Ended::Failed(_))]), "{how:?}");
     }
 }

@@ -131,7 +131,9 @@ impl Show<'_> {
         let (value, words) = match (written, &key.default) {
             (Some(value), _) => (Some(typed(key, redacted(key.key, value))), String::new()),
             (None, Default::Value(value)) => (Some(self.default(key, value)), String::new()),
-            (None, Default::Words(words)) if words == "name" => (Some(Value::String(self.name.to_owned())), String::new()),
+            (None, Default::Words(words)) if words == "name" => {
+                (Some(Value::String(self.name.to_owned())), String::new())
+            }
             (None, Default::Words(words)) => (None, words.clone()),
             (None, Default::None | Default::Required) => (None, "none".to_owned()),
         };

@@ -175,7 +175,8 @@ impl Origins {
             };
             !replaced.iter().any(is_below)
         };
-        let written = self.lines.iter().filter_map(|(key, line)| Some((key.strip_prefix(at)?.strip_prefix('.')?, line)));
+        let written =
+            self.lines.iter().filter_map(|(key, line)| Some((key.strip_prefix(at)?.strip_prefix('.')?, line)));
         let written: BTreeMap<String, usize> = written.map(|(key, line)| (key.to_owned(), *line)).collect();
         let own = Own { at: at.to_owned(), keys: written.keys().chain(set.keys()).cloned().collect() };
         let mut origins = Self { own: Some(own), ..self.clone() };

@@ -43,10 +43,10 @@ pub use format::{ChangeFormat, CloudEvents, DataFormat, RuleFormat};
 pub use http::{HttpSettings, TlsFiles, Token};
 pub use layers::VARIABLE_PREFIX;
 pub(crate) use outbox::OF_COLUMN;
-pub use pipelines::Pipelines;
 pub use outbox::{
     CleanupSettings, OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings, Property, RouteSettings,
 };
+pub use pipelines::Pipelines;
 
 /// Reads the file, lays the process's environment over it, and validates the whole.
 ///

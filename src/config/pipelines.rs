@@ -174,7 +174,8 @@ fn addressed(names: &[&str], variable: &OfPipeline) -> Result<(usize, String), D
         Some((_, index, key)) if !key.is_empty() => Ok((index, key)),
         Some(_) | None => {
             let error = anyhow!("{}: there is no such pipeline", variable.name);
-            let hint = format!("after PGSLUICE__PIPELINES__ comes one of these in upper case, and __: {}", names.join(", "));
+            let hint =
+                format!("after PGSLUICE__PIPELINES__ comes one of these in upper case, and __: {}", names.join(", "));
             Err(Definite::new(Kind::Usage, error, hint))
         }
     }

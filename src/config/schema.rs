@@ -31,7 +31,8 @@ fn pipelines(root: &Value) -> Value {
     let items = json!({
         "type": "object", "properties": properties, "additionalProperties": false, "required": ["name"],
     });
-    let description = "Several pipelines in one process, each laid over the top level, which holds what they have in common.";
+    let description =
+        "Several pipelines in one process, each laid over the top level, which holds what they have in common.";
     json!({"type": "array", "items": items, "minItems": 1, "description": description})
 }
 

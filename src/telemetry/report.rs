@@ -73,8 +73,7 @@ pub enum Summary {
 
 impl Summary {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Flowing, Self::Paused, Self::Standby, Self::Waiting, Self::Stopped, Self::Failed];
+    pub const ALL: [Self; 6] = [Self::Flowing, Self::Paused, Self::Standby, Self::Waiting, Self::Stopped, Self::Failed];
 
     /// As it is written.
     #[must_use]

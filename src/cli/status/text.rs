@@ -215,7 +215,8 @@ mod tests {
             retained_bytes: Some(2048),
             ..slots::Slot::default()
         };
-        let seen = Seen { not_running: Some("http.listen is not set".to_owned()), slots: vec![slot], ..Seen::default() };
+        let seen =
+            Seen { not_running: Some("http.listen is not set".to_owned()), slots: vec![slot], ..Seen::default() };
         let text = database(&seen);
         assert!(text.starts_with("from the database alone: http.listen is not set\nshop: nobody reads it\n"), "{text}");
         assert!(text.contains("acknowledged 0/10") && text.contains("extended"), "{text}");

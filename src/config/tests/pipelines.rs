@@ -59,7 +59,10 @@ fn each_is_laid_over_the_top_level() {
     let pipelines = two(TWO, &[]);
     assert!(pipelines.is_list());
     let [shop, bill] = pipelines.all() else { panic!("two") };
-    assert_eq!((shop.name.as_str(), shop.source.slot.as_str(), shop.source.publication.as_str()), ("shop", "shop", "shop"));
+    assert_eq!(
+        (shop.name.as_str(), shop.source.slot.as_str(), shop.source.publication.as_str()),
+        ("shop", "shop", "shop")
+    );
     assert_eq!((bill.name.as_str(), bill.source.slot.as_str()), ("bill", "bill"));
     assert_eq!((shop.source.conninfo.dbname(), bill.source.conninfo.dbname()), ("shop", "bill"));
     // A key of a section replaces that key; a list replaces the section.
@@ -150,38 +153,51 @@ fn errors_name_the_pipeline_and_the_place() {
     let at = |from: &str, to: &str| wrong(&TWO.replacen(from, to, 1), &[]);
     assert_eq!(
         at("url = \"postgres://app@db1/bill\"\n", ""),
-        "conf/two.toml:18: pipelines[1].source.url is missing\n\
+        "conf/two.toml:17: pipelines[1].source.url is missing\n\
          a PostgreSQL connection string, as in url = \"postgres://app@db1/shop?sslmode=verify-full\""
     );
-    assert!(at("watch_every_ms = 700", "watch_every_ms = 1")
-        .starts_with("conf/two.toml:23: pipelines[1].source.watch_every_ms is out of range: 1\n"));
+    assert!(
+        at("watch_every_ms = 700", "watch_every_ms = 1")
+            .starts_with("conf/two.toml:22: pipelines[1].source.watch_every_ms is out of range: 1\n")
+    );
     // What is written at the top is named as it is there.
-    assert!(at("watch_every_ms = 500", "watch_every_ms = 1")
-        .starts_with("conf/two.toml:4: source.watch_every_ms is out of range: 1\n"));
+    assert!(
+        at("watch_every_ms = 500", "watch_every_ms = 1")
+            .starts_with("conf/two.toml:4: source.watch_every_ms is out of range: 1\n")
+    );
     assert_eq!(
         at("watch_every_ms = 700", "wach_every_ms = 700").lines().next(),
-        Some("conf/two.toml:23: pipelines[1].source.wach_every_ms is unknown")
+        Some("conf/two.toml:22: pipelines[1].source.wach_every_ms is unknown")
     );
     assert!(at("watch_every_ms = 700", "wach_every_ms = 700").contains("known in [pipelines.source]: url, "));
     let unknown = at("fail_fast = true", "fial_fast = true");
-    assert!(unknown.starts_with("conf/two.toml:20: pipelines[1].fial_fast is unknown\ndid you mean fail_fast? known in [[pipelines]]: "));
+    assert!(unknown.starts_with(
+        "conf/two.toml:19: pipelines[1].fial_fast is unknown\ndid you mean fail_fast? known in [[pipelines]]: "
+    ));
     assert!(!unknown.contains("log"), "{unknown}");
     assert!(at("fail_fast = true", "source = 1\n").contains("pipelines[1].source"));
     assert_eq!(
         at("fail_fast = true", "log.level = \"debug\""),
-        "conf/two.toml:20: pipelines[1].log is of the process, and not of a pipeline\n\
+        "conf/two.toml:19: pipelines[1].log is of the process, and not of a pipeline\n\
          write [log] at the top: all pipelines have it in common"
     );
-    assert!(at("name = \"bill\"\n", "").starts_with("conf/two.toml:18: pipelines[1].name is missing\n"));
-    assert!(at("[source]", "name = \"shop\"\n[source]")
-        .starts_with("conf/two.toml:2: name has no meaning beside [[pipelines]]\n"));
+    assert!(at("name = \"bill\"\n", "").starts_with("conf/two.toml:17: pipelines[1].name is missing\n"));
+    assert!(
+        at("[source]", "name = \"shop\"\n[source]")
+            .starts_with("conf/two.toml:2: name has no meaning beside [[pipelines]]\n")
+    );
     assert!(wrong(&format!("{SMALLEST}[[pipeline]]\nname = \"x\""), &[]).contains("did you mean pipelines? "));
     assert!(wrong("pipelines = []", &[]).starts_with("conf/two.toml:1: pipelines is empty\n"));
-    assert!(wrong("[pipelines]\nname = \"x\"", &[]).starts_with("conf/two.toml:1: pipelines is not a list of sections\n"));
+    assert!(
+        wrong("[pipelines]\nname = \"x\"", &[]).starts_with("conf/two.toml:1: pipelines is not a list of sections\n")
+    );
     assert!(wrong("pipelines = [1]", &[]).starts_with("conf/two.toml:1: pipelines[0] is not a section\n"));
     let variable = [("PGSLUICE__PIPELINES__BILL__RABBITMQ__LANES", "0")];
-    assert!(wrong(TWO, &variable)
-        .starts_with("PGSLUICE__PIPELINES__BILL__RABBITMQ__LANES: pipelines[1].rabbitmq.lanes is out of range: 0\n"));
+    assert!(
+        wrong(TWO, &variable).starts_with(
+            "PGSLUICE__PIPELINES__BILL__RABBITMQ__LANES: pipelines[1].rabbitmq.lanes is out of range: 0\n"
+        )
+    );
 }
 
 #[test]
@@ -189,11 +205,17 @@ fn what_only_one_can_have_is_not_shared() {
     let bill = |lines: &str| TWO.replacen("fail_fast = true", lines, 1);
     assert_eq!(
         wrong(&TWO.replace("\"bill\"", "\"shop\""), &[]),
-        "conf/two.toml:19: pipelines[1].name is that of another pipeline: \"shop\"\ngive each a name of its own"
+        "conf/two.toml:18: pipelines[1].name is that of another pipeline: \"shop\"\ngive each a name of its own"
     );
     assert_eq!(
-        wrong(&bill("source.slot = \"shop\"").replace("[pipelines.source]\nurl = \"postgres://app@db1/bill\"\nwatch_every_ms = 700", "source.url = \"postgres://app@db1/bill\""), &[]),
-        "conf/two.toml:20: pipelines[1].source.slot is that of pipeline \"shop\" too, on the same server: \"shop\"\n\
+        wrong(
+            &bill("source.slot = \"shop\"").replace(
+                "[pipelines.source]\nurl = \"postgres://app@db1/bill\"\nwatch_every_ms = 700",
+                "source.url = \"postgres://app@db1/bill\""
+            ),
+            &[]
+        ),
+        "conf/two.toml:19: pipelines[1].source.slot is that of pipeline \"shop\" too, on the same server: \"shop\"\n\
          a slot has one reader: leave the key out, or name another"
     );
     // Written once for both.
@@ -204,10 +226,16 @@ fn what_only_one_can_have_is_not_shared() {
     let common = TWO.replacen("[source]\n", "[source]\npublication = \"x\"\n", 1);
     two(&common, &[]);
     let says = wrong(&common.replace("db1/bill", "db1/shop"), &[]);
-    assert!(says.starts_with("conf/two.toml:3: source.publication is that of pipeline \"shop\" too, in the same database"), "{says}");
+    assert!(
+        says.starts_with("conf/two.toml:3: source.publication is that of pipeline \"shop\" too, in the same database"),
+        "{says}"
+    );
     let common = format!("checkpoint.path = \"/data/x\"\n{TWO}");
     let says = wrong(&common, &[]);
-    assert!(says.starts_with("conf/two.toml:1: checkpoint.path is the folder of pipeline \"shop\" too: /data/x\n"), "{says}");
+    assert!(
+        says.starts_with("conf/two.toml:1: checkpoint.path is the folder of pipeline \"shop\" too: /data/x\n"),
+        "{says}"
+    );
     // Rows of one table.
     two(&format!("checkpoint.store = \"postgres\"\n{TWO}"), &[]);
 }

@@ -191,9 +191,9 @@ async fn ready(
         (Verdict::Granted, Chosen::One(one)) => json_of(status, &Readiness::of(&one.report)),
         (Verdict::Granted, Chosen::All(all)) => {
             let pipelines = all.iter().map(|one| named(&one.report, Readiness::of(&one.report))).collect();
-            let reasons = all.iter().flat_map(|Pipeline { report, .. }| {
-                report.reasons().into_iter().map(|reason| named(report, reason))
-            });
+            let reasons = all
+                .iter()
+                .flat_map(|Pipeline { report, .. }| report.reasons().into_iter().map(|reason| named(report, reason)));
             json_of(status, &AllReady { ready, reasons: reasons.collect(), pipelines })
         }
     }

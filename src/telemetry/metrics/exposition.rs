@@ -15,7 +15,11 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub const METRICS: [(&str, &str, &str); 34] = [
     ("pgsluice_build_info", "gauge", "1; the version of pgsluice and the pipeline's name"),
     ("pgsluice_start_time_seconds", "gauge", "When the process started, since 1970"),
-    ("pgsluice_pipeline_up", "gauge", "1 while the pipeline runs; 0 once it has ended, and others of the process have not"),
+    (
+        "pgsluice_pipeline_up",
+        "gauge",
+        "1 while the pipeline runs; 0 once it has ended, and others of the process have not",
+    ),
     ("pgsluice_ready", "gauge", "1 while changes flow: of a single pipeline, while /readyz answers 200"),
     ("pgsluice_state", "gauge", "1 for the state that the pipeline is in"),
     ("pgsluice_source_state", "gauge", "1 for the state that the stream from PostgreSQL is in"),
