@@ -10,6 +10,7 @@ use crate::postgres::conninfo::Conninfo;
 
 /// A database, by itself or as a configuration has it.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_field_names, reason = "the name of the flag")]
 pub struct Database {
     #[arg(
         short,

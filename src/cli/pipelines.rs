@@ -192,7 +192,7 @@ mod tests {
         let healths = [Health::default(), Health::default()];
         let (ending, ended) = mpsc::unbounded_channel();
         for outcome in outcomes.into_iter().enumerate() {
-            ending.send(outcome).ok().expect("is open");
+            ending.send(outcome).expect("is open");
         }
         drop(ending);
         let waiting = async { Ok(first_failure(ended, &["a", "b"], &healths).await) };
@@ -204,8 +204,8 @@ mod tests {
         thread::spawn(|| -> Result<(), Definite> { panic!("a test's") }).join()
     }
 
-    fn failed(kind: Kind) -> thread::Result<Result<(), Definite>> {
-        Ok(Err(Definite::new(kind, anyhow!("no slot"), "make one")))
+    fn failed(kind: Kind) -> Definite {
+        Definite::new(kind, anyhow!("no slot"), "make one")
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
         let (first, how) = end([Ok(Ok(())), Ok(Ok(()))]);
         assert!(first.is_none());
         assert_eq!(how, [Some(Ended::AsAsked), Some(Ended::AsAsked)]);
-        let (first, how) = end([failed(Kind::InDoubt), failed(Kind::Source)]);
+        let (first, how) = end([Ok(Err(failed(Kind::InDoubt))), Ok(Err(failed(Kind::Source)))]);
         let Some(Failed::Definite(definite)) = first else { panic!("a failure") };
         assert_eq!((definite.exit_code(), definite.to_string().as_str()), (5, "pipeline a: no slot"));
         assert_eq!(how, [(); 2].map(|()| Some(Ended::Failed("no slot".to_owned()))));

@@ -96,7 +96,7 @@ impl Show<'_> {
         let below = || keys().iter().filter_map(|key| Some((key, key.key.strip_prefix(&prefix)?)));
         for (key, name) in below().filter(|(_, name)| !name.contains('.')) {
             let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
-            self.entry(key, at, written.get(name));
+            self.entry(key, &at, written.get(name));
         }
         let mut seen = "";
         for (_, name) in below() {
@@ -127,7 +127,7 @@ impl Show<'_> {
         self.section(section, at, written);
     }
 
-    fn entry(&mut self, key: &Key, at: String, written: Option<&Value>) {
+    fn entry(&mut self, key: &Key, at: &str, written: Option<&Value>) {
         let (value, words) = match (written, &key.default) {
             (Some(value), _) => (Some(typed(key, redacted(key.key, value))), String::new()),
             (None, Default::Value(value)) => (Some(self.default(key, value)), String::new()),
@@ -137,8 +137,8 @@ impl Show<'_> {
             (None, Default::Words(words)) => (None, words.clone()),
             (None, Default::None | Default::Required) => (None, "none".to_owned()),
         };
-        let origin = written.map(|_| self.origins.of(&at));
-        let key = self.at.as_ref().map_or(at.clone(), |pipeline| format!("{pipeline}.{at}"));
+        let origin = written.map(|_| self.origins.of(at));
+        let key = self.at.as_ref().map_or_else(|| at.to_owned(), |pipeline| format!("{pipeline}.{at}"));
         self.lines.push(Line::Entry(Entry { key, value, words, origin }));
     }
 

@@ -124,7 +124,7 @@ pub(super) fn lay(layered: Layered) -> Result<Laid, Definite> {
         return Err(origins.wrong("name", "has no meaning beside [[pipelines]]", hint));
     }
     let entries = entries(&origins, pipelines)?;
-    let names: Vec<&str> = entries.iter().map(|entry| name_of(entry)).collect();
+    let names: Vec<&str> = entries.iter().map(name_of).collect();
     let mut variables: Vec<BTreeMap<String, OfPipeline>> = entries.iter().map(|_| BTreeMap::new()).collect();
     for variable in of_pipelines {
         let (index, key) = addressed(&names, &variable)?;

@@ -393,7 +393,7 @@ fn a_password_comes_from_the_upper_layer_and_from_one_place_in_it() {
 fn a_variable_that_is_not_text_is_not_shown() {
     use std::os::unix::ffi::OsStringExt as _;
     let variable = (OsString::from("PGSLUICE__SOURCE__PASSWORD"), OsString::from_vec(vec![b'x', 0xFF]));
-    let definite = super::pipelines::parse(Path::new("shop.toml"), SMALLEST, [variable]).err().expect("not text");
+    let definite = super::pipelines::parse(Path::new("shop.toml"), SMALLEST, [variable]).expect_err("not text");
     assert_eq!(definite.to_string(), "PGSLUICE__SOURCE__PASSWORD: source.password is not UTF-8");
 }
 

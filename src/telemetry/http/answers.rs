@@ -127,10 +127,8 @@ fn policy() -> String {
 
 /// Every pipeline's own thread, where they have one, must answer.
 async fn live(State(served): State<Served>) -> Response {
-    match served.stuck().await {
-        None => json_of(StatusCode::OK, &json!({ "live": true })),
-        Some(_) => json_of(StatusCode::SERVICE_UNAVAILABLE, &json!({ "live": false })),
-    }
+    let live = served.is_alive().await;
+    json_of(if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &json!({ "live": live }))
 }
 
 /// Of one pipeline.
@@ -204,7 +202,8 @@ fn named<T>(report: &Report, said: T) -> Named<'_, T> {
 }
 
 async fn metrics(State(served): State<Served>) -> Response {
-    let text = exposition::render(served.all().iter().map(|pipeline| &pipeline.report), served.is_list());
+    let reports = served.all().iter().map(|pipeline| &pipeline.report);
+    let text = exposition::render(&reports, served.is_list());
     ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], Body::from(text)).into_response()
 }
 

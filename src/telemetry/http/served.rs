@@ -83,20 +83,14 @@ impl Served {
         }
     }
 
-    /// One whose thread does nothing any more, and has not ended.
-    pub(super) async fn stuck(&self) -> Option<&Pipeline> {
-        let pulse = |pipeline: &Pipeline| {
-            let runtime = pipeline.runtime.clone().filter(|_| pipeline.report.runs());
-            async move {
-                // Of a runtime that has just ended the task is cancelled, which is an answer too.
-                match runtime {
-                    Some(runtime) => tokio::time::timeout(PATIENCE, runtime.spawn(async {})).await.is_ok(),
-                    None => true,
-                }
-            }
-        };
-        let alive = join_all(self.all.iter().map(pulse)).await;
-        self.all.iter().zip(alive).find(|(_, is_alive)| !is_alive).map(|(pipeline, _)| pipeline)
+    /// Whether the thread of each that has not ended still takes a turn.
+    pub(super) async fn is_alive(&self) -> bool {
+        let pulses = self.all.iter().filter(|pipeline| pipeline.report.runs()).map(async |pipeline| {
+            let Some(runtime) = &pipeline.runtime else { return true };
+            // Of a runtime that has just ended the task is cancelled, which is an answer too.
+            tokio::time::timeout(PATIENCE, runtime.spawn(async {})).await.is_ok()
+        });
+        join_all(pulses).await.into_iter().all(|is_alive| is_alive)
     }
 }
 

@@ -83,7 +83,10 @@ pub const METRICS: [(&str, &str, &str); 34] = [
 
 /// All of it; `is_labelled`: each sample has the label `pipeline`.
 #[must_use]
-pub fn render<'r>(reports: impl Iterator<Item = &'r Report> + Clone, is_labelled: bool) -> String {
+pub fn render<'r, R>(reports: &R, is_labelled: bool) -> String
+where
+    R: Iterator<Item = &'r Report> + Clone,
+{
     let mut text = Text { written: String::with_capacity(8 << 10), pipeline: None };
     for (name, kind, help) in METRICS {
         let _ = writeln!(text.written, "# HELP {name} {}\n# TYPE {name} {kind}", escaped_help(help));
