@@ -175,7 +175,6 @@ fn errors_name_the_pipeline_and_the_place() {
         "conf/two.toml:19: pipelines[1].fial_fast is unknown\ndid you mean fail_fast? known in [[pipelines]]: "
     ));
     assert!(!unknown.contains("log"), "{unknown}");
-    assert!(at("fail_fast = true", "source = 1\n").contains("pipelines[1].source"));
     assert_eq!(
         at("fail_fast = true", "log.level = \"debug\""),
         "conf/two.toml:19: pipelines[1].log is of the process, and not of a pipeline\n\
