@@ -30,7 +30,6 @@ mod process_faults;
 mod publisher;
 mod replay;
 mod schema;
-mod shop;
 mod source_faults;
 mod standby;
 mod streaming;

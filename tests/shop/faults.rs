@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::messaging::{Scripted, TABLES, consumer};
+use super::consumer::{Scripted, TABLES, consumer};
 use super::stage::{Message, Stage};
 use crate::support::{PostgresServer, RabbitServer, SOON, eventually};
 
