@@ -158,9 +158,9 @@ impl<'a> Side<'a> {
 
 /// Whether whatever is told can be taken: every field that the consumer needs is always there, with a type that it takes.
 fn compare(told: &Side<'_>, taken: &Side<'_>, path: &str, problems: &mut Vec<String>) {
-    let (tells, takes) = (told.types(), taken.types());
-    if tells.is_empty() || tells.iter().any(|one| !takes.contains(one)) {
-        problems.push(format!("{path}: told {tells:?}, taken {takes:?}"));
+    let (given, wanted) = (told.types(), taken.types());
+    if given.is_empty() || given.iter().any(|one| !wanted.contains(one)) {
+        problems.push(format!("{path}: told {given:?}, taken {wanted:?}"));
         return;
     }
     for name in taken.required() {
