@@ -57,10 +57,9 @@ pub async fn run(
     let source = source.with_rules(settings.rules.clone()).with_health(health.clone());
     let broker = RabbitBroker::new(&settings.rabbitmq, &settings.name, topology(&settings));
     let (cleanup, cleaner) = Cleaner::start(&settings).unzip();
-    let mut pipeline = Pipeline::new(settings, source, broker, store, health.clone());
+    let mut pipeline = Pipeline::new(settings, source, broker, store, health);
     pipeline.intake.cleanup = cleanup;
     let result = Box::pin(pipeline.run(shutdown)).await;
-    health.pulse().ended();
     if let Some(cleaner) = cleaner {
         cleaner.finish().await;
     }

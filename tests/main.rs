@@ -26,6 +26,7 @@ mod open;
 mod outbox;
 mod parking;
 mod peers_losses;
+mod pipelines;
 mod preflight;
 mod process_faults;
 mod publisher;

@@ -66,8 +66,9 @@ impl Notifier {
         }
     }
 
-    /// The process has been asked to stop: waits for what is in flight.
-    pub fn stopping(&self) {
+    /// Completes with `asked`, which is when the process is asked to stop, and says so.
+    pub async fn stopping_once(&self, asked: impl Future<Output = ()>) {
+        asked.await;
         if let Some(line) = &self.0 {
             line.is_stopping.store(true, Relaxed);
             line.say("STOPPING=1\nSTATUS=stopping: waiting for what is in flight\n");
@@ -137,7 +138,7 @@ impl Watch {
             told.status = status;
         }
         let is_due = self.feed_every.is_some_and(|every| told.asked.is_none_or(|asked| now - asked >= every));
-        if is_due && self.pipelines.iter().all(|pipeline| pipeline.health().pulse().is_felt()) {
+        if is_due && self.pipelines.iter().all(|pipeline| !pipeline.runs() || pipeline.health().pulse().is_felt()) {
             lines.push("WATCHDOG=1\n".to_owned());
             told.asked = Some(now);
         }
@@ -155,7 +156,7 @@ impl Watch {
 /// A standby has: who waits for it to flow, waits for the active one's end. And for one that has failed nobody need wait.
 fn has_started(pipeline: &Report) -> bool {
     let health = pipeline.health();
-    health.is_well() || health.is_standby() || health.pulse().has_ended()
+    health.is_well() || health.is_standby() || !pipeline.runs()
 }
 
 /// On one line.
@@ -168,7 +169,7 @@ fn status(pipeline: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::health::{Broker, Health, Source};
+    use crate::telemetry::health::{Broker, Ended, Health, Source};
     use crate::telemetry::report::Facts;
 
     const LIMIT: Duration = Duration::from_secs(30);
@@ -201,8 +202,8 @@ mod tests {
         shop.health().broker(Broker::Blocked);
         crm.health().source(Source::Standby);
         assert!(!said(&mut watch, now).contains("READY"));
-        old.health().pulse().ended();
-        assert_eq!(said(&mut watch, now), "READY=1\n");
+        old.health().end(Ended::AsAsked);
+        assert!(said(&mut watch, now).starts_with("READY=1\nSTATUS="));
         flows(&shop);
         assert!(said(&mut watch, now).starts_with("STATUS=shop: flowing; crm: standby: "));
         assert_eq!(said(&mut watch, now), "", "nothing has changed");
@@ -226,14 +227,11 @@ mod tests {
         assert_eq!(said(&mut watch, now), "", "one hangs");
         shop.health().pulse().turned();
         assert_eq!(said(&mut watch, now), "WATCHDOG=1\n", "it was only slow");
-        // One that has failed is not waited for; one that is started again is.
+        // One that has failed is not waited for.
         now += due;
-        shop.health().pulse().ended();
+        shop.health().end(Ended::AsAsked);
         crm.health().pulse().turned();
-        assert_eq!(said(&mut watch, now), "WATCHDOG=1\n");
-        now += due;
-        shop.health().pulse().turned();
-        assert_eq!(said(&mut watch, now), "");
+        assert!(said(&mut watch, now).ends_with("WATCHDOG=1\n"));
     }
 
     #[test]

@@ -148,3 +148,42 @@ async fn a_socket_that_is_not_there_stops_nothing() {
     process.terminate();
     assert_eq!(process.wait(SOON).await.0, Some(0));
 }
+
+/// One that has failed is not waited for, and keeps the others from nothing.
+#[tokio::test]
+async fn several_pipelines_are_one_service() {
+    let broker = RabbitServer::private(&[]);
+    let [shop, bill] = [Scene::new().await, Scene::on(postgres(), &broker).await];
+    let section = |name: &str, scene: &Scene| {
+        let (slot, url, amqp) = (scene.database.name(), scene.database.url(), scene.vhost.url());
+        let checkpoint = scene.checkpoint();
+        format!(
+            "[[pipelines]]\nname = \"{name}\"\nsource = {{ url = \"{url}\", slot = \"{slot}\" }}\n\
+             rabbitmq.url = \"{amqp}\"\ncheckpoint.path = \"{}\"\n",
+            checkpoint.display()
+        )
+    };
+    let config =
+        format!("[source]\ntables = [\"public.orders\"]\n{}{}", section("shop", &shop), section("bill", &bill));
+    broker.stop();
+    let mut manager = Manager::new();
+    let mut process = manager.start(&config, "");
+    manager.hears("STATUS=shop: flowing; bill: waiting: there is no connection to RabbitMQ", "").await;
+    assert!(!manager.has_heard("READY"), "{:?}", manager.heard);
+    broker.start();
+    manager.hears("READY=1", "").await;
+    manager.lives().await;
+    // The stream ends, and somebody else has dropped the slot by then.
+    let (slot, client) = (bill.database.name(), bill.database.client().await);
+    let end = format!("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    eventually("the slot is dropped", SOON, async || {
+        client.batch_execute(&end).await.expect("ask");
+        client.batch_execute(&format!("SELECT pg_drop_replication_slot('{slot}')")).await.ok()
+    })
+    .await;
+    manager.hears("STATUS=shop: flowing; bill: failed: ", "").await;
+    manager.lives().await;
+    process.terminate();
+    manager.hears("STOPPING=1", "").await;
+    assert_eq!(process.wait(SOON).await.0, Some(5));
+}
