@@ -13,6 +13,7 @@ use crate::pipeline;
 use crate::telemetry::health::Health;
 use crate::telemetry::http::{self, Findings};
 use crate::telemetry::logging;
+use crate::telemetry::otlp::Exporter;
 use crate::telemetry::report::{Facts, Report};
 
 /// Flags override the environment, which overrides the file.
@@ -56,7 +57,8 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
     block_on(async {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
-        let health = Health::default();
+        let exporter = Exporter::start(settings.otlp.as_ref())?;
+        let health = Health::traced(exporter.tracer(&settings.name));
         if let Some(listening) = &settings.http {
             let report = Report::new(health.clone(), Facts::of(&settings));
             let findings = Findings::default();
@@ -71,7 +73,9 @@ pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
                 moved = rewind(&settings, &store, position) => moved?,
             }
         }
-        pipeline::run(settings, store.store(), health, shutdown).await
+        let result = pipeline::run(settings, store.store(), health, shutdown).await;
+        exporter.finish().await;
+        result
     })
 }
 

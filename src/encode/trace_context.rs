@@ -66,10 +66,9 @@ fn hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
 pub(super) fn push(headers: &mut HeaderTable, column: &str) {
     let column = column.trim();
     let line = |name: &str| {
-        let lines = column.lines().filter(|line| !line.starts_with('#'));
-        let of = |line: &'_ str| line.trim().split_once('=').filter(|(key, _)| key.trim_end() == name).map(|(_, value)| value.trim());
-        // The last one counts, as with any properties file.
-        lines.filter_map(of).last()
+        let lines = column.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.trim().split_once('='));
+        // The last one counts, as in any properties file.
+        lines.filter(|(key, _)| key.trim_end() == name).map(|(_, value)| value.trim()).last()
     };
     let (traceparent, tracestate) =
         if column.contains('=') { (line(TRACEPARENT), line(TRACESTATE)) } else { (Some(column), None) };
@@ -143,7 +142,8 @@ mod tests {
         assert_eq!(pushed(&format!("#traceparent=x\ntraceparent={PARENT}\ntracestate=a\\=b\\:c"))[1].1, "a=b:c");
         assert_eq!(pushed(&format!("traceparent={PARENT}\ntracestate=")), alone);
         assert_eq!(pushed(&format!("traceparent={PARENT}\ntracestate=a=\u{1}")), alone);
-        for nothing in ["", "x", "tracestate=a=b", "traceparent=x\ntracestate=a=b", "{\"traceparent\":\"x\"}", "=", "#"] {
+        for nothing in ["", "x", "tracestate=a=b", "traceparent=x\ntracestate=a=b", "{\"traceparent\":\"x\"}", "=", "#"]
+        {
             assert_eq!(pushed(nothing), [], "{nothing}");
         }
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use super::otlp::tracer::Tracer;
 use crate::failure::Poison;
 
 /// Shared by all parts of one pipeline.
@@ -20,6 +21,7 @@ struct Shared {
     state: watch::Sender<State>,
     paused: watch::Sender<bool>,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 /// What each part is doing.
@@ -115,12 +117,24 @@ impl Checkpoint {
 
 impl Default for Health {
     fn default() -> Self {
-        let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
-        Self(Arc::new(Shared { state, paused, metrics: Metrics::default() }))
+        Self::traced(Tracer::default())
     }
 }
 
 impl Health {
+    /// Of a pipeline whose spans this makes.
+    #[must_use]
+    pub fn traced(tracer: Tracer) -> Self {
+        let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
+        Self(Arc::new(Shared { state, paused, metrics: Metrics::default(), tracer }))
+    }
+
+    /// What makes its spans.
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.0.tracer
+    }
+
     /// What it is now.
     #[must_use]
     pub fn state(&self) -> State {
