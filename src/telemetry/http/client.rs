@@ -61,7 +61,7 @@ pub async fn get(endpoint: &Endpoint, path: &str) -> anyhow::Result<(StatusCode,
 }
 
 async fn ask(endpoint: &Endpoint, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
-    let Peer { authority, host, port, is_tls } = Peer::of(&endpoint.url.parse().context("no URL")?)?;
+    let Peer { authority, host, port, is_tls } = Peer::of(&endpoint.url.parse::<Uri>().context("no URL")?)?;
     let stream = TcpStream::connect((host.as_str(), port)).await?;
     let mut request = Request::get(path).header(HOST, authority);
     if let Some(token) = &endpoint.token {

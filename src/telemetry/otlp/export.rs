@@ -21,7 +21,7 @@ const BATCH_EVERY: Duration = Duration::from_secs(1);
 /// Between two attempts.
 const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// Trouble that comes and goes is told of once in this time.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// The thread's work.
 #[derive(Debug)]
@@ -76,10 +76,10 @@ impl Export {
         let mut batch = Vec::new();
         let mut due = Instant::now();
         loop {
-            let is_new = batch.is_empty();
+            let (is_new, room) = (batch.is_empty(), BATCH_MAX - batch.len());
             tokio::select! { biased;
                 () = self.stop.comes() => self.spans.close(),
-                count = self.spans.recv_many(&mut batch, BATCH_MAX - batch.len()) => match count {
+                count = self.spans.recv_many(&mut batch, room) => match count {
                     0 => return batch,
                     _ if batch.len() == BATCH_MAX => return batch,
                     _ if is_new => due = Instant::now() + BATCH_EVERY,

@@ -62,7 +62,11 @@ async fn a_collector_that_is_dead_costs_spans_and_nothing_else() {
 
 #[tokio::test]
 async fn what_a_collector_refuses_is_dropped_and_counted() {
-    for mood in [Mood::Answers(StatusCode::INTERNAL_SERVER_ERROR), Mood::Answers(StatusCode::UNAUTHORIZED), Mood::Rejects(1 << 40)] {
+    for mood in [
+        Mood::Answers(StatusCode::INTERNAL_SERVER_ERROR),
+        Mood::Answers(StatusCode::UNAUTHORIZED),
+        Mood::Rejects(1 << 40),
+    ] {
         let scene = scene().await;
         let collector = Collector::start(mood).await;
         let process = streaming(&traced(&scene, &collector, OTLP, "")).await;
