@@ -68,7 +68,7 @@ pub(super) fn push(headers: &mut HeaderTable, column: &str) {
     let line = |name: &str| {
         let lines = column.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.trim().split_once('='));
         // The last one counts, as in any properties file.
-        lines.filter(|(key, _)| key.trim_end() == name).map(|(_, value)| value.trim()).last()
+        lines.filter(|(key, _)| key.trim_end() == name).map(|(_, value)| value.trim()).next_back()
     };
     let (traceparent, tracestate) =
         if column.contains('=') { (line(TRACEPARENT), line(TRACESTATE)) } else { (Some(column), None) };

@@ -41,10 +41,9 @@ impl EventSpans {
                 let state = headers.text(TRACESTATE).filter(|state| state.len() <= TRACESTATE_MAX);
                 Some(Parent { context, state: state.unwrap_or_default().to_owned() })
             }
-            // Whoever began the trace does not record it.
-            Some(_) => return,
             None if self.tracer.draws() => None,
-            None => return,
+            // Whoever began the trace does not record it; or there is none.
+            Some(_) | None => return,
         };
         let name = format!("publish {}", cut(&event.exchange));
         let Some(mut open) = self.tracer.start(name, Kind::Client, parent) else { return };

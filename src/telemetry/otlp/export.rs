@@ -103,9 +103,9 @@ impl Export {
                     place.dropped(rejected);
                     self.backoff.reset();
                     if rejected == 0 {
-                        self.fine()
+                        self.fine();
                     } else {
-                        self.failing(&format!("it rejects {rejected} spans: {why}"))
+                        self.failing(&format!("it rejects {rejected} spans: {why}"));
                     }
                     return;
                 }

@@ -2,6 +2,8 @@
 //!
 //! Only what we write. The tests read it with the official definitions, which bring a whole SDK with them.
 
+#![allow(clippy::struct_field_names, reason = "they are the specification's")]
+
 use prost::Message as _;
 
 use super::span::{self, Parent, Value};
