@@ -20,7 +20,7 @@ fn spans_go_where_they_are_told_and_no_secret_is_shown() {
     assert!(!shown.contains("s3cret") && shown.contains("sample_per_million: 7"), "{shown}");
     for (lines, what) in [
         ("token = \"s3cret\"", "otlp.token has no meaning without otlp.endpoint"),
-        ("endpoint = \"collector:4318\"", "otlp.endpoint is no URL of http or https"),
+        ("endpoint = \"collector:4318\"", "otlp.endpoint is no URL"),
         ("endpoint = \"ftp://c\"", "otlp.endpoint is no URL of http or https"),
         ("endpoint = \"http://\"", "otlp.endpoint is no URL"),
         ("endpoint = \"http://c/?key=s3cret\"", "otlp.endpoint has a query in it"),
