@@ -15,7 +15,8 @@ use tokio_rustls::TlsAcceptor;
 
 use self::collector::{Collector, Mood, attributes};
 use super::{config, streaming};
-use crate::support::{Delivery, Process, SOON, Scene, Web, folder, pgsluice, pgsluice_command, rabbitmq};
+use crate::pipelines::section;
+use crate::support::{Delivery, Process, SOON, Scene, Web, eventually, folder, pgsluice, pgsluice_command, rabbitmq};
 
 /// A row's trace, with these flags.
 fn traceparent(trace: u32, flags: &str) -> String {
@@ -159,7 +160,7 @@ async fn of_events_without_a_trace_some_begin_one_which_is_nobodys_else() {
 
 #[tokio::test]
 async fn a_connection_has_a_span_until_it_is_there() {
-    let scene = Scene::new().await;
+    let scene = scene().await;
     let collector = Collector::start(Mood::Takes).await;
     let _process = streaming(&traced(&scene, &collector, "", "")).await;
     for name in ["connect postgresql", "connect rabbitmq"] {
@@ -243,6 +244,34 @@ async fn a_replay_has_one_span() {
     assert_eq!(attributes["pgsluice.replay.events"], Value::IntValue(1));
     assert_eq!(attributes["pgsluice.replay.of"], text("public.outbox"));
     assert_eq!(collector.named("publish").len(), 1, "its events are not traced again");
+}
+
+#[tokio::test]
+async fn each_pipeline_of_a_process_is_a_service_of_its_own() {
+    let scenes = [Scene::new().await, Scene::new().await];
+    let collector = Collector::start(Mood::Takes).await;
+    let sections = ["shop", "bill"].into_iter().zip(&scenes).map(|(name, scene)| section(name, scene, ""));
+    let mut process = pgsluice(&format!(
+        "[source]\ntables = [\"public.ledger\"]\n[changes]\nexchange = \"shop.changes\"\n\
+         [http]\nlisten = \"127.0.0.1:0\"\n{}{}",
+        collector.section("sample_per_million = 1000000\n"),
+        sections.collect::<String>()
+    ));
+    let web = Web::of(&process).await;
+    web.becomes(&[]).await;
+    for (scene, rows) in scenes.iter().zip([3, 5]) {
+        scene.database.execute(&format!("INSERT INTO ledger SELECT FROM generate_series(1, {rows})")).await;
+        scene.vhost.consume("all", rows, SOON).await;
+    }
+    collector.wait_for("publish", 8).await;
+    // And those of its two connections.
+    for (sample, value) in [("{pipeline=\"shop\"}", 5.0), ("{pipeline=\"bill\"}", 7.0)] {
+        let sample = format!("pgsluice_otlp_exported_spans_total{sample}");
+        eventually(&sample, SOON, async || (web.metric(&sample).await == value).then_some(())).await;
+    }
+    ends(&mut process).await;
+    let of = |name: &str| collector.spans().into_iter().filter(|(of, _)| of["service.name"] == text(name)).count();
+    assert_eq!((of("shop"), of("bill")), (5, 7));
 }
 
 #[tokio::test]

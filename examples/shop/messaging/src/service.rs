@@ -17,7 +17,7 @@ use tokio_postgres::NoTls;
 use tracing::{error, info, warn};
 
 use crate::failure::{Backoff, passes};
-use crate::{Migration, migrations};
+use crate::{Consumer, Migration, migrations};
 
 /// How long to wait for the database, where somebody waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,18 +25,36 @@ const CONNECTIONS_MAX: usize = 16;
 
 /// What every service is told on its command line, or in its environment.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub struct Options {
-    /// The service's own database, as postgres://user@host/orders
+    /// URL of the service's own database
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database: String,
 
-    /// The broker, as amqp://user@host/vhost
+    /// URL of the broker, with the virtual host
     #[arg(long, env = "BROKER_URL", hide_env_values = true)]
     pub broker: String,
 
     /// Where it answers HTTP
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+
+    /// How long a message that failed waits for its next attempt
+    #[arg(long, env = "RETRY_DELAY_MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub retry_delay_ms: u32,
+
+    /// After how many failures a message is put aside, for a human
+    #[arg(long, env = "ATTEMPTS_MAX", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub attempts_max: u32,
+}
+
+impl Options {
+    /// Of a queue, with the settings of the command line.
+    #[must_use]
+    pub fn consumer(&self, queue: &str) -> Consumer {
+        let delay = Duration::from_millis(self.retry_delay_ms.into());
+        Consumer::of(queue).retry_delay(delay).attempts_max(self.attempts_max)
+    }
 }
 
 /// Runs a service until SIGTERM or SIGINT (exit code 0), or until it fails (1). Logs to stderr, as `RUST_LOG` says.
