@@ -6,6 +6,7 @@
 mod access;
 mod metrics;
 mod notify;
+mod otlp;
 mod page;
 mod pause;
 mod ready;

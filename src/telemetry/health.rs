@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use super::otlp::tracer::Tracer;
 use super::pulse::Pulse;
 use crate::failure::Poison;
 
@@ -22,6 +23,7 @@ struct Shared {
     paused: watch::Sender<bool>,
     ended: OnceLock<Ended>,
     metrics: Metrics,
+    tracer: Tracer,
     pulse: Pulse,
 }
 
@@ -133,13 +135,25 @@ impl Checkpoint {
 
 impl Default for Health {
     fn default() -> Self {
-        let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
-        let (metrics, pulse) = (Metrics::default(), Pulse::default());
-        Self(Arc::new(Shared { state, paused, ended: OnceLock::new(), metrics, pulse }))
+        Self::traced(Tracer::default())
     }
 }
 
 impl Health {
+    /// Of a pipeline whose spans this makes.
+    #[must_use]
+    pub fn traced(tracer: Tracer) -> Self {
+        let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
+        let (ended, metrics, pulse) = (OnceLock::new(), Metrics::default(), Pulse::default());
+        Self(Arc::new(Shared { state, paused, ended, metrics, tracer, pulse }))
+    }
+
+    /// What makes its spans.
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.0.tracer
+    }
+
     /// What it is now.
     #[must_use]
     pub fn state(&self) -> State {

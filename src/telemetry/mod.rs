@@ -5,6 +5,7 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod otlp;
 pub mod pulse;
 pub mod report;
 pub mod status;
