@@ -1,0 +1,37 @@
+//! Waiting, with a deadline that moves as long as there is progress: a busy machine is slow, but it does not stand still.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What a look has found.
+pub(crate) enum Look<T, P> {
+    /// It is there.
+    Done(T),
+    /// It isn't, and so far it has come: any change of this is progress.
+    NotYet(P),
+}
+
+/// Looks until it is done, or until nothing has changed for so long.
+pub(crate) async fn until<T, P: PartialEq>(
+    what: &str,
+    patience: Duration,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Look<T, P>>,
+) -> anyhow::Result<T> {
+    let mut last = None;
+    let mut end = Instant::now() + patience;
+    loop {
+        match look().await? {
+            Look::Done(value) => return Ok(value),
+            Look::NotYet(progress) if last.as_ref() != Some(&progress) => {
+                last = Some(progress);
+                end = Instant::now() + patience;
+            }
+            Look::NotYet(_) if Instant::now() >= end => bail!("{what}: nothing has changed for {patience:?}"),
+            Look::NotYet(_) => {}
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
