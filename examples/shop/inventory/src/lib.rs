@@ -1,0 +1,22 @@
+//! Reserves and releases stock.
+
+use clap::Parser;
+use messaging::service;
+
+/// What the command line says.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "inventory", about = "Reserves and releases stock")]
+pub struct Options {
+    /// The database, the broker, the address.
+    #[command(flatten)]
+    pub service: service::Options,
+}
+
+/// Runs the service until the future is dropped.
+///
+/// # Errors
+/// When it can't listen.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let router = axum::Router::new();
+    service::serve(options.service.listen, router).await
+}
