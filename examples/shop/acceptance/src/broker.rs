@@ -38,7 +38,13 @@ struct Poison {
 
 const POISON: [Poison; 6] = [
     Poison::new("poison-1", "orders.events", "order.OrderCreated", "OrderCreated", &["inventory.saga", "view.orders"]),
-    Poison::new("poison-2", "inventory.events", "order.InventoryLocked", "InventoryLocked", &["orders.saga", "view.orders"]),
+    Poison::new(
+        "poison-2",
+        "inventory.events",
+        "order.InventoryLocked",
+        "InventoryLocked",
+        &["orders.saga", "view.orders"],
+    ),
     Poison::new("poison-3", "products", "product.for_view", "ProductChanged", &["view.products"]),
     Poison::new("poison-4", "products", "product.for_orders", "ProductChanged", &["orders.products"]),
     Poison::new("poison-5", "members", "member.for_view", "MemberChanged", &["view.members"]),

@@ -45,12 +45,7 @@ pub(crate) async fn ask(
     tokio::time::timeout(ANSWERS_WITHIN, exchange(to, method, path, body)).await?
 }
 
-async fn exchange(
-    to: SocketAddr,
-    method: &Method,
-    path: &str,
-    body: &Value,
-) -> anyhow::Result<(StatusCode, Value)> {
+async fn exchange(to: SocketAddr, method: &Method, path: &str, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
     let stream = TcpStream::connect(to).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);

@@ -55,7 +55,8 @@ impl Invocation {
         // What this shell has set for PostgreSQL's programs, for pgsluice or for RabbitMQ is not part of the shop; but where
         // the programs are, is.
         let chosen = ["PGBIN", "PG_MAJOR"];
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PG") && !chosen.contains(&name.as_str())) {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PG") && !chosen.contains(&name.as_str()))
+        {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -112,9 +113,8 @@ impl Part {
         let what = format!("the end of {}", self.name);
         let log = self.log.clone();
         let size = || std::fs::metadata(&log).map_or(0, |file| file.len());
-        let status = until(&what, ENDS_WITHIN, async || {
-            Ok(self.ended().map_or_else(|| Look::NotYet(size()), Look::Done))
-        });
+        let status =
+            until(&what, ENDS_WITHIN, async || Ok(self.ended().map_or_else(|| Look::NotYet(size()), Look::Done)));
         let status = status.await?;
         self.forget();
         if !status.success() {

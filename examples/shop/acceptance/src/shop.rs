@@ -20,6 +20,9 @@ use crate::{broker, http};
 /// How long a part may take to be ready while its log does not grow.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+/// Of the services: the poison is to be put aside before the load ends.
+const RETRY_DELAY_MS: &str = "700";
+
 /// A part that can be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Name {
@@ -159,6 +162,19 @@ impl Shop {
         (Ipv4Addr::LOCALHOST, self.port(name)).into()
     }
 
+    /// For whoever wants to look.
+    pub(crate) fn whereabouts(&self, name: Name) -> String {
+        match name {
+            Name::OrdersDatabase => self.database_url(Database::Orders),
+            Name::InventoryDatabase => self.database_url(Database::Inventory),
+            Name::ViewDatabase => self.database_url(Database::View),
+            Name::Broker => self.broker_url(),
+            Name::Orders | Name::Inventory | Name::View => format!("http://{}", self.address(name)),
+            Name::OrdersStream => "examples/shop/orders/pgsluice.toml".into(),
+            Name::InventoryStream => "examples/shop/inventory/pgsluice.toml".into(),
+        }
+    }
+
     /// The auditor's way into a database. The services have their own only.
     pub(crate) fn database_url(&self, database: Database) -> String {
         self.database_named(database, database.name())
@@ -176,10 +192,9 @@ impl Shop {
         Ok(match name {
             Name::OrdersDatabase | Name::InventoryDatabase | Name::ViewDatabase => self.server(name, "postgres"),
             Name::Broker => self.server(name, "rabbitmq"),
-            Name::Orders => self
-                .service(Database::Orders, name)?
-                .arg("--lock-timeout-ms")
-                .arg(lock_timeout.as_millis().to_string()),
+            Name::Orders => {
+                self.service(Database::Orders, name)?.arg("--lock-timeout-ms").arg(lock_timeout.as_millis().to_string())
+            }
             Name::Inventory => self.service(Database::Inventory, name)?,
             Name::View => self.service(Database::View, name)?,
             Name::OrdersStream => self.pgsluice(Database::Orders, &["run"])?,
@@ -198,7 +213,8 @@ impl Shop {
         Ok(Invocation::new(self.program(database.name())?)
             .env("DATABASE_URL", self.database_url(database))
             .env("BROKER_URL", self.broker_url())
-            .env("LISTEN", self.address(name).to_string()))
+            .env("LISTEN", self.address(name).to_string())
+            .env("RETRY_DELAY_MS", RETRY_DELAY_MS))
     }
 
     /// Any command of pgsluice, with the configuration of a service.

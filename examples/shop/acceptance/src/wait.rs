@@ -14,22 +14,31 @@ pub(crate) enum Look<T, P> {
     NotYet(P),
 }
 
-/// Looks until it is done, or until nothing has changed for so long.
+/// Looks until it is done. It is an error if nothing has changed for so long.
 pub(crate) async fn until<T, P: PartialEq>(
     what: &str,
     patience: Duration,
-    mut look: impl AsyncFnMut() -> anyhow::Result<Look<T, P>>,
+    look: impl AsyncFnMut() -> anyhow::Result<Look<T, P>>,
 ) -> anyhow::Result<T> {
+    let Ok(done) = or_stalled(patience, look).await? else { bail!("{what}: nothing has changed for {patience:?}") };
+    Ok(done)
+}
+
+/// Looks until it is done, or until nothing has changed for so long: then it gives how far it has come.
+pub(crate) async fn or_stalled<T, P: PartialEq>(
+    patience: Duration,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Look<T, P>>,
+) -> anyhow::Result<Result<T, P>> {
     let mut last = None;
     let mut end = Instant::now() + patience;
     loop {
         match look().await? {
-            Look::Done(value) => return Ok(value),
+            Look::Done(value) => return Ok(Ok(value)),
             Look::NotYet(progress) if last.as_ref() != Some(&progress) => {
                 last = Some(progress);
                 end = Instant::now() + patience;
             }
-            Look::NotYet(_) if Instant::now() >= end => bail!("{what}: nothing has changed for {patience:?}"),
+            Look::NotYet(progress) if Instant::now() >= end => return Ok(Err(progress)),
             Look::NotYet(_) => {}
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -4,12 +4,13 @@
 //! which is which: it rises with the commits of a database, and is the same at every delivery.
 
 use messaging::Position;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::PgLsn;
 
 /// What the view knows of a product. The contract's `product.for_view` has these.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Product {
     /// Its key.
     pub id: i64,
@@ -20,7 +21,7 @@ pub struct Product {
 }
 
 /// What the view knows of a member. The contract's `member.for_view` has these.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Member {
     /// Their key.
     pub id: i64,
@@ -29,7 +30,7 @@ pub struct Member {
 }
 
 /// The key alone: all that a deletion tells for certain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Key {
     /// Of a product or a member.
     pub id: i64,

@@ -4,6 +4,8 @@
 //! transaction. So the view can't drift from the history: drop the one, and the other tells it again.
 
 use anyhow::Context as _;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
@@ -21,6 +23,13 @@ pub struct Record {
     pub payload: Value,
 }
 
+/// What every event of an order says.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct About {
+    /// Which order.
+    pub order: Uuid,
+}
+
 /// Stores an event, and brings the order's row up to date.
 ///
 /// # Errors
@@ -30,7 +39,7 @@ pub async fn take(transaction: &impl GenericClient, record: &Record) -> anyhow::
         tracing::debug!(kind = record.kind, "not for the view");
         return Ok(());
     };
-    let order: Uuid = record.payload["order"].as_str().context("no order")?.parse().context("the order's id")?;
+    let About { order } = About::deserialize(&record.payload).context("which order")?;
     lock(transaction, order).await?;
     let insert = "INSERT INTO history (order_id, message_id, type, payload) VALUES ($1, $2, $3, $4)
                   ON CONFLICT DO NOTHING";

@@ -17,6 +17,8 @@ pub mod history;
 pub mod order;
 pub mod query;
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use base_data::Change;
 use clap::Parser;
@@ -38,6 +40,10 @@ pub struct Options {
     /// The database, the broker, the address.
     #[command(flatten)]
     pub service: service::Options,
+
+    /// How long a message that failed waits for its next attempt
+    #[arg(long, env = "RETRY_DELAY_MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub retry_delay_ms: u32,
 }
 
 /// Runs the service until the future is dropped.
@@ -47,7 +53,8 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let service::Options { database, broker, listen } = options.service;
     let pool = service::database(&database, &MIGRATIONS).await?;
-    let [orders, products, members] = consumers();
+    let retry_delay = Duration::from_millis(options.retry_delay_ms.into());
+    let [orders, products, members] = consumers().map(|consumer| consumer.retry_delay(retry_delay));
     tokio::select! {
         result = service::serve(listen, api::router(pool.clone())) => result,
         never = orders.run(&broker, &pool, &Orders) => match never {},

@@ -6,6 +6,7 @@
 //! that. No IO here: [`history`](crate::history) stores the events and what is folded from them.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -18,10 +19,7 @@ pub enum OrderEvent {
     /// By the order service, after the inventory has locked the stock.
     OrderConfirmed {},
     /// By the order service: by the member, for lack of stock, or in time's name.
-    OrderCancelled {
-        /// Which of them.
-        reason: String,
-    },
+    OrderCancelled(Cancelled),
     /// By the inventory service: the stock of all its lines is set aside.
     InventoryLocked {},
     /// By the inventory service: none of it is.
@@ -31,7 +29,7 @@ pub enum OrderEvent {
 }
 
 /// What a member ordered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Placed {
     /// Who.
     pub member: i64,
@@ -41,8 +39,15 @@ pub struct Placed {
     pub placed_at: DateTime<Utc>,
 }
 
+/// Why an order was cancelled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cancelled {
+    /// As the order service says it.
+    pub reason: String,
+}
+
 /// So much of one product.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Line {
     /// Its id.
     pub product: i64,
@@ -110,7 +115,7 @@ impl OrderEvent {
         match self {
             Self::OrderCreated(_) => 0,
             Self::InventoryLocked {} | Self::LockFailed {} => 1,
-            Self::OrderConfirmed {} | Self::OrderCancelled { .. } => 2,
+            Self::OrderConfirmed {} | Self::OrderCancelled(_) => 2,
             Self::InventoryReleased {} => 3,
         }
     }
@@ -131,7 +136,7 @@ impl Order {
         match event {
             OrderEvent::OrderCreated(placed) => self.placed = Some(placed.clone()),
             OrderEvent::OrderConfirmed {} => self.rise(Status::Confirmed),
-            OrderEvent::OrderCancelled { reason } => self.rise(Status::Cancelled(reason.clone())),
+            OrderEvent::OrderCancelled(Cancelled { reason }) => self.rise(Status::Cancelled(reason.clone())),
             OrderEvent::InventoryLocked {} => self.stock = self.stock.max(Stock::Locked),
             OrderEvent::LockFailed {} => self.stock = self.stock.max(Stock::Refused),
             OrderEvent::InventoryReleased {} => self.stock = self.stock.max(Stock::Released),
@@ -179,17 +184,20 @@ mod tests {
 
     /// What can happen to one order, from its first event to its last.
     fn lives() -> [Vec<OrderEvent>; 5] {
-        let placed = Placed {
-            member: 7,
-            lines: vec![Line { product: 1, quantity: 2 }],
-            placed_at: DateTime::UNIX_EPOCH,
-        };
+        let placed =
+            Placed { member: 7, lines: vec![Line { product: 1, quantity: 2 }], placed_at: DateTime::UNIX_EPOCH };
         let created = OrderEvent::OrderCreated(placed);
-        let cancelled = |reason: &str| OrderEvent::OrderCancelled { reason: reason.into() };
+        let cancelled = |reason: &str| OrderEvent::OrderCancelled(Cancelled { reason: reason.into() });
         let (locked, released) = (OrderEvent::InventoryLocked {}, OrderEvent::InventoryReleased {});
         [
             vec![created.clone(), locked.clone(), OrderEvent::OrderConfirmed {}],
-            vec![created.clone(), locked.clone(), OrderEvent::OrderConfirmed {}, cancelled("by the member"), released.clone()],
+            vec![
+                created.clone(),
+                locked.clone(),
+                OrderEvent::OrderConfirmed {},
+                cancelled("by the member"),
+                released.clone(),
+            ],
             vec![created.clone(), OrderEvent::LockFailed {}, cancelled("out of stock")],
             vec![created.clone(), cancelled("timed out"), locked, released],
             vec![created, cancelled("cancelled by the member")],
@@ -246,7 +254,10 @@ mod tests {
         let read = |kind, payload| OrderEvent::read(kind, &payload);
         assert!(read("OrderCreated", json!({"not": "an order"})).is_err());
         assert!(read("OrderConfirmed", json!("text")).is_err());
-        assert_eq!(read("OrderConfirmed", json!({"order": "x", "more": 1})).expect("open"), Some(OrderEvent::OrderConfirmed {}));
+        assert_eq!(
+            read("OrderConfirmed", json!({"order": "x", "more": 1})).expect("open"),
+            Some(OrderEvent::OrderConfirmed {})
+        );
         assert_eq!(read("OrderGiftWrapped", json!({})).expect("unknown"), None);
     }
 }
