@@ -148,6 +148,27 @@ pub(crate) fn script(name: &str, arguments: &[&OsStr]) -> anyhow::Result<String>
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// Removes a folder when it is dropped, or when this process ends in another way: a shell that waits for the other end of a
+/// pipe to close.
+#[derive(Debug)]
+pub(crate) struct Janitor(Child);
+
+impl Janitor {
+    pub(crate) fn of(folder: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new("bash");
+        command.args(["-c", r#"trap '' INT TERM HUP; read -r; exec "$0" "$1""#]);
+        command.arg(scripts().join("remove")).arg(folder).stdin(Stdio::piped());
+        Ok(Self(command.spawn().context("bash")?))
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
 /// Where the scripts are that start servers.
 pub(crate) fn scripts() -> PathBuf {
     repository().join("scripts/lib")

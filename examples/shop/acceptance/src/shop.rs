@@ -113,8 +113,10 @@ pub(crate) struct Shop {
     folder: PathBuf,
     programs: PathBuf,
     first_port: u16,
+    // Ended before the folder is removed.
     parts: BTreeMap<Name, Part>,
     replays: usize,
+    _janitor: Janitor,
 }
 
 impl Shop {
@@ -127,7 +129,8 @@ impl Shop {
             std::fs::create_dir(folder.join(part))?;
         }
         let first_port = script("free-ports", &["10".as_ref()])?.parse().context("a port")?;
-        let mut shop = Self { folder, programs, first_port, parts: BTreeMap::new(), replays: 0 };
+        let janitor = Janitor::of(&folder)?;
+        let mut shop = Self { folder, _janitor: janitor, programs, first_port, parts: BTreeMap::new(), replays: 0 };
         for name in Name::ALL {
             let part = Part::new(name.title(), shop.log(&name.file()), shop.invocation(name, lock_timeout)?);
             shop.parts.insert(name, part);
@@ -346,15 +349,6 @@ impl Shop {
         let mut part = Part::new("pgsluice", self.log(&format!("pgsluice-{}", self.replays)), invocation);
         part.start()?;
         part.success().await.with_context(|| command.join(" "))
-    }
-}
-
-impl Drop for Shop {
-    fn drop(&mut self) {
-        self.parts.clear(); // which kills them
-        if let Err(error) = script("remove", &[self.folder.as_os_str()]) {
-            eprintln!("{error:#}");
-        }
     }
 }
 
