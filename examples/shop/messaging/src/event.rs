@@ -70,6 +70,14 @@ impl Event {
     }
 }
 
+impl Position {
+    /// For two columns of type `bigint`, which compare as the position does: `(lsn, ordinal) < ($1, $2)`.
+    #[must_use]
+    pub fn columns(self) -> (i64, i64) {
+        (self.lsn.cast_signed(), self.ordinal.cast_signed())
+    }
+}
+
 impl FromStr for Position {
     type Err = anyhow::Error;
 

@@ -17,7 +17,7 @@ use tokio_postgres::NoTls;
 use tracing::{error, info, warn};
 
 use crate::failure::{Backoff, passes};
-use crate::{Migration, migrations};
+use crate::{Consumer, Migration, migrations};
 
 /// How long to wait for the database, where somebody waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,6 +37,23 @@ pub struct Options {
     /// Where it answers HTTP
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+
+    /// How long a message that failed waits for its next attempt
+    #[arg(long, env = "RETRY_DELAY_MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub retry_delay_ms: u32,
+
+    /// After how many failures a message is put aside, for a human
+    #[arg(long, env = "ATTEMPTS_MAX", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub attempts_max: u32,
+}
+
+impl Options {
+    /// Of a queue, with the settings of the command line.
+    #[must_use]
+    pub fn consumer(&self, queue: &str) -> Consumer {
+        let delay = Duration::from_millis(self.retry_delay_ms.into());
+        Consumer::of(queue).retry_delay(delay).attempts_max(self.attempts_max)
+    }
 }
 
 /// Runs a service until SIGTERM or SIGINT (exit code 0), or until it fails (1). Logs to stderr, as `RUST_LOG` says.
