@@ -73,9 +73,8 @@ impl Orders {
         let mut orders = BTreeMap::new();
         let query = "SELECT id, status, reason, member_id, to_jsonb(placed_at) FROM orders";
         for row in client.query(query, &[]).await? {
-            let [status, member, placed_at] = [1, 3, 4];
-            let (status, member, placed_at) = (row.get(status), row.get(member), row.get(placed_at));
-            orders.insert(row.get(0), Order { status, reason: row.get(2), member, placed_at, lines: Vec::new() });
+            let (status, reason, member, placed_at) = (row.get(1), row.get(2), row.get(3), row.get(4));
+            orders.insert(row.get(0), Order { status, reason, member, placed_at, lines: Vec::new() });
         }
         let query = "SELECT order_id, product_id, quantity::bigint FROM order_lines ORDER BY order_id, product_id";
         for row in client.query(query, &[]).await? {
@@ -152,7 +151,7 @@ pub(crate) fn expected_view(orders: &Orders, inventory: &Inventory) -> BTreeMap<
         let name = orders.members.get(member).map(|(name, _)| name);
         let item = json!({
             "order": id, "status": status, "reason": reason, "placed_at": placed_at,
-            "stock": stock.get(id).map_or("asked", |(_, stock)| stock),
+            "stock": stock.get(id).map_or("asked", |(_, stock)| *stock),
             "member": {"id": member, "name": name},
             "lines": lines.iter().map(line).collect::<Vec<_>>(),
         });

@@ -30,7 +30,8 @@ use history::Record;
 /// An exchange for this service alone: `pgsluice replay --exchange view.rebuild`.
 pub const REBUILD: &str = "view.rebuild";
 
-const MIGRATIONS: [Migration; 2] =
+/// The tables, in the order in which they came to be.
+pub const MIGRATIONS: [Migration; 2] =
     [inbox::MIGRATION, Migration { name: "view", sql: include_str!("../migrations/0001_view.sql") }];
 
 /// What the command line says.
