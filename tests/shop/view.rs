@@ -57,7 +57,7 @@ async fn an_order_is_the_same_in_whatever_order_its_events_come() {
     }
     let expected = json!({
         "order": order, "status": "cancelled", "reason": "cancelled by the member", "stock": "released",
-        "placed_at": "2026-11-27T18:56:40+00:00", "member": {"id": 7, "name": null},
+        "placed_at": "2026-11-28T16:56:40+00:00", "member": {"id": 7, "name": null},
         "lines": [
             {"product": 1, "name": null, "quantity": 2, "on_hand": null},
             {"product": 2, "name": null, "quantity": 2, "on_hand": null},

@@ -3,9 +3,9 @@
 //! Whoever gets no answer asks again, with the same order id: that a service may be killed between doing and answering is
 //! part of the load. What was answered is in the [`Ledger`], and has to be true in the end.
 
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -41,7 +41,7 @@ pub(crate) struct Ledger {
 
 /// Customers at work, until they are stopped.
 pub(crate) struct Load {
-    shared: Arc<Shared>,
+    shared: Rc<Shared>,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
@@ -49,9 +49,9 @@ struct Shared {
     orders: SocketAddr,
     inventory: SocketAddr,
     pause: Duration,
-    placed: AtomicUsize,
-    is_over: AtomicBool,
-    ledger: Mutex<Ledger>,
+    placed: Cell<usize>,
+    is_over: Cell<bool>,
+    ledger: RefCell<Ledger>,
 }
 
 /// Members and products, before anybody orders.
@@ -68,41 +68,41 @@ pub(crate) async fn stock_up(orders: SocketAddr, inventory: SocketAddr) -> anyho
 impl Load {
     /// So many orders a second, by all customers together, while all is well.
     pub(crate) fn start(orders: SocketAddr, inventory: SocketAddr, seed: u64, orders_per_second: u32) -> Self {
-        let shared = Arc::new(Shared {
+        let shared = Rc::new(Shared {
             orders,
             inventory,
             pause: Duration::from_secs(1) * CUSTOMERS / orders_per_second,
-            placed: AtomicUsize::new(0),
-            is_over: AtomicBool::new(false),
-            ledger: Mutex::default(),
+            placed: Cell::new(0),
+            is_over: Cell::new(false),
+            ledger: RefCell::default(),
         });
         let mut tasks = JoinSet::new();
         for customer in 0..CUSTOMERS {
             let random = Rng::with_seed(seed.wrapping_add(u64::from(customer)));
-            tasks.spawn(buy(Arc::clone(&shared), random));
+            tasks.spawn_local(buy(Rc::clone(&shared), random));
         }
-        tasks.spawn(keep_shop(Arc::clone(&shared), Rng::with_seed(!seed)));
+        tasks.spawn_local(keep_shop(Rc::clone(&shared), Rng::with_seed(!seed)));
         Self { shared, tasks }
     }
 
     /// How many orders were placed so far.
     pub(crate) fn placed(&self) -> usize {
-        self.shared.placed.load(Ordering::Relaxed)
+        self.shared.placed.get()
     }
 
     /// Lets everybody end what they are at.
     pub(crate) async fn stop(mut self) -> anyhow::Result<Ledger> {
-        self.shared.is_over.store(true, Ordering::Relaxed);
+        self.shared.is_over.set(true);
         while let Some(ended) = self.tasks.join_next().await {
             ended??;
         }
-        Ok(std::mem::take(&mut *self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)))
+        Ok(self.shared.ledger.take())
     }
 }
 
-async fn buy(shared: Arc<Shared>, mut random: Rng) -> anyhow::Result<()> {
-    while !shared.is_over.load(Ordering::Relaxed) {
-        let number = shared.placed.fetch_add(1, Ordering::Relaxed);
+async fn buy(shared: Rc<Shared>, mut random: Rng) -> anyhow::Result<()> {
+    while !shared.is_over.get() {
+        let number = shared.placed.replace(shared.placed.get() + 1);
         let id = Uuid::from_u128(random.u128(..));
         let order = json!({"id": id, "member": random.i64(1..=MEMBERS), "lines": lines(number, &mut random)});
         let (status, answer) = insist(shared.orders, Method::POST, "/orders", &order).await?;
@@ -134,9 +134,9 @@ fn lines(number: usize, random: &mut Rng) -> Vec<Value> {
 }
 
 /// Renames members and reprices products.
-async fn keep_shop(shared: Arc<Shared>, mut random: Rng) -> anyhow::Result<()> {
+async fn keep_shop(shared: Rc<Shared>, mut random: Rng) -> anyhow::Result<()> {
     let mut version = 0;
-    while !shared.is_over.load(Ordering::Relaxed) {
+    while !shared.is_over.get() {
         version += 1;
         put_member(shared.orders, random.i64(1..=MEMBERS), version).await?;
         put_product(shared.inventory, random.i64(1..=i64::try_from(PRODUCTS)?), version).await?;
@@ -174,6 +174,6 @@ async fn put(to: SocketAddr, path: &str, body: &Value) -> anyhow::Result<()> {
 
 impl Shared {
     fn note(&self, what: impl FnOnce(&mut Ledger)) {
-        what(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner));
+        what(&mut self.ledger.borrow_mut());
     }
 }

@@ -28,8 +28,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
 
-use load::{Ledger, Load};
+use load::Load;
 use proof::Poison;
 use report::{Line, Report};
 use shop::{Name, Shop};
@@ -67,8 +68,9 @@ struct Options {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let report = Report::new();
+    let options = Options::parse();
     let outcome = tokio::select! {
-        outcome = run(Options::parse(), report) => outcome,
+        outcome = LocalSet::new().run_until(run(options, report)) => outcome,
         stopped = stopped() => stopped.and_then(|()| anyhow::bail!("stopped")),
     };
     match outcome {

@@ -13,7 +13,7 @@ use hyper::Method;
 use serde_json::Value;
 use tokio_postgres::NoTls;
 
-use crate::part::{Invocation, Part, repository, script, scripts};
+use crate::part::{Invocation, Janitor, Part, repository, script, scripts};
 use crate::wait::{Look, until};
 use crate::{broker, http};
 

@@ -17,8 +17,6 @@ pub mod history;
 pub mod order;
 pub mod query;
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use base_data::Change;
 use clap::Parser;
@@ -41,10 +39,6 @@ pub struct Options {
     /// The database, the broker, the address.
     #[command(flatten)]
     pub service: service::Options,
-
-    /// How long a message that failed waits for its next attempt
-    #[arg(long, env = "RETRY_DELAY_MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub retry_delay_ms: u32,
 }
 
 /// Runs the service until the future is dropped.
@@ -52,28 +46,27 @@ pub struct Options {
 /// # Errors
 /// When it can't listen.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let service::Options { database, broker, listen } = options.service;
-    let pool = service::database(&database, &MIGRATIONS).await?;
-    let retry_delay = Duration::from_millis(options.retry_delay_ms.into());
-    let [orders, products, members] = consumers().map(|consumer| consumer.retry_delay(retry_delay));
+    let service::Options { database, broker, listen, .. } = &options.service;
+    let pool = service::database(database, &MIGRATIONS).await?;
+    let [orders, products, members] = consumers(&options.service);
     tokio::select! {
-        result = service::serve(listen, api::router(pool.clone())) => result,
-        never = orders.run(&broker, &pool, &Orders) => match never {},
-        never = products.run(&broker, &pool, &Products) => match never {},
-        never = members.run(&broker, &pool, &Members) => match never {},
+        result = service::serve(*listen, api::router(pool.clone())) => result,
+        never = orders.run(broker, &pool, &Orders) => match never {},
+        never = products.run(broker, &pool, &Products) => match never {},
+        never = members.run(broker, &pool, &Members) => match never {},
     }
 }
 
 /// What it listens to: orders, products, members.
-#[must_use]
-pub fn consumers() -> [Consumer; 3] {
+fn consumers(options: &service::Options) -> [Consumer; 3] {
     [
-        Consumer::of("view.orders")
+        options
+            .consumer("view.orders")
             .bind("orders.events", "order.*")
             .bind("inventory.events", "order.*")
             .bind(REBUILD, "order.*"),
-        Consumer::of("view.products").bind("products", "product.for_view").bind(REBUILD, "product.for_view"),
-        Consumer::of("view.members").bind("members", "member.for_view").bind(REBUILD, "member.for_view"),
+        options.consumer("view.products").bind("products", "product.for_view").bind(REBUILD, "product.for_view"),
+        options.consumer("view.members").bind("members", "member.for_view").bind(REBUILD, "member.for_view"),
     ]
 }
 
