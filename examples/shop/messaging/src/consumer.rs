@@ -122,11 +122,11 @@ impl Consumer {
         let mut backoff = Backoff::new();
         loop {
             let session = session::Session { consumer: self, pool, handler };
-            let (handled, error) = session.run(broker).await;
-            if handled > 0 {
+            let (messages, error) = session.run(broker).await;
+            if messages > 0 {
                 backoff = Backoff::new();
             }
-            warn!(queue = self.queue, handled, "the broker is waited for: {error:#}");
+            warn!(queue = self.queue, messages, "the broker is waited for: {error:#}");
             backoff.wait().await;
         }
     }

@@ -22,7 +22,7 @@ pub fn passes(error: &anyhow::Error) -> bool {
 fn of_postgres(error: &tokio_postgres::Error) -> bool {
     let Some(code) = error.code() else {
         // Not said by the server: the connection is gone, or in the middle of a password that it did not ask for.
-        return error.is_closed() || error.source().is_some_and(|source| source.is::<io::Error>());
+        return error.is_closed() || error.source().is_some_and(<dyn Error>::is::<io::Error>);
     };
     let in_the_way =
         [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::LOCK_NOT_AVAILABLE];

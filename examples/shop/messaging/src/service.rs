@@ -25,12 +25,13 @@ const CONNECTIONS_MAX: usize = 16;
 
 /// What every service is told on its command line, or in its environment.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub struct Options {
-    /// The service's own database, as postgres://user@host/orders
+    /// URL of the service's own database
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database: String,
 
-    /// The broker, as amqp://user@host/vhost
+    /// URL of the broker, with the virtual host
     #[arg(long, env = "BROKER_URL", hide_env_values = true)]
     pub broker: String,
 
