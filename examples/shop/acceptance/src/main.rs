@@ -69,8 +69,9 @@ struct Options {
 async fn main() -> ExitCode {
     let report = Report::new();
     let options = Options::parse();
+    let customers = LocalSet::new();
     let outcome = tokio::select! {
-        outcome = LocalSet::new().run_until(run(options, report)) => outcome,
+        outcome = customers.run_until(run(options, report)) => outcome,
         stopped = stopped() => stopped.and_then(|()| anyhow::bail!("stopped")),
     };
     match outcome {
