@@ -51,7 +51,7 @@ pub struct OrderCancelled {
     pub reason: String,
 }
 
-/// The payloads in the outbox, by the event's type, as JSON Schema. The AsyncAPI document that pgsluice makes of the tables has
+/// The payloads in the outbox, by the event's type, as JSON Schema. The document (`asyncapi.json`) that pgsluice makes of the tables has
 /// all but these: for the database they are any JSON.
 #[must_use]
 pub fn schemas() -> Value {
