@@ -66,7 +66,8 @@ async fn an_order_is_the_same_in_whatever_order_its_events_come() {
         assert_eq!(shown, expected);
     }
     let story = history::tell(&client, order).await.expect("query").expect("the order");
-    let kinds: Vec<&str> = story["events"].as_array().into_iter().flatten().filter_map(|it| it["type"].as_str()).collect();
+    let kinds: Vec<&str> =
+        story["events"].as_array().into_iter().flatten().filter_map(|it| it["type"].as_str()).collect();
     assert_eq!(kinds[0], "OrderCreated");
     assert_eq!(kinds[4], "InventoryReleased");
     assert_eq!(story["state"]["status"], json!({"cancelled": "cancelled by the member"}));
@@ -82,11 +83,9 @@ async fn two_events_of_an_order_at_once_are_both_folded() {
     history::take(&transaction, &created(order, 7, &[1], time(0))).await.expect("take");
     let confirmed = record("OrderConfirmed", order, json!({}));
     let (waited, committed) = tokio::join!(history::take(&second, &confirmed), async {
-        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-        eventually("the second waits", SOON, async || {
-            (database.query_one(waits).await == "1").then_some(())
-        })
-        .await;
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        eventually("the second waits", SOON, async || (database.query_one(waits).await == "1").then_some(())).await;
         transaction.commit().await
     });
     waited.expect("take");
@@ -170,7 +169,9 @@ async fn pages(client: &Client, filter: &Filter, is_busy: bool) -> Vec<u128> {
     loop {
         let Page { items, next } = query::list(client, filter, after, 4).await.expect("query");
         assert!(items.len() <= 4);
-        ids.extend(items.iter().map(|item| item["order"].as_str().expect("an id").parse::<Uuid>().expect("an id").as_u128()));
+        ids.extend(
+            items.iter().map(|item| item["order"].as_str().expect("an id").parse::<Uuid>().expect("an id").as_u128()),
+        );
         let Some(next) = next else { return ids };
         after = Some(next.to_string().parse().expect("its own text"));
         if is_busy {

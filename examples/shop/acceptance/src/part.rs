@@ -129,7 +129,7 @@ impl Part {
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         let shown = &lines[lines.len().saturating_sub(LOG_SHOWN_LINES)..];
-        shown.iter().map(|line| format!("  | {line}\n")).collect()
+        shown.iter().flat_map(|line| ["  | ", line, "\n"]).collect()
     }
 }
 

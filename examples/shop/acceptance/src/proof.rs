@@ -55,22 +55,22 @@ async fn take(shop: &mut Shop, ledger: &Ledger, poison: Poison) -> anyhow::Resul
 
 /// Confirmed or cancelled, all of them.
 fn ends(orders: &Orders) -> Line {
-    let count = |status| orders.orders.values().filter(|order| order.status == status).count();
-    let open = orders.orders.iter().filter(|(_, order)| !matches!(order.status.as_str(), "confirmed" | "cancelled"));
+    let count = |status| orders.all.values().filter(|order| order.status == status).count();
+    let open = orders.all.iter().filter(|(_, order)| !matches!(order.status.as_str(), "confirmed" | "cancelled"));
     let wrong: Vec<String> = open.map(|(id, order)| format!("{id} is {}", order.status)).collect();
     let [confirmed, cancelled] = [count("confirmed"), count("cancelled")];
-    Line::new("every order has ended", format!("{} confirmed, {} cancelled", confirmed, cancelled), &wrong)
+    Line::new("every order has ended", format!("{confirmed} confirmed, {cancelled} cancelled"), &wrong)
 }
 
 /// What customers were told is so.
 fn answers(orders: &Orders, ledger: &Ledger) -> Line {
     let accepted: BTreeSet<&Uuid> = ledger.accepted.iter().collect();
-    let present: BTreeSet<&Uuid> = orders.orders.keys().collect();
+    let present: BTreeSet<&Uuid> = orders.all.keys().collect();
     let mut wrong: Vec<String> =
         accepted.difference(&present).map(|id| format!("{id} was accepted, and is gone")).collect();
     wrong.extend(present.difference(&accepted).map(|id| format!("{id} was placed by nobody")));
     for id in &ledger.withdrawn {
-        if orders.orders.get(id).is_none_or(|order| order.status != "cancelled") {
+        if orders.all.get(id).is_none_or(|order| order.status != "cancelled") {
             wrong.push(format!("{id} was withdrawn, and is not cancelled"));
         }
     }
@@ -88,7 +88,7 @@ fn all_ways(orders: &Orders) -> Line {
         ("confirmed", 0),
     ]);
     let mut wrong = Vec::new();
-    for order in orders.orders.values().filter(|order| order.status != "placed") {
+    for order in orders.all.values().filter(|order| order.status != "placed") {
         match ways.get_mut(order.reason.as_deref().unwrap_or("confirmed")) {
             Some(count) => *count += 1,
             None => wrong.push(format!("a reason of its own: {:?}", order.reason)),
@@ -123,7 +123,7 @@ fn stock(orders: &Orders, inventory: &Inventory) -> Line {
 /// Both services think the same of each order.
 fn sides(orders: &Orders, inventory: &Inventory) -> Line {
     let mut wrong = Vec::new();
-    for (id, order) in &orders.orders {
+    for (id, order) in &orders.all {
         let state = inventory.reservations.get(id).map(String::as_str);
         let agrees = match order.status.as_str() {
             "confirmed" => state == Some("confirmed"),
@@ -134,7 +134,7 @@ fn sides(orders: &Orders, inventory: &Inventory) -> Line {
             wrong.push(format!("{id} is {}, its reservation {}", order.status, state.unwrap_or("missing")));
         }
     }
-    let strangers = inventory.reservations.keys().filter(|id| !orders.orders.contains_key(id));
+    let strangers = inventory.reservations.keys().filter(|id| !orders.all.contains_key(id));
     wrong.extend(strangers.map(|id| format!("{id}: a reservation of no order")));
     Line::new("orders and reservations", format!("{} agree", inventory.reservations.len()), &wrong)
 }

@@ -26,7 +26,7 @@ pub(crate) async fn name_the_beginning(shop: &mut Shop) -> anyhow::Result<()> {
             let named = shop.run_pgsluice(database, &["checkpoint", "name", "--replace", BEGINNING], &[]).await;
             Ok(match named {
                 Ok(()) => Look::Done(()),
-                Err(_) => Look::NotYet(()),
+                Err(error) => Look::NotYet(format!("{error:#}")),
             })
         })
         .await?;

@@ -25,7 +25,7 @@ impl Line {
     /// It holds if there is nothing wrong.
     pub(crate) fn new(what: &'static str, found: String, wrong: &[String]) -> Self {
         let more = if wrong.len() > 3 { format!(" … and {} more", wrong.len() - 3) } else { String::new() };
-        let wrong_shown = wrong.iter().take(3).map(|text| format!("\n      {text}")).collect::<String>();
+        let wrong_shown: String = wrong.iter().take(3).flat_map(|text| ["\n         ", text]).collect();
         Self { holds: wrong.is_empty(), what, found: found + &wrong_shown + &more }
     }
 }
@@ -41,7 +41,7 @@ impl Report {
     }
 
     pub(crate) fn fact(self, name: &str, text: &str) {
-        println!("  {name:<18} {text}");
+        println!("  {} {text}", self.paint("2", &format!("{name:<22}")));
     }
 
     pub(crate) fn event(self, text: &str) {

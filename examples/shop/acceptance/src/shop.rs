@@ -18,7 +18,7 @@ use crate::wait::{Look, until};
 use crate::{broker, http};
 
 /// How long a part may take to be ready while its log does not grow.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// Of the services: the poison is to be put aside before the load ends.
 const RETRY_DELAY_MS: &str = "700";
@@ -338,10 +338,7 @@ impl Shop {
         command: &[&str],
         environment: &[(&str, &str)],
     ) -> anyhow::Result<()> {
-        let mut invocation = self.pgsluice(database, &command[..1])?;
-        for argument in &command[1..] {
-            invocation = invocation.arg(argument);
-        }
+        let mut invocation = self.pgsluice(database, command)?;
         for (name, value) in environment {
             invocation = invocation.env(name, value);
         }

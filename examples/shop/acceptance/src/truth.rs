@@ -13,7 +13,7 @@ use crate::shop::{Database, Name, Shop};
 /// The order service's database.
 #[derive(Debug)]
 pub(crate) struct Orders {
-    pub(crate) orders: BTreeMap<Uuid, Order>,
+    pub(crate) all: BTreeMap<Uuid, Order>,
     /// Name and address.
     pub(crate) members: BTreeMap<i64, (String, String)>,
     /// What it knows of products.
@@ -84,7 +84,7 @@ impl Orders {
         let members = client.query("SELECT id, name, address FROM members", &[]).await?;
         let prices = client.query("SELECT product_id, price::text FROM product_prices", &[]).await?;
         Ok(Self {
-            orders,
+            all: orders,
             members: members.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect(),
             prices: prices.iter().map(|row| (row.get(0), row.get(1))).collect(),
             told: told(client).await?,
@@ -95,7 +95,7 @@ impl Orders {
     /// How many of each product were sold.
     pub(crate) fn sold(&self) -> BTreeMap<i64, i64> {
         let mut sold = BTreeMap::new();
-        for order in self.orders.values().filter(|order| order.status == "confirmed") {
+        for order in self.all.values().filter(|order| order.status == "confirmed") {
             for (product, quantity) in &order.lines {
                 *sold.entry(*product).or_insert(0) += quantity;
             }
@@ -157,7 +157,7 @@ pub(crate) fn expected_view(orders: &Orders, inventory: &Inventory) -> BTreeMap<
         });
         (id.to_string(), item)
     };
-    orders.orders.iter().map(item).collect()
+    orders.all.iter().map(item).collect()
 }
 
 /// The furthest that the inventory has told of each order.

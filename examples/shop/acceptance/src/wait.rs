@@ -1,5 +1,6 @@
 //! Waiting, with a deadline that moves as long as there is progress: a busy machine is slow, but it does not stand still.
 
+use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -15,13 +16,15 @@ pub(crate) enum Look<T, P> {
 }
 
 /// Looks until it is done. It is an error if nothing has changed for so long.
-pub(crate) async fn until<T, P: PartialEq>(
+pub(crate) async fn until<T, P: PartialEq + Debug>(
     what: &str,
     patience: Duration,
     look: impl AsyncFnMut() -> anyhow::Result<Look<T, P>>,
 ) -> anyhow::Result<T> {
-    let Ok(done) = or_stalled(patience, look).await? else { bail!("{what}: nothing has changed for {patience:?}") };
-    Ok(done)
+    match or_stalled(patience, look).await? {
+        Ok(done) => Ok(done),
+        Err(last) => bail!("{what}: nothing has changed for {patience:?}: {last:?}"),
+    }
 }
 
 /// Looks until it is done, or until nothing has changed for so long: then it gives how far it has come.
