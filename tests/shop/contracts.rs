@@ -72,6 +72,15 @@ fn rule(service: &str, rule: &str) -> Value {
     schema
 }
 
+/// Panics if a service told what is not in its contract; `name` is an event's type, or the rule that made it.
+pub(super) fn allows(service: &str, name: &str, body: &Value) {
+    let schema = if name.contains('-') { rule(service, name) } else { payload(service, name) };
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).expect("a schema");
+    let wrong: Vec<String> =
+        validator.iter_errors(body).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(wrong.is_empty(), "{service} told a {name} that is none: {wrong:?} {body}");
+}
+
 #[test]
 fn what_a_consumer_takes_is_in_the_contract_of_the_producer() {
     use inventory::events as of_inventory;
@@ -174,9 +183,9 @@ impl<'a> Side<'a> {
 
 /// Whether whatever is told can be taken: every field that the consumer needs is always there, with a type that it takes.
 fn compare(told: &Side<'_>, taken: &Side<'_>, path: &str, problems: &mut Vec<String>) {
-    let (tells, takes) = (told.types(), taken.types());
-    if tells.is_empty() || tells.iter().any(|one| !takes.contains(one)) {
-        problems.push(format!("{path}: told {tells:?}, taken {takes:?}"));
+    let (given, wanted) = (told.types(), taken.types());
+    if given.is_empty() || given.iter().any(|one| !wanted.contains(one)) {
+        problems.push(format!("{path}: told {given:?}, taken {wanted:?}"));
         return;
     }
     for name in taken.required() {

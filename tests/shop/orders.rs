@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::stage::{self, Running, Stage, ask, event};
 
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 
 /// Tables, a member, and orders of it.
 struct Orders {
