@@ -28,7 +28,7 @@ fn record(kind: &str, order: Uuid, mut payload: Value) -> Record {
     Record { message_id: format!("{order}:{kind}"), kind: kind.into(), payload }
 }
 
-fn created(order: Uuid, member: i64, products: &[i64], placed_at: String) -> Record {
+fn created(order: Uuid, member: i64, products: &[i64], placed_at: &str) -> Record {
     let lines: Vec<Value> = products.iter().map(|product| json!({"product": product, "quantity": 2})).collect();
     record("OrderCreated", order, json!({"member": member, "lines": lines, "placed_at": placed_at}))
 }
@@ -39,7 +39,7 @@ async fn an_order_is_the_same_in_whatever_order_its_events_come() {
     let (_database, client) = empty_view().await;
     let order = Uuid::from_u128(1);
     let life = [
-        created(order, 7, &[1, 2], time(0)),
+        created(order, 7, &[1, 2], &time(0)),
         record("InventoryLocked", order, json!({})),
         record("OrderConfirmed", order, json!({})),
         record("OrderCancelled", order, json!({"reason": "cancelled by the member"})),
@@ -80,7 +80,7 @@ async fn two_events_of_an_order_at_once_are_both_folded() {
     let second = database.client().await;
     let order = Uuid::from_u128(1);
     let transaction = first.transaction().await.expect("begin");
-    history::take(&transaction, &created(order, 7, &[1], time(0))).await.expect("take");
+    history::take(&transaction, &created(order, 7, &[1], &time(0))).await.expect("take");
     let confirmed = record("OrderConfirmed", order, json!({}));
     let (waited, committed) = tokio::join!(history::take(&second, &confirmed), async {
         let waits =
@@ -122,7 +122,7 @@ async fn base_data_never_goes_back() {
     let product = |name: &str, on_hand| Change::Is(Product { id: 1, name: name.into(), on_hand });
     let member = |name: &str| Change::Is(Member { id: 7, name: name.into() });
     let order = Uuid::from_u128(1);
-    history::take(&client, &created(order, 7, &[1], time(0))).await.expect("take");
+    history::take(&client, &created(order, 7, &[1], &time(0))).await.expect("take");
     for (position, name, on_hand) in [("1/20:1", "new", 3), ("1/20:0", "old", 4), ("0/FF:9", "older", 5)] {
         base_data::product(&client, at(position), &product(name, on_hand)).await.expect("product");
         base_data::member(&client, at(position), &member(name)).await.expect("member");
@@ -146,7 +146,7 @@ async fn pages_are_whole_and_filters_hold() {
     for number in 0..25_i64 {
         let order = Uuid::from_u128(u128::try_from(number).expect("not negative"));
         let products: &[i64] = if number % 2 == 0 { &[1] } else { &[1, 2] };
-        history::take(&client, &created(order, number % 3, products, time(number / 4))).await.expect("take");
+        history::take(&client, &created(order, number % 3, products, &time(number / 4))).await.expect("take");
         if number % 5 == 0 {
             history::take(&client, &record("OrderConfirmed", order, json!({}))).await.expect("take");
         }
@@ -175,7 +175,7 @@ async fn pages(client: &Client, filter: &Filter, is_busy: bool) -> Vec<u128> {
         let Some(next) = next else { return ids };
         after = Some(next.to_string().parse().expect("its own text"));
         if is_busy {
-            history::take(client, &created(Uuid::new_v4(), 9, &[9], time(59))).await.expect("take");
+            history::take(client, &created(Uuid::new_v4(), 9, &[9], &time(59))).await.expect("take");
         }
     }
 }
