@@ -7,7 +7,7 @@ mod links;
 mod pages;
 mod shell;
 mod spans;
-mod world;
+pub(crate) mod world;
 
 use std::collections::BTreeSet;
 use std::path::Path;

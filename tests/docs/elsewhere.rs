@@ -4,14 +4,13 @@ use std::path::Path;
 use std::process::Command;
 
 /// Lines that begin so, and why they are not run here.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 2] = [
     ("scripts/demo", "starts servers of its own, and prints; the CI runs it by itself"),
     ("scripts/test", "runs this very test"),
-    ("scripts/bench", "takes the machine for itself, for minutes"),
 ];
 
 /// Programs that act on a machine, a daemon or a cluster which there is none of here.
-const PROGRAMS: [&str; 7] = ["docker", "podman", "kubectl", "systemctl", "journalctl", "sudo", "cargo"];
+const PROGRAMS: [&str; 5] = ["docker", "install", "kubectl", "promtool", "systemctl"];
 
 /// Whether it is for elsewhere; and if so, the entry that says so.
 pub(super) fn is_for(command: &str) -> Option<&'static str> {

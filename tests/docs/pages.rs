@@ -91,9 +91,26 @@ impl Page {
     }
 }
 
-/// The commands of a block of shell: its lines, without those that are blank or only a comment.
+/// The commands of a block of shell: its lines, without those that are blank or only a comment. A line that is continued
+/// is one, and so is one with the document that follows it (`<<END`).
 pub(super) fn commands(text: &str) -> Vec<String> {
-    let lines = text.replace("\\\n", " ");
-    let is_command = |line: &&str| !line.is_empty() && !line.starts_with('#');
-    lines.lines().map(str::trim).filter(is_command).map(str::to_owned).collect()
+    let whole = text.replace("\\\n", " ");
+    let mut lines = whole.lines();
+    let mut commands = Vec::new();
+    while let Some(line) = lines.next() {
+        let mut command = line.trim().to_owned();
+        let end = line.split_once("<<").map(|(_, end)| end.trim().trim_matches('\''));
+        if let Some(end) = end {
+            for line in lines.by_ref() {
+                command.extend(["\n", line]);
+                if line == end {
+                    break;
+                }
+            }
+        }
+        if !command.is_empty() && !command.starts_with('#') {
+            commands.push(command);
+        }
+    }
+    commands
 }

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use regex::Regex;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::elsewhere;
 use super::pages::{Block, Page, commands, pages};
-use super::world::{World, server};
+use super::world::{World, lasting, server};
 use crate::support::{Process, SOON, eventually};
 
 /// Pages with many commands have a test of their own, to run side by side; the last test takes all others.
@@ -144,9 +143,9 @@ async fn see(world: &World<'_>, effect: &Effect, process: &Process) {
 /// Nothing is written over, and no name is given twice: what the command makes is not there yet.
 fn make_room(world: &World<'_>, command: &str) {
     let mut words = command.split_whitespace();
-    if command.contains("checkpoint name") {
+    if command.contains("pgsluice checkpoint name ") && !command.contains("replay") {
         let name = words.find(|word| word.starts_with("before-")).unwrap_or_default();
-        let _ = std::fs::remove_file(world.folder().join(format!("checkpoint/kept/{name}.json")));
+        let _ = std::fs::remove_file(world.folder().join(format!("checkpoint/named/{name}.json")));
     } else if command.contains("pgsluice init") {
         let file = words.skip_while(|word| *word != "--output").nth(1).unwrap_or("none");
         let _ = std::fs::remove_file(world.folder().join(file));
@@ -165,11 +164,4 @@ fn stop_what_it_called(world: &World<'_>) {
 fn is_as_shown(world: &World<'_>, shown: &Block, printed: &str) {
     let [shown_text, printed] = [shown.text.clone(), world.there(printed)].map(|text| lasting(&text));
     assert_eq!(shown_text, printed, "{}", shown.place);
-}
-
-fn lasting(text: &str) -> String {
-    let rules = [("[0-9A-F]+/[0-9A-F]{2,8}", "LSN"), (r"[0-9]+(\.[0-9]+)?", "0"), ("[ \t]+", " "), (" \n", "\n")];
-    rules.iter().fold(text.to_owned(), |text, (pattern, by)| {
-        Regex::new(pattern).expect("a pattern").replace_all(&text, *by).into_owned()
-    })
 }

@@ -8,6 +8,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
+
 use super::pages::Page;
 use crate::support::{Database, PostgresServer, Process, SOON, Vhost, eventually, folder, pgsluice_under, rabbitmq};
 
@@ -24,7 +26,7 @@ policy = \"park\"
 ";
 
 /// Owned by the role `app`, which may replicate, and is no superuser. The ids of the outbox are numbers, as replay.md has them.
-pub(super) const TABLES: &str = "
+pub(crate) const TABLES: &str = "
     CREATE TABLE orders (id bigint PRIMARY KEY, customer text NOT NULL, total numeric(12,2), status text NOT NULL);
     CREATE TABLE audit_log (id bigint PRIMARY KEY);
     CREATE TABLE returns (id bigint PRIMARY KEY);
@@ -33,7 +35,7 @@ pub(super) const TABLES: &str = "
         created_at timestamptz NOT NULL DEFAULT now());";
 
 /// A server of PostgreSQL's with the roles of the documents.
-pub(super) async fn server() -> PostgresServer {
+pub(crate) async fn server() -> PostgresServer {
     let server = PostgresServer::private(&[]);
     let roles = "CREATE ROLE app LOGIN REPLICATION; CREATE ROLE admin LOGIN SUPERUSER";
     server.database().await.execute(roles).await;
@@ -42,7 +44,7 @@ pub(super) async fn server() -> PostgresServer {
 
 /// The shop, before a block of commands.
 #[derive(Debug)]
-pub(super) struct World<'s> {
+pub(crate) struct World<'s> {
     _server: &'s PostgresServer,
     database: Database,
     vhost: Vhost,
@@ -56,15 +58,15 @@ pub(super) struct World<'s> {
 
 impl<'s> World<'s> {
     /// pgsluice runs, some events were delivered, one is parked, and a position has a name.
-    pub(super) async fn new(server: &'s PostgresServer) -> Self {
+    pub(crate) async fn new(server: &'s PostgresServer) -> Self {
         let database = server.database().await;
-        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active";
-        database.execute(drop).await;
+        no_slots(&database).await;
         let owner = format!("ALTER DATABASE {} OWNER TO app; SET ROLE app; {TABLES}", database.name());
-        database.execute(&owner.replace("; SET", "; GRANT ALL ON SCHEMA public TO app; SET")).await;
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let http = listener.local_addr().expect("an address").to_string();
-        drop_now(listener);
+        database.execute(&owner).await;
+        let http = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+            listener.local_addr().expect("an address").to_string()
+        };
         let (lsn, time) = (String::new(), String::new());
         let vhost = rabbitmq().vhost();
         let folder = folder("shop");
@@ -75,7 +77,7 @@ impl<'s> World<'s> {
     }
 
     /// Text of the documents as it is here. The only place where they are not taken by the letter.
-    pub(super) fn here(&self, text: &str) -> String {
+    pub(crate) fn here(&self, text: &str) -> String {
         let broker = self.vhost.url_as("guest");
         let replaced = [
             ("postgres://app@db1/shop", self.database.url_as("app")),
@@ -100,6 +102,8 @@ impl<'s> World<'s> {
             // The pid is that of pgsluice, for a signal; and it ends with the shell that called it.
             ("pgsluice", format!("echo $$ >>\"$PIDS\"\nexec setpriv --pdeathsig KILL -- '{binary}' \"$@\"")),
             ("psql", format!("exec \"$('{root}/scripts/lib/pgbin')/psql\" \"$@\"")),
+            // It keeps what it prints until there is much, but on a terminal.
+            ("jq", "PATH=${PATH#*:}\nexec jq --unbuffered \"$@\"".to_owned()),
             ("rabbitmqctl", format!("exec '{root}/scripts/lib/rabbitmqctl' '{node}' --quiet \"$@\"")),
         ];
         let bin = self.folder.join("bin");
@@ -129,37 +133,41 @@ impl<'s> World<'s> {
         self.vhost.bind("all", "repair", "#").await;
         self.vhost.bind("all", "shop.changes", "public.orders.*").await;
         run("INSERT INTO orders VALUES (1, 'ann', 1, 'new')").await;
+        self.vhost.consume("all", 1, SOON).await;
+        let stored = self.folder.join("checkpoint/checkpoint.json");
+        let has_position = async || std::fs::read_to_string(&stored).ok()?.contains("commit_lsn").then_some(());
+        eventually("a checkpoint is stored", SOON, has_position).await;
+        let mut name = self.shell("pgsluice checkpoint name --config shop.toml before-release-42");
+        let (code, log) = name.wait(SOON).await;
+        assert_eq!(code, Some(0), "{log}");
         let now = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
         self.time = self.database.query_one(now).await;
         run("INSERT INTO orders VALUES (2, 'bob', 2, 'new')").await;
         run("INSERT INTO outbox VALUES (4711, 'order', '1', 'OrderPlaced', '{}')").await;
         run("INSERT INTO returns VALUES (1)").await;
         run("INSERT INTO outbox VALUES (4712, 'order', '2', 'OrderPlaced', '{}')").await;
-        let deliveries = self.vhost.consume("all", 4, SOON).await;
-        let position = deliveries[2].headers["position"].as_str().expect("a position").to_owned();
+        let deliveries = self.vhost.consume("all", 3, SOON).await;
+        let position = deliveries[1].headers["position"].as_str().expect("a position").to_owned();
         position.split(':').next().expect("an LSN").clone_into(&mut self.lsn);
         // What was parked can be sent now.
         eventually("one is parked", SOON, async || (self.vhost.depth("shop.parked").await == 1).then_some(())).await;
         self.vhost.bind("all", "shop.changes", "#").await;
-        let mut name = self.shell("pgsluice checkpoint name --config shop.toml before-release-42");
-        let (code, log) = name.wait(SOON).await;
-        assert_eq!(code, Some(0), "{log}");
     }
 
     /// Something that is an event.
-    pub(super) async fn write(&self) {
+    pub(crate) async fn write(&self) {
         self.database.execute("SET ROLE app; UPDATE orders SET total = total + 1 WHERE id = 1").await;
     }
 
     /// pgsluice runs.
-    pub(super) async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let process = self.shell("exec pgsluice run --config shop.toml");
         process.wait_for_log("streaming from PostgreSQL", SOON).await;
         self.running = Some(process);
     }
 
     /// It does not.
-    pub(super) async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some(mut process) = self.running.take() {
             process.terminate();
             let (code, log) = process.wait(SOON).await;
@@ -168,7 +176,7 @@ impl<'s> World<'s> {
     }
 
     /// A command of the documents, in a shell, in the folder of the configuration.
-    pub(super) fn shell(&self, command: &str) -> Process {
+    pub(crate) fn shell(&self, command: &str) -> Process {
         let folder = self.folder.display();
         let script = format!("cd '{folder}'\n{}", self.here(command));
         let path = format!("{folder}/bin:{}", std::env::var("PATH").expect("a path"));
@@ -181,15 +189,41 @@ impl<'s> World<'s> {
         pgsluice_under(&["bash", "-o", "pipefail", "-c", &script], &[], &environment)
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// What a command has printed, as the documents would show it: names as there, and numbers as they come.
-    pub(super) fn there(&self, text: &str) -> String {
-        let text = text.replace(self.database.name(), "shop").replace(&self.http, "127.0.0.1:9187");
-        text.replace(self.vhost.name(), "shop").replace(&self.folder.display().to_string(), "")
+    pub(crate) fn there(&self, text: &str) -> String {
+        let [database, broker] = [self.database.port(), rabbitmq().port()].map(|port| format!("127.0.0.1:{port}"));
+        let folder = format!("{}/", self.folder.display());
+        let named = [(self.http.as_str(), "127.0.0.1:9187"), (&database, "db1"), (&broker, "mq1"), (&folder, "")];
+        let text = named.iter().fold(text.to_owned(), |text, (here, there)| text.replace(here, there));
+        text.replace(self.database.name(), "shop").replace(self.vhost.name(), "shop")
     }
 }
 
-fn drop_now<T>(_: T) {}
+/// The world before this one had a slot of the same name; its walsender may take a moment to let go of it.
+async fn no_slots(database: &Database) {
+    let left = async || {
+        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active";
+        database.execute(drop).await;
+        (database.query_one("SELECT count(*) FROM pg_replication_slots").await == "0").then_some(())
+    };
+    eventually("no slot is left", SOON, left).await;
+}
+
+/// Without what is another one each time: positions, numbers, and the width of columns.
+pub(crate) fn lasting(text: &str) -> String {
+    let rules = [
+        ("[0-9A-F]+/[0-9A-F]{2,8}", "LSN"),
+        (r"[0-9]+(\.[0-9]+)*", "0"),
+        ("0 (bytes|[KMG]iB)", "SIZE"),
+        ("0 (ms|s|min [0-9]+ s)", "TIME"),
+        ("[ \t]+", " "),
+        (" \n", "\n"),
+    ];
+    rules.iter().fold(text.to_owned(), |text, (pattern, by)| {
+        Regex::new(pattern).expect("a pattern").replace_all(&text, *by).into_owned()
+    })
+}
