@@ -135,7 +135,7 @@ impl<'s> World<'s> {
         run("INSERT INTO orders VALUES (1, 'ann', 1, 'new')").await;
         self.vhost.consume("all", 1, SOON).await;
         let stored = self.folder.join("checkpoint/checkpoint.json");
-        let has_position = async || std::fs::read_to_string(&stored).ok()?.contains("commit_lsn").then_some(());
+        let has_position = async || std::fs::read_to_string(&stored).ok()?.contains("\"position\": \"").then_some(());
         eventually("a checkpoint is stored", SOON, has_position).await;
         let mut name = self.shell("pgsluice checkpoint name --config shop.toml before-release-42");
         let (code, log) = name.wait(SOON).await;
