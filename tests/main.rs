@@ -25,6 +25,7 @@ mod open;
 mod outbox;
 mod parking;
 mod peers_losses;
+mod pipelines;
 mod preflight;
 mod process_faults;
 mod publisher;

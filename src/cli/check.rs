@@ -24,7 +24,8 @@ pub struct CheckArguments {
     #[command(flatten)]
     configuration: Configuration,
 
-    /// Print a JSON object a line: level (ok, warning, failure), part, message, hint, and the exit code of a failure
+    /// Print a JSON object a line: level (ok, warning, failure), part, message, hint, the exit code of a failure, and
+    /// the pipeline, where there are several
     #[arg(long)]
     json: bool,
 }
@@ -34,18 +35,25 @@ pub struct CheckArguments {
 /// # Errors
 /// A configuration that can't be used; or else the number of failures, of the kind of the first.
 pub fn run(arguments: &CheckArguments) -> Result<(), Definite> {
-    let settings = arguments.configuration.load()?;
-    let print = |findings: Vec<Finding>, part: &str| -> Vec<Kind> {
+    let pipelines = arguments.configuration.load_all()?;
+    let print = |name: Option<&str>, findings: Vec<Finding>, part: &str| -> Vec<Kind> {
         for finding in &findings {
-            println!("{}", if arguments.json { json(part, finding).to_string() } else { text(part, finding) });
+            println!(
+                "{}",
+                if arguments.json { named(name, json(part, finding)).to_string() } else { text(name, part, finding) }
+            );
         }
         findings.iter().filter_map(kind).collect()
     };
     let failures = block_on(async {
-        let store = Configured::new(&settings, &Health::default());
-        let Examined { findings, tables } = examine(&settings, &store).await;
-        let mut failures = print(findings, "postgresql");
-        failures.extend(print(broker(&settings, &tables).await, "rabbitmq"));
+        let mut failures = Vec::new();
+        for settings in pipelines.all() {
+            let name = pipelines.is_list().then_some(settings.name.as_str());
+            let store = Configured::new(settings, &Health::default());
+            let Examined { findings, tables } = examine(settings, &store).await;
+            failures.extend(print(name, findings, "postgresql"));
+            failures.extend(print(name, broker(settings, &tables).await, "rabbitmq"));
+        }
         Ok(failures)
     })?;
     match failures.first() {
@@ -84,13 +92,22 @@ fn kind(finding: &Finding) -> Option<Kind> {
     }
 }
 
-fn text(part: &str, finding: &Finding) -> String {
+/// With the name of the pipeline, where there are several.
+fn named(name: Option<&str>, mut finding: Value) -> Value {
+    if let Some(name) = name {
+        finding["pipeline"] = name.into();
+    }
+    finding
+}
+
+fn text(name: Option<&str>, part: &str, finding: &Finding) -> String {
     let (level, what, hint) = match finding {
         Finding::Ok(what) => ("ok", what.clone(), ""),
         Finding::Warning { what, hint } => ("warning", what.clone(), hint.as_str()),
         Finding::Failure(definite) => ("failure", definite.to_string(), definite.hint.as_str()),
     };
-    let line = format!("{level:<8} {part}: {}", what.trim_end().replace('\n', " "));
+    let name = name.map(|name| format!("{name}: ")).unwrap_or_default();
+    let line = format!("{level:<8} {name}{part}: {}", what.trim_end().replace('\n', " "));
     if hint.is_empty() { line } else { format!("{line}\n         hint: {}", hint.replace('\n', " ")) }
 }
 

@@ -11,7 +11,7 @@ use crate::failure::Definite;
 #[derive(Debug, clap::Subcommand)]
 pub enum ConfigCommand {
     /// Print what holds for every key, and where it came from: a line of the file, a variable, or the default; never a
-    /// secret
+    /// secret. Of several pipelines all, unless one is named
     Show {
         /// Which.
         #[command(flatten)]
@@ -32,7 +32,7 @@ pub enum ConfigCommand {
 pub fn run(command: &ConfigCommand) -> Result<(), Definite> {
     match command {
         ConfigCommand::Show { configuration, json } => {
-            let lines = effective(&configuration.config)?;
+            let lines = effective(&configuration.config, configuration.pipeline.as_deref())?;
             if *json {
                 let all: Vec<Value> = lines.iter().filter_map(Line::json).collect();
                 return print_line(&format!("{:#}", Value::from(all)));

@@ -10,6 +10,7 @@ use crate::postgres::conninfo::Conninfo;
 
 /// A database, by itself or as a configuration has it.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_field_names, reason = "the name of the flag")]
 pub struct Database {
     #[arg(
         short,
@@ -23,6 +24,10 @@ pub struct Database {
     /// The configuration
     #[arg(short, long, value_name = "FILE", env = "PGSLUICE_CONFIG")]
     config: Option<PathBuf>,
+
+    /// Which pipeline, where the configuration has several
+    #[arg(long, value_name = "NAME", conflicts_with = "database")]
+    pipeline: Option<String>,
 }
 
 /// Where the settings came from.
@@ -39,7 +44,7 @@ impl Database {
     pub(super) fn load(&self, tables: &[String]) -> Result<(Settings, Given), Definite> {
         match (&self.database, &self.config) {
             (Some(url), _) => Ok((config::of_database(url, tables)?, Given::Url)),
-            (None, Some(file)) => Ok((config::load(file)?, Given::File)),
+            (None, Some(file)) => Ok((config::load_all(file)?.one(self.pipeline.as_deref())?, Given::File)),
             (None, None) => Err(Definite::new(
                 Kind::Usage,
                 anyhow!("no database is given"),

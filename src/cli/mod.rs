@@ -9,6 +9,7 @@ pub mod database;
 pub mod init;
 pub mod paint;
 pub mod parked;
+mod pipelines;
 pub mod replay;
 pub mod report;
 pub mod run;
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::config::{self as configuration, Settings};
+use crate::config::{self as configuration, Pipelines, Settings};
 use crate::failure::{Definite, Failure, Kind};
 
 /// Streams the row changes of a PostgreSQL database into `RabbitMQ`, in commit order, without losing one.
@@ -128,11 +129,21 @@ pub struct Configuration {
     /// The configuration
     #[arg(short, long, value_name = "FILE", env = "PGSLUICE_CONFIG")]
     config: PathBuf,
+
+    /// Which pipeline, where the configuration has several
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
 }
 
 impl Configuration {
+    /// For what is about one pipeline.
     fn load(&self) -> Result<Settings, Definite> {
-        configuration::load(&self.config)
+        configuration::load_all(&self.config)?.one(self.pipeline.as_deref())
+    }
+
+    /// All, unless one is named.
+    fn load_all(&self) -> Result<Pipelines, Definite> {
+        configuration::load_all(&self.config)?.only(self.pipeline.as_deref())
     }
 }
 

@@ -1,4 +1,5 @@
-//! `pgsluice run`: load the settings, start logging, stream until told to stop.
+//! `pgsluice run`: load the settings, start logging, stream until told to stop. One pipeline runs on this thread; several have
+//! [`pipelines`](super::pipelines).
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -7,10 +8,11 @@ use super::check;
 use super::checkpoint::rewind;
 use super::{Configuration, block_on, cannot_start};
 use crate::checkpoint::configured::Configured;
-use crate::config::LogFormat;
+use crate::config::{LogFormat, Settings};
 use crate::failure::Definite;
 use crate::pipeline;
 use crate::telemetry::health::Health;
+use crate::telemetry::http::served::Served;
 use crate::telemetry::http::{self, Findings};
 use crate::telemetry::logging;
 use crate::telemetry::report::{Facts, Report};
@@ -21,7 +23,8 @@ pub struct RunArguments {
     #[command(flatten)]
     configuration: Configuration,
 
-    /// Go on from an earlier position: an LSN that is still retained, or the name of a checkpoint
+    /// Go on from an earlier position: an LSN that is still retained, or the name of a checkpoint; of several pipelines, --pipeline
+    /// names the one, which runs alone
     #[arg(long, value_name = "POSITION")]
     from: Option<String>,
 
@@ -43,36 +46,72 @@ pub struct RunArguments {
 /// # Errors
 /// Whatever ends the pipeline; a configuration that can't be used.
 pub fn run(arguments: &RunArguments) -> Result<(), Definite> {
-    let mut settings = arguments.configuration.load()?;
-    settings.fail_fast |= arguments.fail_fast;
-    settings.log.format = arguments.log_format.or(settings.log.format);
-    settings.log.level = match arguments.verbose {
-        0 => settings.log.level,
-        1 => "debug".to_owned(),
-        2.. => "trace".to_owned(),
-    };
-    logging::start(&settings.log).map_err(cannot_start)?;
+    let mut pipelines = arguments.configuration.load_all()?;
+    for settings in pipelines.all_mut() {
+        settings.fail_fast |= arguments.fail_fast;
+        settings.log.format = arguments.log_format.or(settings.log.format);
+        settings.log.level = match arguments.verbose {
+            0 => std::mem::take(&mut settings.log.level),
+            1 => "debug".to_owned(),
+            2.. => "trace".to_owned(),
+        };
+    }
+    let is_list = pipelines.is_list();
+    match (pipelines.all(), &arguments.from) {
+        ([settings], from) => {
+            logging::start(&settings.log).map_err(cannot_start)?;
+            alone(settings.clone(), is_list, from.as_deref())
+        }
+        (several, None) => {
+            logging::start(&several[0].log).map_err(cannot_start)?;
+            super::pipelines::run(several)
+        }
+        (_, Some(_)) => {
+            // The error that says so.
+            pipelines.one(None).map(|_| ())
+        }
+    }
+}
 
+/// On this thread.
+fn alone(settings: Settings, is_list: bool, from: Option<&str>) -> Result<(), Definite> {
+    if is_list {
+        logging::of_pipeline(&settings.name);
+    }
     block_on(async {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
         let health = Health::default();
+        let findings = Findings::default();
         if let Some(listening) = &settings.http {
             let report = Report::new(health.clone(), Facts::of(&settings));
-            let findings = Findings::default();
-            http::serve(listening, report, findings.clone()).await?;
-            tokio::spawn(check::keep(settings.clone(), health.clone(), findings));
+            let pipeline = http::served::Pipeline { report, findings: findings.clone(), runtime: None };
+            http::serve(listening, Served::new(vec![pipeline], is_list)).await?;
         }
-        let store = Configured::new(&settings, &health);
-        let mut shutdown = std::pin::pin!(shutdown.requested());
-        if let Some(position) = &arguments.from {
-            tokio::select! { biased;
-                () = &mut shutdown => return Ok(()),
-                moved = rewind(&settings, &store, position) => moved?,
-            }
-        }
-        pipeline::run(settings, store.store(), health, shutdown).await
+        stream(settings, health, findings, from, shutdown.requested()).await
     })
+}
+
+/// One pipeline, until `shutdown` completes or it has to stop; what it is doing is said by `health`.
+pub(super) async fn stream(
+    settings: Settings,
+    health: Health,
+    findings: Findings,
+    from: Option<&str>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Definite> {
+    if settings.http.is_some() {
+        tokio::spawn(check::keep(settings.clone(), health.clone(), findings));
+    }
+    let store = Configured::new(&settings, &health);
+    let mut shutdown = std::pin::pin!(shutdown);
+    if let Some(position) = from {
+        tokio::select! { biased;
+            () = &mut shutdown => return Ok(()),
+            moved = rewind(&settings, &store, position) => moved?,
+        }
+    }
+    pipeline::run(settings, store.store(), health, shutdown).await
 }
 
 /// SIGTERM and SIGINT.

@@ -1,4 +1,4 @@
-//! `pgsluice status`: how a pipeline is, from the pgsluice that runs, or from the database when none does.
+//! `pgsluice status`: how each pipeline is, from the pgsluice that runs, or from the database when none does.
 
 mod text;
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::run::Shutdown;
 use super::{block_on, cannot_start, now_or_never};
 use crate::checkpoint::configured::Configured;
-use crate::config::{self, HttpSettings, Settings, Token};
+use crate::config::{self, HttpSettings, Pipelines, Settings, Token};
 use crate::failure::{Definite, Kind};
 use crate::postgres::conninfo::Conninfo;
 use crate::postgres::slots::{self, Slot};
@@ -32,6 +32,10 @@ pub struct StatusArguments {
     /// The configuration: asks the pgsluice that listens at its http.listen, and the database if none answers
     #[arg(short, long, value_name = "FILE", env = "PGSLUICE_CONFIG", required_unless_present_any = ["url", "database"])]
     config: Option<PathBuf>,
+
+    /// Only this pipeline, where there are several
+    #[arg(long, value_name = "NAME", conflicts_with = "database")]
+    pipeline: Option<String>,
 
     /// Where a pgsluice listens, as in <http://127.0.0.1:9187>
     #[arg(long, value_name = "URL", conflicts_with = "database")]
@@ -64,15 +68,33 @@ pub struct StatusArguments {
 
 /// What was found out.
 enum Found {
-    /// As the pgsluice that runs has said it.
-    Running { document: Value, status: Box<Status> },
+    /// As the pgsluice that runs has said it; of several pipelines each.
+    Running { document: Value, all: Vec<Status> },
     /// Nobody was asked, or nobody has answered.
     Database(Seen),
+    /// The same of several pipelines, and what first kept one from being looked at.
+    Databases { all: Vec<Seen>, failed: Option<Definite> },
+}
+
+impl Found {
+    /// All of it was found out.
+    fn whole(self) -> Result<(), Definite> {
+        match self {
+            Self::Running { .. } | Self::Database(_) | Self::Databases { failed: None, .. } => Ok(()),
+            Self::Databases { failed: Some(definite), .. } => Err(definite),
+        }
+    }
 }
 
 /// What the database knows.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Seen {
+    /// The pipeline, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pipeline: Option<String>,
+    /// Why nothing else is known, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     /// Why nobody else was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_running: Option<String>,
@@ -97,8 +119,9 @@ pub fn run(arguments: &StatusArguments) -> Result<(), Definite> {
     let asked = Asked::of(arguments)?;
     block_on(async {
         if !arguments.watch {
-            print(&asked.find().await?, arguments.json);
-            return Ok(());
+            let found = asked.find().await?;
+            print(&found, arguments.json);
+            return found.whole();
         }
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
         tokio::select! {
@@ -127,26 +150,30 @@ async fn watch(asked: &Asked, json: bool) {
 fn print(found: &Found, json: bool) {
     let text = match found {
         Found::Running { document, .. } if json => format!("{document}\n"),
-        Found::Running { status, .. } => text::running(status),
+        Found::Running { all, .. } => all.iter().map(text::running).collect::<Vec<_>>().join("\n"),
         Found::Database(seen) if json => format!("{}\n", serde_json::to_string(seen).expect("it always serializes")),
         Found::Database(seen) => text::database(seen),
+        Found::Databases { all, .. } if json => format!("{}\n", serde_json::json!({ "pipelines": all })),
+        Found::Databases { all, .. } => all.iter().map(text::database).collect::<Vec<_>>().join("\n"),
     };
     print!("{text}");
 }
 
 /// Whom.
 enum Asked {
-    Instance(Endpoint),
+    Instance { endpoint: Endpoint, pipeline: Option<String> },
     Database { conninfo: Box<Conninfo>, slot: Option<String> },
-    Configured(Box<Settings>),
+    Configured { pipelines: Pipelines, pipeline: Option<String> },
 }
 
 impl Asked {
     fn of(arguments: &StatusArguments) -> Result<Self, Definite> {
+        let pipeline = arguments.pipeline.clone();
         if let Some(url) = &arguments.url {
             let token = arguments.token_file.as_ref().map(token).transpose()?;
             let trust = arguments.cacert.clone().map_or(Trust::System, Trust::Authority);
-            return Ok(Self::Instance(Endpoint { url: url.trim_end_matches('/').to_owned(), token, trust }));
+            let endpoint = Endpoint { url: url.trim_end_matches('/').to_owned(), token, trust };
+            return Ok(Self::Instance { endpoint, pipeline });
         }
         if let Some(url) = &arguments.database {
             let conninfo = Conninfo::parse(url).map_err(|error| {
@@ -159,27 +186,50 @@ impl Asked {
             return Ok(Self::Database { conninfo: Box::new(conninfo), slot: arguments.slot.clone() });
         }
         let file = arguments.config.as_ref().expect("clap asks for one of the three");
-        config::load(file).map(|settings| Self::Configured(Box::new(settings)))
+        let pipelines = config::load_all(file)?.only(pipeline.as_deref())?;
+        Ok(Self::Configured { pipelines, pipeline })
     }
 
     async fn find(&self) -> Result<Found, Definite> {
         match self {
-            Self::Instance(endpoint) => instance(endpoint).await,
-            Self::Database { conninfo, slot } => database(conninfo, slot.as_deref(), None, None).await,
-            Self::Configured(settings) => {
-                let why = match settings.http.as_ref().map(endpoint) {
+            Self::Instance { endpoint, pipeline } => instance(endpoint, pipeline.as_deref()).await,
+            Self::Database { conninfo, slot } => {
+                database(conninfo, slot.as_deref(), None, None).await.map(Found::Database)
+            }
+            Self::Configured { pipelines, pipeline } => {
+                let why = match pipelines.all()[0].http.as_ref().map(endpoint) {
                     None => "http.listen is not set, so that nobody can be asked".to_owned(),
-                    Some(endpoint) => match instance(&endpoint).await {
+                    Some(endpoint) => match instance(&endpoint, pipeline.as_deref()).await {
                         Ok(found) => return Ok(found),
                         Err(definite) if definite.kind != Kind::Unreachable => return Err(definite),
                         Err(definite) => definite.to_string(),
                     },
                 };
-                let source = &settings.source;
-                database(&source.conninfo, Some(&source.slot), Some(settings), Some(why)).await
+                configured(pipelines, why).await
             }
         }
     }
+}
+
+/// What the databases know, when nobody answers, and `why` nobody does.
+async fn configured(pipelines: &Pipelines, why: String) -> Result<Found, Definite> {
+    let look = async |settings: &Settings| {
+        let source = &settings.source;
+        database(&source.conninfo, Some(&source.slot), Some(settings), Some(why.clone())).await
+    };
+    if let [one] = pipelines.all() {
+        return look(one).await.map(Found::Database);
+    }
+    let (mut all, mut failed) = (Vec::new(), None);
+    for settings in pipelines.all() {
+        let seen = look(settings).await.unwrap_or_else(|definite| {
+            let error = Some(definite.to_string());
+            failed.get_or_insert(definite.context(format!("pipeline {}", settings.name)));
+            Seen { error, ..Seen::default() }
+        });
+        all.push(Seen { pipeline: Some(settings.name.clone()), ..seen });
+    }
+    Ok(Found::Databases { all, failed })
 }
 
 fn token(file: &PathBuf) -> Result<Token, Definite> {
@@ -202,23 +252,32 @@ fn endpoint(http: &HttpSettings) -> Endpoint {
     Endpoint { url: format!("{scheme}://{address}"), token: http.token.clone(), trust }
 }
 
-async fn instance(endpoint: &Endpoint) -> Result<Found, Definite> {
+async fn instance(endpoint: &Endpoint, pipeline: Option<&str>) -> Result<Found, Definite> {
     let unreachable = |error| {
         let hint = "see that pgsluice runs and http.listen is this address; `--database URL` asks the database instead";
         Definite::new(Kind::Unreachable, error, hint)
     };
-    let (code, body) = client::get(endpoint, "/status").await.map_err(unreachable)?;
+    let path = pipeline.map_or_else(|| "/status".to_owned(), |name| format!("/status?pipeline={name}"));
+    let (code, body) = client::get(endpoint, &path).await.map_err(unreachable)?;
     if code != hyper::StatusCode::OK {
         let answer: Option<Value> = serde_json::from_slice(&body).ok();
         let why =
             answer.as_ref().and_then(|answer| answer["error"].as_str()).unwrap_or("no pgsluice that has a status");
         let error = anyhow!("{} answers {}: {why}", endpoint.url, code.as_u16());
-        return Err(Definite::new(Kind::Usage, error, "give the token of its configuration by --token-file"));
+        let hint = match code {
+            hyper::StatusCode::UNAUTHORIZED => "give the token of its configuration by --token-file",
+            hyper::StatusCode::NOT_FOUND if pipeline.is_some() => "without --pipeline all are shown",
+            _ => "another server may listen there",
+        };
+        return Err(Definite::new(Kind::Usage, error, hint));
     }
     let read = || {
         let document: Value = serde_json::from_slice(&body)?;
-        let status = Box::new(serde_json::from_value(document.clone())?);
-        Ok::<_, serde_json::Error>(Found::Running { document, status })
+        let all = match document.get("pipelines") {
+            Some(several) => serde_json::from_value(several.clone())?,
+            None => vec![serde_json::from_value(document.clone())?],
+        };
+        Ok::<_, serde_json::Error>(Found::Running { document, all })
     };
     read().map_err(|error| {
         let error = anyhow!(error).context(format!("{} answers what is no status", endpoint.url));
@@ -231,7 +290,7 @@ async fn database(
     slot: Option<&str>,
     settings: Option<&Settings>,
     not_running: Option<String>,
-) -> Result<Found, Definite> {
+) -> Result<Seen, Definite> {
     let look = async {
         let client = sql::connect(conninfo).await?;
         let is_meant =
@@ -247,7 +306,7 @@ async fn database(
             timeline: checkpoint.timeline,
             slot: checkpoint.slot,
         });
-        Ok(Found::Database(Seen { not_running, slots, checkpoint }))
+        Ok(Seen { not_running, slots, checkpoint, ..Seen::default() })
     };
     look.await.map_err(|failure| now_or_never(failure, "see that the database is up, and can be reached from here"))
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::layers::{self, Layers, VARIABLE_PREFIX};
+use super::layers::{self, Layered, Layers, VARIABLE_PREFIX};
 use super::{Settings, resolve};
 use crate::failure::Definite;
 
@@ -23,7 +23,8 @@ pub fn of_database(url: &str, tables: &[String]) -> Result<Settings, Definite> {
             .is_some_and(|name| OF_A_PASSWORD.contains(&name))
     };
     let environment = std::env::vars_os().filter(|(name, _)| is_of_a_password(name));
-    let Layers { mut written, origins } = layers::parse(Path::new(FLAG), "", environment)?;
+    let Layered { table, origins, .. } = layers::layered(Path::new(FLAG), "", environment)?;
+    let mut written = layers::written(table, &origins)?;
     written.name = Some("pgsluice".to_owned());
     written.source.url = Some(url.to_owned());
     written.source.tables = Some(tables.to_vec());

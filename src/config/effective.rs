@@ -7,9 +7,9 @@ use std::path::Path;
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::layers::{self, Layers, Origin, Origins};
+use super::layers::{self, Origin, Origins};
+use super::pipelines::{self, OF_PROCESS};
 use super::reference::{Default, Key, LISTS, Takes, keys};
-use super::resolve;
 use super::secrets::{self, REDACTED};
 use crate::failure::Definite;
 
@@ -40,41 +40,72 @@ pub struct Entry {
     origin: Option<Origin>,
 }
 
-/// Reads the file and the environment, as [`super::load`], and says what holds.
+/// Reads the file and the environment, as [`super::load_all`], and says what holds: of all pipelines, or only of the one with
+/// that name.
 ///
 /// # Errors
-/// As [`super::load`]: what can't be used is not shown.
-pub fn effective(file: &Path) -> Result<Vec<Line>, Definite> {
-    let (table, origins) = layers::layered(file, &layers::text_of(file)?, std::env::vars_os())?;
-    let layers = Layers { written: layers::written(table.clone(), &origins)?, origins };
-    let origins = layers.origins.clone();
-    resolve::settings(layers)?;
-    let name = table.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut show = Show { origins, name, lines: Vec::new() };
-    show.section("", "", &table);
-    Ok(show.lines)
+/// As [`super::load_all`]: what can't be used is not shown. There is no such pipeline.
+pub fn effective(file: &Path, pipeline: Option<&str>) -> Result<Vec<Line>, Definite> {
+    let laid = pipelines::lay(layers::layered(file, &layers::text_of(file)?, std::env::vars_os())?)?;
+    let all = pipelines::settings(&laid)?;
+    let shown = all.clone().only(pipeline)?;
+    let mut lines = Vec::new();
+    if laid.is_list {
+        let (table, origins) = &laid.top;
+        let mut show = Show { origins, name: "", at: None, lines: Vec::new() };
+        show.of_process(table);
+        lines.append(&mut show.lines);
+    }
+    for ((index, settings), (table, origins)) in all.all().iter().enumerate().zip(&laid.each) {
+        if !shown.all().iter().any(|shown| shown.name == settings.name) {
+            continue;
+        }
+        let at = laid.is_list.then(|| format!("pipelines[{index}]"));
+        let mut show = Show { origins, name: &settings.name, at, lines: Vec::new() };
+        if laid.is_list {
+            show.lines.push(Line::Section { name: "pipelines".to_owned(), of_list: true });
+        }
+        show.section("", "", table);
+        lines.append(&mut show.lines);
+    }
+    Ok(lines)
 }
 
-struct Show {
-    origins: Origins,
-    name: String,
+struct Show<'a> {
+    origins: &'a Origins,
+    name: &'a str,
+    /// Which pipeline of several, as in `pipelines[1]`.
+    at: Option<String>,
     lines: Vec<Line>,
 }
 
-impl Show {
+impl Show<'_> {
+    /// The sections that no pipeline of several has.
+    fn of_process(&mut self, written: &Table) {
+        for section in OF_PROCESS {
+            match written.get(section) {
+                Some(Value::Table(table)) => self.begin(section, section, false, table),
+                Some(_) | None => self.begin(section, section, false, &Table::new()),
+            }
+        }
+    }
+
     /// `section`: without positions, as in `outbox.columns`; `at`: with them.
     fn section(&mut self, section: &str, at: &str, written: &Table) {
         let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
         let below = || keys().iter().filter_map(|key| Some((key, key.key.strip_prefix(&prefix)?)));
         for (key, name) in below().filter(|(_, name)| !name.contains('.')) {
             let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
-            self.entry(key, at, written.get(name));
+            self.entry(key, &at, written.get(name));
         }
         let mut seen = "";
         for (_, name) in below() {
             let Some((name, _)) = name.split_once('.').filter(|(name, _)| *name != seen) else { continue };
             seen = name;
             let section = format!("{prefix}{name}");
+            if self.at.is_some() && OF_PROCESS.contains(&section.as_str()) {
+                continue;
+            }
             let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
             match written.get(name) {
                 None if LISTS.contains(&section.as_str()) => {}
@@ -91,27 +122,31 @@ impl Show {
     }
 
     fn begin(&mut self, section: &str, at: &str, of_list: bool, written: &Table) {
-        self.lines.push(Line::Section { name: section.to_owned(), of_list });
+        let name = if self.at.is_some() { format!("pipelines.{section}") } else { section.to_owned() };
+        self.lines.push(Line::Section { name, of_list });
         self.section(section, at, written);
     }
 
-    fn entry(&mut self, key: &Key, at: String, written: Option<&Value>) {
+    fn entry(&mut self, key: &Key, at: &str, written: Option<&Value>) {
         let (value, words) = match (written, &key.default) {
             (Some(value), _) => (Some(typed(key, redacted(key.key, value))), String::new()),
             (None, Default::Value(value)) => (Some(self.default(key, value)), String::new()),
-            (None, Default::Words(words)) if words == "name" => (Some(Value::String(self.name.clone())), String::new()),
+            (None, Default::Words(words)) if words == "name" => {
+                (Some(Value::String(self.name.to_owned())), String::new())
+            }
             (None, Default::Words(words)) => (None, words.clone()),
             (None, Default::None | Default::Required) => (None, "none".to_owned()),
         };
-        let origin = written.map(|_| self.origins.of(&at));
-        self.lines.push(Line::Entry(Entry { key: at, value, words, origin }));
+        let origin = written.map(|_| self.origins.of(at));
+        let key = self.at.as_ref().map_or_else(|| at.to_owned(), |pipeline| format!("{pipeline}.{at}"));
+        self.lines.push(Line::Entry(Entry { key, value, words, origin }));
     }
 
     fn default(&self, key: &Key, value: &serde_json::Value) -> Value {
         match value {
             serde_json::Value::Number(number) => Value::Integer(number.as_i64().unwrap_or_default()),
             serde_json::Value::Bool(value) if key.takes == Takes::Flag => Value::Boolean(*value),
-            serde_json::Value::String(text) => Value::String(text.replace("{name}", &self.name)),
+            serde_json::Value::String(text) => Value::String(text.replace("{name}", self.name)),
             serde_json::Value::Array(items) => {
                 Value::Array(items.iter().filter_map(|item| Some(Value::String(item.as_str()?.to_owned()))).collect())
             }

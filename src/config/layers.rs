@@ -6,7 +6,7 @@
 //! `Origins` gives each error the file's line or the variable. Values are never quoted from text that may
 //! be a secret. `resolve` takes over from here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use anyhow::anyhow;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use super::pipelines::OF_PROCESS;
 use super::written::Written;
 use crate::failure::{Definite, Kind};
 
@@ -34,6 +35,31 @@ pub(super) struct Origins {
     lines: BTreeMap<String, usize>,
     /// Full key → the variable that overrides it.
     variables: BTreeMap<String, String>,
+    /// Of one pipeline of several: which of it are its own.
+    own: Option<Own>,
+}
+
+/// What one pipeline of several does not have from the top level.
+#[derive(Clone)]
+struct Own {
+    /// As in `pipelines[1]`.
+    at: String,
+    keys: BTreeSet<String>,
+}
+
+/// A variable about one pipeline of several.
+pub(super) struct OfPipeline {
+    /// In full.
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+/// All layers as one table that nobody has looked at yet.
+pub(super) struct Layered {
+    pub(super) table: Table,
+    pub(super) origins: Origins,
+    /// What is in no table yet.
+    pub(super) of_pipelines: Vec<OfPipeline>,
 }
 
 /// Where one value came from.
@@ -65,14 +91,6 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// Reads the file and lays the variables over it.
-pub(super) fn read(
-    file: &Path,
-    environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Layers, Definite> {
-    parse(file, &text_of(file)?, environment)
-}
-
 /// The file.
 pub(super) fn text_of(file: &Path) -> Result<String, Definite> {
     std::fs::read_to_string(file).map_err(|error| {
@@ -88,33 +106,23 @@ pub(super) fn text_of(file: &Path) -> Result<String, Definite> {
     })
 }
 
-/// [`read`], with the file's text at hand.
-pub(super) fn parse(
-    file: &Path,
-    text: &str,
-    environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Layers, Definite> {
-    let (table, origins) = layered(file, text, environment)?;
-    Ok(Layers { written: written(table, &origins)?, origins })
-}
-
-/// All layers as one table that nobody has looked at yet, and where each value came from.
+/// Lays the variables over the file, whose text is at hand.
 pub(super) fn layered(
     file: &Path,
     text: &str,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<(Table, Origins), Definite> {
+) -> Result<Layered, Definite> {
     let spanned = DeTable::parse(text).map_err(|error| not_toml(file, text, &error))?;
-    let mut origins = Origins { file: file.to_owned(), lines: BTreeMap::new(), variables: BTreeMap::new() };
+    let mut origins = Origins { file: file.to_owned(), lines: BTreeMap::new(), variables: BTreeMap::new(), own: None };
     origins.note_lines("", spanned.get_ref(), text);
-    let variables = origins.note_variables(environment)?;
-    let layered = config::Config::builder()
+    let (variables, of_pipelines) = origins.note_variables(environment)?;
+    let table = config::Config::builder()
         .add_source(config::File::from_str(text, config::FileFormat::Toml))
         .add_source(config::Environment::with_prefix("PGSLUICE").separator("__").source(Some(variables)))
         .build()
         .and_then(config::Config::try_deserialize::<Table>)
         .map_err(|error| Definite::new(Kind::Usage, error, "a key can't be both a value and a section"))?;
-    Ok((layered, origins))
+    Ok(Layered { table, origins, of_pipelines })
 }
 
 /// Reads the table strictly.
@@ -134,9 +142,49 @@ impl Origins {
         self.lines.contains_key(&format!("{key}[0]"))
     }
 
-    /// Whether the key's value is the environment's.
-    pub(super) fn is_variable(&self, key: &str) -> bool {
-        self.variables.contains_key(key)
+    /// Where the key's value came from, in the order in which one wins over another: a pipeline of several over the top level,
+    /// and in each of the two the environment over the file.
+    pub(super) fn rank(&self, key: &str) -> (bool, bool) {
+        (self.is_own(key), self.variables.contains_key(key))
+    }
+
+    /// Whether the key is written at the pipeline itself, and not at the top.
+    fn is_own(&self, key: &str) -> bool {
+        self.own.as_ref().is_some_and(|own| own.keys.contains(key))
+    }
+
+    /// The key as it is to be written: below its pipeline, unless it is at the top.
+    fn full(&self, key: &str) -> String {
+        let is_at_top = || self.lines.contains_key(key) || self.variables.contains_key(key);
+        match &self.own {
+            Some(own) if self.is_own(key) || !is_at_top() => format!("{}.{key}", own.at),
+            Some(_) | None => key.to_owned(),
+        }
+    }
+
+    /// What stands in the brackets of a section.
+    fn heading(&self, section: &str) -> String {
+        if self.is_own(section) { format!("pipelines.{section}") } else { section.to_owned() }
+    }
+
+    /// Of the pipeline `at`, when it is laid over the top level, of which nothing is left of what is `replaced`.
+    pub(super) fn of_pipeline(&self, at: &str, replaced: &[String], set: BTreeMap<String, String>) -> Self {
+        let is_left = |key: &str| {
+            let is_below = |root: &String| {
+                key.strip_prefix(root.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            };
+            !replaced.iter().any(is_below)
+        };
+        let written =
+            self.lines.iter().filter_map(|(key, line)| Some((key.strip_prefix(at)?.strip_prefix('.')?, line)));
+        let written: BTreeMap<String, usize> = written.map(|(key, line)| (key.to_owned(), *line)).collect();
+        let own = Own { at: at.to_owned(), keys: written.keys().chain(set.keys()).cloned().collect() };
+        let mut origins = Self { own: Some(own), ..self.clone() };
+        origins.lines.retain(|key, _| is_left(key));
+        origins.lines.extend(written);
+        origins.variables.retain(|key, _| is_left(key));
+        origins.variables.extend(set);
+        origins
     }
 
     /// The key of one of the sections of a list, which may be written as a single section.
@@ -147,7 +195,7 @@ impl Origins {
 
     /// An error at `key`: where it was written, the full key, what is wrong, and what is allowed.
     pub(super) fn wrong(&self, key: &str, what: impl AsRef<str>, hint: impl Into<String>) -> Definite {
-        Definite::new(Kind::Usage, anyhow!("{}: {key} {}", self.place(key), what.as_ref()), hint)
+        Definite::new(Kind::Usage, anyhow!("{}: {} {}", self.place(key), self.full(key), what.as_ref()), hint)
     }
 
     /// The same, with the reason as its cause.
@@ -158,7 +206,8 @@ impl Origins {
         cause: impl Into<anyhow::Error>,
         hint: impl Into<String>,
     ) -> Definite {
-        Definite::new(Kind::Usage, cause.into().context(format!("{}: {key} {what}", self.place(key))), hint)
+        let error = cause.into().context(format!("{}: {} {what}", self.place(key), self.full(key)));
+        Definite::new(Kind::Usage, error, hint)
     }
 
     /// Where the value of a key that was written came from.
@@ -174,7 +223,8 @@ impl Origins {
         // A variable may have made a section of a key: PGSLUICE__NAME__X.
         let below = || self.variables.iter().find(|(set, _)| set.strip_prefix(key).is_some_and(|s| s.starts_with('.')));
         let variable = self.variables.get(key).or_else(|| below().map(|(_, name)| name));
-        match (variable, self.lines.get(key)) {
+        let line = self.lines.get(key).or_else(|| self.lines.get(&self.own.as_ref()?.at));
+        match (variable, line) {
             (Some(variable), _) => variable.clone(),
             (None, Some(line)) => format!("{}:{line}", self.file.display()),
             (None, None) => self.file.display().to_string(),
@@ -201,12 +251,13 @@ impl Origins {
         }
     }
 
-    /// The variables that are ours, by name. One that is set to nothing counts as not set.
+    /// The variables that are ours, by name, and apart from them those about one pipeline of several. One that is set to nothing
+    /// counts as not set.
     fn note_variables(
         &mut self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<config::Map<String, String>, Definite> {
-        let mut ours = config::Map::new();
+    ) -> Result<(config::Map<String, String>, Vec<OfPipeline>), Definite> {
+        let (mut ours, mut of_pipelines) = (config::Map::new(), Vec::new());
         for (variable, value) in environment {
             let Some(variable) = variable.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) else { continue };
             if value.is_empty() {
@@ -215,9 +266,13 @@ impl Origins {
             let key = variable[VARIABLE_PREFIX.len()..].to_lowercase().replace("__", ".");
             self.variables.insert(key.clone(), variable.to_owned());
             let value = value.into_string().map_err(|_| self.wrong(&key, "is not UTF-8", "set it to text in UTF-8"))?;
-            ours.insert(variable.to_owned(), value);
+            if key.starts_with("pipelines.") {
+                of_pipelines.push(OfPipeline { name: variable.to_owned(), value });
+            } else {
+                ours.insert(variable.to_owned(), value);
+            }
         }
-        Ok(ours)
+        Ok((ours, of_pipelines))
     }
 
     /// What serde says, in the words of the configuration. Quotes no value that may be a secret: only
@@ -237,7 +292,7 @@ impl Origins {
         };
         let hint = match expected {
             _ if found == "invalid type: map" => format!("{path} is a key, not a section"),
-            "a section" => format!("write it as a section: [{path}]"),
+            "a section" => format!("write it as a section: [{}]", self.heading(path)),
             "a string" => "put the value in quotes".to_owned(),
             "a list of strings" => "write a list, as in [\"public.orders\", \"public.items\"]".to_owned(),
             "an integer" => "write a whole number without quotes; the unit is in the key's name".to_owned(),
@@ -248,11 +303,19 @@ impl Origins {
 
     fn unknown<'k>(&self, path: &str, known: impl Iterator<Item = &'k str>) -> Definite {
         let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
-        let known: Vec<&str> = known.collect();
-        let nearest = known.iter().min_by_key(|candidate| strsim::damerau_levenshtein(candidate, name));
+        let is_own = self.is_own(path);
+        let known: Vec<&str> = known.filter(|known| !(is_own && OF_PROCESS.contains(known))).collect();
+        let sections = Some("pipelines").filter(|_| section.is_empty() && !is_own);
+        let candidates = known.iter().copied().chain(sections);
+        let nearest = candidates.min_by_key(|candidate| strsim::damerau_levenshtein(candidate, name));
         let near = nearest.filter(|candidate| strsim::damerau_levenshtein(candidate, name) <= 1 + name.len() / 4);
         let meant = near.map(|near| format!("did you mean {}? ", join(section, near))).unwrap_or_default();
-        let of = if section.is_empty() { "known at the top".to_owned() } else { format!("known in [{section}]") };
+        let of = match (section, is_own) {
+            ("", false) => "known at the top".to_owned(),
+            ("", true) => "known in [[pipelines]]".to_owned(),
+            (section, false) => format!("known in [{section}]"),
+            (section, true) => format!("known in [pipelines.{section}]"),
+        };
         self.wrong(path, "is unknown", format!("{meant}{of}: {}", known.join(", ")))
     }
 }

@@ -1,8 +1,8 @@
 //! What the user configured: parsed as written, then resolved into settings that need no more checks.
 //!
 //! File < environment (`PGSLUICE__SECTION__KEY`) < flags. Everything that can be wrong without asking a
-//! server is found here, before any connection is made. `layers` reads, `written` is what was written,
-//! `resolve` turns it into [`Settings`], the contract that everything else is built on.
+//! server is found here, before any connection is made. `layers` reads, `pipelines` lays each of several pipelines over the
+//! top level, `written` is what was written, `resolve` turns it into [`Settings`], the contract that everything else is built on.
 //! `docs/configuration.md` describes every key.
 
 mod adhoc;
@@ -13,6 +13,7 @@ mod format;
 mod http;
 mod layers;
 mod outbox;
+mod pipelines;
 pub mod reference;
 mod resolve;
 pub mod schema;
@@ -45,17 +46,26 @@ pub(crate) use outbox::OF_COLUMN;
 pub use outbox::{
     CleanupSettings, OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings, Property, RouteSettings,
 };
+pub use pipelines::Pipelines;
 
 /// Reads the file, lays the process's environment over it, and validates the whole.
 ///
 /// # Errors
 /// The first thing that is wrong: names the file and line (or the variable), the key, what is wrong and
 /// what is allowed. Never a secret.
-pub fn load(file: &Path) -> Result<Settings, Definite> {
-    layers::read(file, std::env::vars_os()).and_then(resolve::settings)
+pub fn load_all(file: &Path) -> Result<Pipelines, Definite> {
+    pipelines::parse(file, &layers::text_of(file)?, std::env::vars_os())
 }
 
-/// Everything that `pgsluice run` needs, validated.
+/// The same of a file that describes one pipeline.
+///
+/// # Errors
+/// As [`load_all`]; it describes several.
+pub fn load(file: &Path) -> Result<Settings, Definite> {
+    load_all(file)?.one(None)
+}
+
+/// Everything that one pipeline needs, validated.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Names the slot, the publication and the producer (`app_id`, the prefix of `message_id`).

@@ -350,13 +350,16 @@ fn secret(
         (None, None) => return Ok(None),
         (Some(secret), None) => return Ok(Some(secret)),
         (None, Some(file)) => file,
-        (Some(secret), Some(file)) => match (at.is_variable(secret_key), at.is_variable(file_key)) {
-            (true, false) => return Ok(Some(secret)),
-            (false, true) => file,
-            (true, true) | (false, false) => {
+        (Some(secret), Some(file)) => {
+            let (of_secret, of_file) = (at.rank(secret_key), at.rank(file_key));
+            if of_secret == of_file {
                 return Err(at.wrong(file_key, format!("is given beside {secret_key}"), "keep one of the two"));
             }
-        },
+            if of_secret > of_file {
+                return Ok(Some(secret));
+            }
+            file
+        }
     };
     let path = at.folder().join(file);
     let text = std::fs::read_to_string(&path).map_err(|error| {

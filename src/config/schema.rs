@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::pipelines::OF_PROCESS;
 use super::reference::{Default, Key, LISTS, Takes, keys};
 
 /// The document.
@@ -19,7 +20,20 @@ pub fn schema() -> Value {
     if let (Some(root), Value::Object(head)) = (root.as_object_mut(), head) {
         root.extend(head);
     }
+    root["properties"]["pipelines"] = pipelines(&root);
     root
+}
+
+/// Each as a whole configuration is, but for what is of the process.
+fn pipelines(root: &Value) -> Value {
+    let mut properties = root["properties"].as_object().cloned().unwrap_or_default();
+    properties.retain(|name, _| !OF_PROCESS.contains(&name.as_str()));
+    let items = json!({
+        "type": "object", "properties": properties, "additionalProperties": false, "required": ["name"],
+    });
+    let description =
+        "Several pipelines in one process, each laid over the top level, which holds what they have in common.";
+    json!({"type": "array", "items": items, "minItems": 1, "description": description})
 }
 
 /// What is directly below `prefix`: empty, or `section.`

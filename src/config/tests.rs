@@ -2,6 +2,7 @@
 
 mod events;
 mod outbox;
+mod pipelines;
 mod reference;
 mod topology;
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use super::{
     ChangeFormat, CloudEvents, ColumnChoice, DataFormat, LogFormat, Origin, OutboxOf, Settings, StoreSettings,
-    Streaming, Unroutable, layers, resolve,
+    Streaming, Unroutable,
 };
 
 const SMALLEST: &str = r#"
@@ -25,7 +26,7 @@ url = "amqp://mq1"
 
 fn load(text: &str, variables: &[(&str, &str)]) -> Result<Settings, crate::failure::Definite> {
     let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    layers::parse(Path::new("conf/shop.toml"), text, variables).and_then(resolve::settings)
+    super::pipelines::parse(Path::new("conf/shop.toml"), text, variables)?.one(None)
 }
 
 fn loaded(text: &str, variables: &[(&str, &str)]) -> Settings {
@@ -392,7 +393,7 @@ fn a_password_comes_from_the_upper_layer_and_from_one_place_in_it() {
 fn a_variable_that_is_not_text_is_not_shown() {
     use std::os::unix::ffi::OsStringExt as _;
     let variable = (OsString::from("PGSLUICE__SOURCE__PASSWORD"), OsString::from_vec(vec![b'x', 0xFF]));
-    let definite = layers::parse(Path::new("shop.toml"), SMALLEST, [variable]).err().expect("not text");
+    let definite = super::pipelines::parse(Path::new("shop.toml"), SMALLEST, [variable]).expect_err("not text");
     assert_eq!(definite.to_string(), "PGSLUICE__SOURCE__PASSWORD: source.password is not UTF-8");
 }
 

@@ -3,7 +3,7 @@
 //! Each part sets its own state when it changes; nothing here decides anything. Whether pgsluice is paused is what somebody
 //! asks for: the loop looks here.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -19,7 +19,17 @@ pub struct Health(Arc<Shared>);
 struct Shared {
     state: watch::Sender<State>,
     paused: watch::Sender<bool>,
+    ended: OnceLock<Ended>,
     metrics: Metrics,
+}
+
+/// How a pipeline has ended, while others of the process may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    AsAsked,
+    /// It can't go on, for this reason.
+    Failed(String),
 }
 
 /// What each part is doing.
@@ -116,7 +126,7 @@ impl Checkpoint {
 impl Default for Health {
     fn default() -> Self {
         let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
-        Self(Arc::new(Shared { state, paused, metrics: Metrics::default() }))
+        Self(Arc::new(Shared { state, paused, ended: OnceLock::new(), metrics: Metrics::default() }))
     }
 }
 
@@ -133,6 +143,19 @@ impl Health {
         let ready = State { source, broker, checkpoint, event: None };
         // Its sender is ours.
         let _ = self.0.state.subscribe().wait_for(|state| *state == ready).await;
+    }
+
+    /// It has ended, and this is how.
+    pub fn end(&self, ended: Ended) {
+        // There is one end.
+        let _ = self.0.ended.set(ended);
+        self.set(|_| State::default());
+    }
+
+    /// How it has ended; none: it runs.
+    #[must_use]
+    pub fn ended(&self) -> Option<&Ended> {
+        self.0.ended.get()
     }
 
     /// What is counted and measured.

@@ -3,10 +3,16 @@
 //! Never a row's values, never a secret. One line per change of state: what repeats while a peer is away
 //! is said once. Our own messages are at `info`, those of libraries at `warn`, unless configured otherwise.
 
+use std::cell::RefCell;
+use std::fmt;
 use std::io::{IsTerminal, stderr};
 
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{LogFormat, LogSettings};
@@ -40,10 +46,58 @@ pub fn start(settings: &LogSettings) -> anyhow::Result<()> {
     let terminal = if stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     let lines = tracing_subscriber::fmt().with_writer(stderr).with_env_filter(filter(&settings.level)?);
     let started: Result<(), TryInitError> = match settings.format.unwrap_or(terminal) {
-        LogFormat::Text => lines.with_ansi(colours()).finish().try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).finish().try_init(),
+        LogFormat::Text => lines.with_ansi(colours()).map_event_format(Named::text).finish().try_init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            lines.map_event_format(Named::json).finish().try_init()
+        }
     };
     Ok(started?)
+}
+
+thread_local! {
+    static PIPELINE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// From here on, what this thread logs is about that pipeline of several.
+pub fn of_pipeline(name: &str) {
+    PIPELINE.set(Some(name.to_owned()));
+}
+
+/// A line as `lines` has it, with the name of the thread's pipeline as one field more.
+struct Named<F> {
+    lines: F,
+    is_json: bool,
+}
+
+impl<F> Named<F> {
+    fn text(lines: F) -> Self {
+        Self { lines, is_json: false }
+    }
+
+    fn json(lines: F) -> Self {
+        Self { lines, is_json: true }
+    }
+}
+
+impl<S, N, F> FormatEvent<S, N> for Named<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let Some(name) = PIPELINE.with_borrow(Clone::clone) else {
+            return self.lines.format_event(context, writer, event);
+        };
+        let mut line = String::new();
+        self.lines.format_event(context, Writer::new(&mut line), event)?;
+        // A name is of letters, digits and underscores, which JSON takes as they are.
+        match line.trim_end().strip_suffix('}').filter(|_| self.is_json) {
+            Some(object) => writeln!(writer, "{object},\"pipeline\":\"{name}\"}}"),
+            None => writeln!(writer, "{} pipeline={name}", line.trim_end()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::health::{Broker, Checkpoint, Health, Source, State};
+use super::health::{Broker, Checkpoint, Ended, Health, Source, State};
 use super::metrics::Metrics;
 use super::metrics::now_us;
 use crate::config::Settings;
@@ -65,11 +65,15 @@ pub enum Summary {
     Standby,
     /// Something is in the way: the reasons say what.
     Waiting,
+    /// It has stopped, as it was asked to.
+    Stopped,
+    /// It can't go on, and others of the process do: the reason says why.
+    Failed,
 }
 
 impl Summary {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Flowing, Self::Paused, Self::Standby, Self::Waiting];
+    pub const ALL: [Self; 6] = [Self::Flowing, Self::Paused, Self::Standby, Self::Waiting, Self::Stopped, Self::Failed];
 
     /// As it is written.
     #[must_use]
@@ -79,6 +83,8 @@ impl Summary {
             Self::Paused => "paused",
             Self::Standby => "standby",
             Self::Waiting => "waiting",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
         }
     }
 }
@@ -144,6 +150,11 @@ impl Report {
     /// In a word.
     #[must_use]
     pub fn summary(&self) -> Summary {
+        match self.health.ended() {
+            Some(Ended::AsAsked) => return Summary::Stopped,
+            Some(Ended::Failed(_)) => return Summary::Failed,
+            None => {}
+        }
         match self.state().source {
             _ if self.is_paused() => Summary::Paused,
             Source::Standby => Summary::Standby,
@@ -152,9 +163,22 @@ impl Report {
         }
     }
 
+    /// Whether it runs; or else it has ended, and others of the process have not.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.health.ended().is_none()
+    }
+
     /// Why it is not ready; none: it is.
     #[must_use]
     pub fn reasons(&self) -> Vec<Reason> {
+        if let Some(ended) = self.health.ended() {
+            let (code, message) = match ended {
+                Ended::AsAsked => ("stopped", "it has stopped, as it was asked to".to_owned()),
+                Ended::Failed(why) => ("failed", format!("it can't go on, and needs a start of the process: {why}")),
+            };
+            return vec![Reason { code: code.to_owned(), message }];
+        }
         let State { source, broker, checkpoint, event } = self.state();
         let (lag_bytes, lag_us) = (self.metrics().lag_bytes(), self.metrics().lag_us());
         let paused = self.is_paused().then(|| ("paused", "it was asked to pause (POST /resume goes on)".to_owned()));

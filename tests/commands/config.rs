@@ -89,7 +89,7 @@ async fn the_schema_takes_every_example_and_refuses_every_wrong_key() {
             validator.iter_errors(&toml(text)).map(|error| format!("{}: {error}", error.instance_path())).collect();
         assert!(errors.is_empty(), "{what}: {errors:?}\n{text}");
     };
-    for example in ["config/minimal.toml", "config/pgsluice.toml"] {
+    for example in ["config/minimal.toml", "config/pgsluice.toml", "config/pipelines.toml"] {
         let text = std::fs::read_to_string(example).expect("the example");
         check(example, &text);
         let uncomment = |line: &str| match line.strip_prefix('#') {

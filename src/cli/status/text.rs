@@ -82,6 +82,13 @@ pub(super) fn running(status: &Status) -> String {
 /// Of the database alone.
 pub(super) fn database(seen: &Seen) -> String {
     let mut text = String::new();
+    if let Some(name) = &seen.pipeline {
+        let _ = writeln!(text, "pipeline {name}");
+    }
+    if let Some(error) = &seen.error {
+        let _ = writeln!(text, "its database can't be asked: {error}");
+        return text;
+    }
     if let Some(why) = &seen.not_running {
         let _ = writeln!(text, "from the database alone: {why}");
     }
@@ -208,7 +215,8 @@ mod tests {
             retained_bytes: Some(2048),
             ..slots::Slot::default()
         };
-        let seen = Seen { not_running: Some("http.listen is not set".to_owned()), slots: vec![slot], checkpoint: None };
+        let seen =
+            Seen { not_running: Some("http.listen is not set".to_owned()), slots: vec![slot], ..Seen::default() };
         let text = database(&seen);
         assert!(text.starts_with("from the database alone: http.listen is not set\nshop: nobody reads it\n"), "{text}");
         assert!(text.contains("acknowledged 0/10") && text.contains("extended"), "{text}");

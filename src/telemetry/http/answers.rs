@@ -16,6 +16,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::access::{Access, Verdict};
+use super::served::{Chosen, Pipeline, Served, Unknown, parameter};
 use crate::telemetry::metrics::exposition;
 use crate::telemetry::report::{Reason, Report};
 use crate::telemetry::status::Status;
@@ -45,14 +46,8 @@ impl Findings {
     }
 }
 
-#[derive(Debug, Clone)]
-struct Served {
-    report: Report,
-    findings: Findings,
-}
-
 /// All paths.
-pub(super) fn router(report: Report, findings: Findings, access: Access) -> Router {
+pub(super) fn router(served: Served, access: Access) -> Router {
     // What is not there yet is there for whoever has the token, or there is none to have.
     Router::new()
         .route("/metrics", get(metrics))
@@ -66,7 +61,7 @@ pub(super) fn router(report: Report, findings: Findings, access: Access) -> Rout
         .route("/healthz", get(live))
         .route("/readyz", get(ready))
         .layer(from_fn_with_state(access, judged))
-        .with_state(Served { report, findings })
+        .with_state(served)
 }
 
 /// Judges each request, and adds to each answer what keeps it from being used by another page.
@@ -130,10 +125,13 @@ fn policy() -> String {
     )
 }
 
-async fn live() -> Response {
-    json_of(StatusCode::OK, &json!({ "live": true }))
+/// Every pipeline's own thread, where they have one, must answer.
+async fn live(State(served): State<Served>) -> Response {
+    let live = served.is_alive().await;
+    json_of(if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &json!({ "live": live }))
 }
 
+/// Of one pipeline.
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
@@ -145,49 +143,123 @@ struct Readiness {
     state: crate::telemetry::health::State,
 }
 
-async fn ready(State(served): State<Served>, Extension(verdict): Extension<Verdict>) -> Response {
-    let Served { report, .. } = served;
-    let reasons = report.reasons();
-    let ready = reasons.is_empty();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    match verdict {
-        Verdict::Granted => {
-            let metrics = report.metrics();
-            let (lag_bytes, lag_ms) = (metrics.lag_bytes(), metrics.lag_us() / 1_000);
-            let (paused, state) = (report.is_paused(), report.state());
-            json_of(status, &Readiness { ready, reasons, paused, lag_bytes, lag_ms, state })
+impl Readiness {
+    fn of(report: &Report) -> Self {
+        let (reasons, metrics) = (report.reasons(), report.metrics());
+        Self {
+            ready: reasons.is_empty(),
+            reasons,
+            paused: report.is_paused(),
+            lag_bytes: metrics.lag_bytes(),
+            lag_ms: metrics.lag_us() / 1_000,
+            state: report.state(),
         }
-        Verdict::Unknown | Verdict::Refused(_) => json_of(status, &json!({ "ready": ready })),
     }
 }
 
-async fn metrics(State(served): State<Served>) -> Response {
-    ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], Body::from(exposition::render(&served.report))).into_response()
+/// What is said of one of several pipelines, with its name.
+#[derive(Serialize)]
+struct Named<'n, T> {
+    pipeline: &'n str,
+    #[serde(flatten)]
+    said: T,
 }
 
-async fn status(State(served): State<Served>) -> Response {
-    json_of(StatusCode::OK, &Status::of(&served.report))
+/// Of all of them.
+#[derive(Serialize)]
+struct AllReady<'n> {
+    ready: bool,
+    reasons: Vec<Named<'n, Reason>>,
+    pipelines: Vec<Named<'n, Readiness>>,
+}
+
+async fn ready(
+    State(served): State<Served>,
+    RawQuery(query): RawQuery,
+    Extension(verdict): Extension<Verdict>,
+) -> Response {
+    let chosen = match served.chosen(query.as_deref()) {
+        Ok(chosen) => chosen,
+        Err(unknown) => return unknown.into_response(),
+    };
+    let ready = chosen.reports().all(|report| report.reasons().is_empty());
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    match (verdict, chosen) {
+        (Verdict::Unknown | Verdict::Refused(_), _) => json_of(status, &json!({ "ready": ready })),
+        (Verdict::Granted, Chosen::One(one)) => json_of(status, &Readiness::of(&one.report)),
+        (Verdict::Granted, Chosen::All(all)) => {
+            let pipelines = all.iter().map(|one| named(&one.report, Readiness::of(&one.report))).collect();
+            let reasons = all
+                .iter()
+                .flat_map(|Pipeline { report, .. }| report.reasons().into_iter().map(|reason| named(report, reason)));
+            json_of(status, &AllReady { ready, reasons: reasons.collect(), pipelines })
+        }
+    }
+}
+
+fn named<T>(report: &Report, said: T) -> Named<'_, T> {
+    Named { pipeline: report.name(), said }
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    let reports = served.all().iter().map(|pipeline| &pipeline.report);
+    let text = exposition::render(&reports, served.is_list());
+    ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], Body::from(text)).into_response()
+}
+
+async fn status(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
+    match served.chosen(query.as_deref()) {
+        Ok(Chosen::One(one)) => json_of(StatusCode::OK, &Status::of(&one.report)),
+        Ok(all @ Chosen::All(_)) => {
+            let pipelines: Vec<Status> = all.reports().map(Status::of).collect();
+            json_of(StatusCode::OK, &json!({ "pipelines": pipelines }))
+        }
+        Err(unknown) => unknown.into_response(),
+    }
 }
 
 /// `?after_ms=…`: only the samples after that moment.
 async fn history(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
-    let after = query.as_deref().and_then(|query| query.strip_prefix("after_ms=")?.parse().ok()).unwrap_or(0);
-    json_of(StatusCode::OK, &served.report.metrics().history().after(after))
+    let after = parameter(query.as_deref(), "after_ms").and_then(|after| after.parse().ok()).unwrap_or(0);
+    match served.one(query.as_deref()) {
+        Ok(one) => json_of(StatusCode::OK, &one.report.metrics().history().after(after)),
+        Err(unknown) => unknown.into_response(),
+    }
 }
 
-async fn check(State(served): State<Served>) -> Response {
-    json_of(StatusCode::OK, &served.findings.get())
+async fn check(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
+    match served.one(query.as_deref()) {
+        Ok(one) => json_of(StatusCode::OK, &one.findings.get()),
+        Err(unknown) => unknown.into_response(),
+    }
 }
 
-async fn pause(State(served): State<Served>) -> Response {
-    set_pause(&served, true)
+async fn pause(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
+    set_pause(&served, query.as_deref(), true)
 }
 
-async fn resume(State(served): State<Served>) -> Response {
-    set_pause(&served, false)
+async fn resume(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
+    set_pause(&served, query.as_deref(), false)
 }
 
-fn set_pause(served: &Served, paused: bool) -> Response {
-    let changed = served.report.health().pause(paused);
-    json_of(StatusCode::OK, &json!({ "paused": paused, "changed": changed }))
+/// Of all pipelines, unless one is named.
+fn set_pause(served: &Served, query: Option<&str>, paused: bool) -> Response {
+    match served.chosen(query) {
+        Ok(chosen) => {
+            let changed = chosen.reports().filter(|report| report.health().pause(paused)).count() > 0;
+            json_of(StatusCode::OK, &json!({ "paused": paused, "changed": changed }))
+        }
+        Err(unknown) => unknown.into_response(),
+    }
+}
+
+impl IntoResponse for Unknown {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Name => refused(StatusCode::NOT_FOUND, "there is no such pipeline: GET /status has their names"),
+            Self::Several => {
+                refused(StatusCode::BAD_REQUEST, "there are several pipelines: name one, as in ?pipeline=NAME")
+            }
+        }
+    }
 }

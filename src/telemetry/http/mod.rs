@@ -1,11 +1,13 @@
 //! What the process answers: `/healthz`, `/readyz`, `/metrics`, `/status`, `/history`, `/check`, pause and resume, and the page.
 //!
-//! On the pipeline's own thread, so that an answer says that this lives. Whom it answers is decided in [`access`]; `tls` and
+//! On the pipeline's own thread, so that an answer says that this lives; of several, on a thread of nobody's, and `/healthz` asks
+//! theirs. [`served`] has the pipelines; whom it answers is decided in [`access`]; `tls` and
 //! [`serve`] bound how many are served at a time and how long one may take to ask.
 
 pub mod access;
 mod answers;
 pub mod client;
+pub mod served;
 mod tls;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use crate::config::HttpSettings;
 use crate::failure::{Definite, Kind};
 use access::Access;
 pub use answers::Findings;
+use served::Served;
 
 /// So many connections are served at a time; who comes then waits.
 const CONNECTIONS_MAX: usize = 64;
@@ -38,7 +41,7 @@ const BREATH: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The address can't be listened on, or the certificate not used.
-pub async fn serve(settings: &HttpSettings, report: Report, findings: Findings) -> Result<(), Definite> {
+pub async fn serve(settings: &HttpSettings, served: Served) -> Result<(), Definite> {
     let address = settings.listen;
     let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
     let bound = async {
@@ -58,8 +61,10 @@ pub async fn serve(settings: &HttpSettings, report: Report, findings: Findings) 
             "others than this machine can read the status; pause and resume are refused until http.token is set"
         );
     }
-    tokio::spawn(sample(report.clone()));
-    let router = answers::router(report, findings, access);
+    for pipeline in served.all() {
+        tokio::spawn(sample(pipeline.report.clone()));
+    }
+    let router = answers::router(served, access);
     tokio::spawn(accept(listener, tls, router));
     Ok(())
 }

@@ -12,10 +12,15 @@ use crate::telemetry::report::{Report, Summary};
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All metrics: name, type, what it says.
-pub const METRICS: [(&str, &str, &str); 33] = [
+pub const METRICS: [(&str, &str, &str); 34] = [
     ("pgsluice_build_info", "gauge", "1; the version of pgsluice and the pipeline's name"),
     ("pgsluice_start_time_seconds", "gauge", "When the process started, since 1970"),
-    ("pgsluice_ready", "gauge", "1 while /readyz answers 200"),
+    (
+        "pgsluice_pipeline_up",
+        "gauge",
+        "1 while the pipeline runs; 0 once it has ended, and others of the process have not",
+    ),
+    ("pgsluice_ready", "gauge", "1 while changes flow: of a single pipeline, while /readyz answers 200"),
     ("pgsluice_state", "gauge", "1 for the state that the pipeline is in"),
     ("pgsluice_source_state", "gauge", "1 for the state that the stream from PostgreSQL is in"),
     ("pgsluice_broker_state", "gauge", "1 for the state that the publisher is in"),
@@ -76,18 +81,28 @@ pub const METRICS: [(&str, &str, &str); 33] = [
     ("pgsluice_paused", "gauge", "1 while pgsluice is paused"),
 ];
 
-/// All of it.
+/// All of it; `is_labelled`: each sample has the label `pipeline`.
 #[must_use]
-pub fn render(report: &Report) -> String {
-    let mut text = Text(String::with_capacity(8 << 10));
+pub fn render<'r, R>(reports: &R, is_labelled: bool) -> String
+where
+    R: Iterator<Item = &'r Report> + Clone,
+{
+    let mut text = Text { written: String::with_capacity(8 << 10), pipeline: None };
     for (name, kind, help) in METRICS {
-        let _ = writeln!(text.0, "# HELP {name} {}\n# TYPE {name} {kind}", escaped_help(help));
-        text.metric(name, report);
+        let _ = writeln!(text.written, "# HELP {name} {}\n# TYPE {name} {kind}", escaped_help(help));
+        for report in reports.clone() {
+            text.pipeline = is_labelled.then(|| report.name().to_owned());
+            text.metric(name, report);
+        }
     }
-    text.0
+    text.written
 }
 
-struct Text(String);
+struct Text {
+    written: String,
+    /// Whose samples come; none: there is one.
+    pipeline: Option<String>,
+}
 
 impl Text {
     fn metric(&mut self, name: &str, report: &Report) {
@@ -96,9 +111,14 @@ impl Text {
         let totals = metrics.totals();
         match name {
             "pgsluice_build_info" => {
-                self.labelled(name, &[("version", env!("CARGO_PKG_VERSION")), ("pipeline", report.name())], 1);
+                let version = ("version", env!("CARGO_PKG_VERSION"));
+                match self.pipeline {
+                    Some(_) => self.labelled(name, &[version], 1),
+                    None => self.labelled(name, &[version, ("pipeline", report.name())], 1),
+                }
             }
             "pgsluice_start_time_seconds" => self.plain(name, seconds(report.started_us())),
+            "pgsluice_pipeline_up" => self.plain(name, u8::from(report.runs())),
             "pgsluice_ready" => self.plain(name, u8::from(report.reasons().is_empty())),
             "pgsluice_paused" => self.plain(name, u8::from(report.is_paused())),
             "pgsluice_state" => {
@@ -181,7 +201,7 @@ impl Text {
     }
 
     fn plain(&mut self, name: &str, value: impl Display) {
-        let _ = writeln!(self.0, "{name} {value}");
+        self.labelled(name, &[], value);
     }
 
     fn known(&mut self, name: &str, value: Option<impl Display>) {
@@ -204,11 +224,16 @@ impl Text {
     }
 
     fn labelled(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        for ((label, text), before) in labels.iter().zip(std::iter::once('{').chain(std::iter::repeat(','))) {
-            let _ = write!(self.0, "{before}{label}=\"{}\"", escaped(text));
+        let Self { written, pipeline } = self;
+        written.push_str(name);
+        let pipeline = pipeline.as_deref().map(|name| ("pipeline", name));
+        let mut before = '{';
+        for (label, text) in labels.iter().copied().chain(pipeline) {
+            // Writing to a String can't fail.
+            let _ = write!(written, "{before}{label}=\"{}\"", escaped(text));
+            before = ',';
         }
-        let _ = writeln!(self.0, "}} {value}");
+        let _ = writeln!(written, "{} {value}", if before == ',' { "}" } else { "" });
     }
 
     fn histogram(&mut self, name: &str, histogram: &Histogram) {

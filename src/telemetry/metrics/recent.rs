@@ -53,6 +53,7 @@ impl RecentEvent {
 /// The last of them.
 #[derive(Debug, Default)]
 pub struct Recent {
+    /// Of two writers, which may be two threads: then a second is short of what was filled in, or of one event.
     budget: Cell,
     events: Mutex<VecDeque<RecentEvent>>,
 }

@@ -1,0 +1,63 @@
+//! Two kinds of failure: what passes by itself, and what may be the message's fault.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+/// Whether the same may work a moment later: the database is away or starts, or two transactions were in each other's way.
+/// Such a failure says nothing about the message that was being handled, and does not count as an attempt.
+#[must_use]
+pub fn passes(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<io::Error>()
+            || cause.is::<tokio::time::error::Elapsed>()
+            || matches!(cause.downcast_ref(), Some(PoolError::Timeout(_)))
+            || cause.downcast_ref::<tokio_postgres::Error>().is_some_and(of_postgres)
+    })
+}
+
+fn of_postgres(error: &tokio_postgres::Error) -> bool {
+    let Some(code) = error.code() else {
+        // Not said by the server: the connection is gone, or in the middle of a password that it did not ask for.
+        return error.is_closed() || error.source().is_some_and(<dyn Error>::is::<io::Error>);
+    };
+    let in_the_way =
+        [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::LOCK_NOT_AVAILABLE];
+    // Connection exceptions; insufficient resources; shut down, crashed, not yet started.
+    let classes = ["08", "53", "57P"];
+    in_the_way.contains(code) || classes.iter().any(|class| code.code().starts_with(class))
+}
+
+/// How long to wait before the next try: twice as long each time, and with jitter, so that not all come back at once.
+#[derive(Debug)]
+pub struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(5);
+
+    /// From the beginning.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { next: Self::FIRST }
+    }
+
+    /// Waits, longer each time.
+    pub async fn wait(&mut self) {
+        // A random number that costs no dependency: the low bits of a random id.
+        let jitter = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
+        tokio::time::sleep(self.next.mul_f64(0.5 + jitter / 2.0)).await;
+        self.next = (self.next * 2).min(Self::LONGEST);
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,9 @@
+//! The program: what the command line says, and a stop by signal.
+
+use clap::Parser as _;
+use messaging::service;
+
+fn main() -> std::process::ExitCode {
+    let options = view::Options::parse();
+    service::main(view::run(options))
+}

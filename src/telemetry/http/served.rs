@@ -1,0 +1,110 @@
+//! Whose answers these are: one pipeline's, or those of a list, of which a request may name one by `?pipeline=NAME`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::runtime::Handle;
+
+use super::answers::Findings;
+use crate::telemetry::report::Report;
+
+/// So long may a pipeline's thread be busy with one turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One pipeline.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// What is told about it.
+    pub report: Report,
+    /// What `pgsluice check` has found.
+    pub findings: Findings,
+    /// Where it runs; none: where the answers are given.
+    pub runtime: Option<Handle>,
+}
+
+/// All of them; never empty.
+#[derive(Debug, Clone)]
+pub struct Served {
+    all: Arc<[Pipeline]>,
+    is_list: bool,
+}
+
+/// Which of them a request is about.
+#[derive(Debug)]
+pub(super) enum Chosen<'s> {
+    /// The one that was named, or the only one.
+    One(&'s Pipeline),
+    /// All of a list.
+    All(&'s [Pipeline]),
+}
+
+/// Why it is not clear which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// There is none of this name.
+    Name,
+    /// None was named.
+    Several,
+}
+
+impl Served {
+    /// `is_list`: they are told apart by their names, even if there is only one.
+    #[must_use]
+    pub fn new(all: Vec<Pipeline>, is_list: bool) -> Self {
+        Self { all: all.into(), is_list }
+    }
+
+    /// In the order of the configuration.
+    pub(super) fn all(&self) -> &[Pipeline] {
+        &self.all
+    }
+
+    pub(super) fn is_list(&self) -> bool {
+        self.is_list
+    }
+
+    /// What a request is about that may be about all.
+    pub(super) fn chosen(&self, query: Option<&str>) -> Result<Chosen<'_>, Unknown> {
+        match (parameter(query, "pipeline"), &*self.all) {
+            (Some(name), all) => {
+                all.iter().find(|pipeline| pipeline.report.name() == name).map(Chosen::One).ok_or(Unknown::Name)
+            }
+            (None, [one]) if !self.is_list => Ok(Chosen::One(one)),
+            (None, all) => Ok(Chosen::All(all)),
+        }
+    }
+
+    /// What a request is about that is about one.
+    pub(super) fn one(&self, query: Option<&str>) -> Result<&Pipeline, Unknown> {
+        match self.chosen(query)? {
+            Chosen::One(one) | Chosen::All([one]) => Ok(one),
+            Chosen::All(_) => Err(Unknown::Several),
+        }
+    }
+
+    /// Whether the thread of each that has not ended still takes a turn.
+    pub(super) async fn is_alive(&self) -> bool {
+        let pulses = self.all.iter().filter(|pipeline| pipeline.report.runs()).map(async |pipeline| {
+            let Some(runtime) = &pipeline.runtime else { return true };
+            // Of a runtime that has just ended the task is cancelled, which is an answer too.
+            tokio::time::timeout(PATIENCE, runtime.spawn(async {})).await.is_ok()
+        });
+        join_all(pulses).await.into_iter().all(|is_alive| is_alive)
+    }
+}
+
+impl Chosen<'_> {
+    pub(super) fn reports(&self) -> impl Iterator<Item = &Report> {
+        let chosen = match self {
+            Self::One(one) => std::slice::from_ref(*one),
+            Self::All(all) => all,
+        };
+        chosen.iter().map(|pipeline| &pipeline.report)
+    }
+}
+
+/// Of a query: names and numbers, which have nothing to decode.
+pub(super) fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
+    query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
