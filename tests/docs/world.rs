@@ -213,13 +213,17 @@ async fn no_slots(database: &Database) {
     eventually("no slot is left", SOON, left).await;
 }
 
-/// Without what is another one each time: positions, numbers, and the width of columns.
+/// Without what is another one each time: positions, times, sizes, versions, large numbers, and the width of columns. What is
+/// counted stays.
 pub(crate) fn lasting(text: &str) -> String {
     let rules = [
-        ("[0-9A-F]+/[0-9A-F]{2,8}", "LSN"),
-        (r"[0-9]+(\.[0-9]+)*", "0"),
-        ("0 (bytes|[KMG]iB)", "SIZE"),
-        ("0 (ms|s|min [0-9]+ s)", "TIME"),
+        (r"\b[0-9A-F]+/[0-9A-F]{1,8}\b", "LSN"),
+        (r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z", "TIMESTAMP"),
+        (r"\b[0-9]+(\.[0-9]+)? (bytes|[KMG]iB)\b", "SIZE"),
+        (r"\b[0-9]+(\.[0-9]+)? (ms|s|min [0-9]+ s)\b", "TIME"),
+        (r"\b(PostgreSQL|RabbitMQ|pgsluice) [0-9]+(\.[0-9]+)*", "$1 N"),
+        (r"\b(PID|process|rate) [0-9]+", "$1 N"),
+        (r"\b[0-9]{3,}\b", "N"),
         ("[ \t]+", " "),
         (" \n", "\n"),
     ];
