@@ -132,7 +132,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             publisher: Lanes::new(broker, &settings.rabbitmq, settings.fail_fast, health.clone()),
             store,
             checkpointer: None,
-            intake: Intake::new(&settings, None, health.metrics()),
+            intake: Intake::new(&settings, None, &health),
             window: Window::new(Progress::default(), settings.rabbitmq.in_flight),
             retention: Retention::new(settings.source.retain, &[]),
             reported: None,
@@ -147,7 +147,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
     /// The same as a replay, which ends by itself.
     #[must_use]
     pub fn replaying(mut self, replay: Replay) -> Self {
-        self.intake = Intake::new(&self.settings, Some(replay), self.health.metrics());
+        self.intake = Intake::new(&self.settings, Some(replay), &self.health);
         self
     }
 
@@ -286,6 +286,9 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
                 driven.map_err(|failed| refused(failed, &self.window))?;
                 for commit_lsn in self.publisher.bodiless() {
                     self.intake.cleanup.iter_mut().for_each(|cleanup| cleanup.keep(commit_lsn));
+                }
+                for (seq, poison) in self.publisher.parked() {
+                    self.intake.meter.parked(seq, poison);
                 }
                 let settled = self.publisher.settled().inspect(|seq| self.window.settle(*seq));
                 self.intake.meter.settled(settled);

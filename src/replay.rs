@@ -34,6 +34,8 @@ use crate::route::template::Template;
 use crate::route::topology;
 use crate::source::Source;
 use crate::telemetry::health::Health;
+use crate::telemetry::otlp::span;
+use crate::telemetry::otlp::tracer::{Open, Tracer};
 use nowhere::Nowhere;
 
 /// Where a replay begins.
@@ -239,10 +241,12 @@ impl Plan {
         })
     }
 
-    /// Replays until the end, or `shutdown` completes, or it has to stop.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Summary {
+    /// Replays until the end, or `shutdown` completes, or it has to stop. It has one span; its events have none, because their
+    /// traces ended long ago.
+    pub async fn run(self, tracer: &Tracer, shutdown: impl Future<Output = ()>) -> Summary {
         let Self { settings, dry_run, events, scope, what } = self;
         let (begun, at_us) = (Instant::now(), now_us());
+        let span = tracer.start("replay".to_owned(), span::Kind::Internal, None);
         let replay = |delivery| Replay { scope, delivery, announce: None };
         let (outcome, resume) = match events {
             Events::Slot { source, start } => {
@@ -257,6 +261,9 @@ impl Plan {
                 (outcome, settled.map(|value| format!("'{}'", value.replace('\'', "'\\''"))))
             }
         };
+        if let Some(span) = span {
+            end(span, &outcome, &what);
+        }
         summary(outcome, dry_run, &what, resume, begun.elapsed())
     }
 }
@@ -314,6 +321,17 @@ fn print(event: &Event) -> std::io::Result<()> {
     // Writing to a String can't fail.
     let _ = writeln!(line, "{}", event.body.len());
     std::io::stdout().write_all(line.as_bytes())
+}
+
+fn end(mut span: Open, outcome: &Outcome, what: &str) {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    span.set("pgsluice.replay.of", what);
+    span.set("pgsluice.replay.transactions", number(outcome.tally.transactions));
+    span.set("pgsluice.replay.events", number(outcome.tally.events));
+    if !outcome.is_complete || outcome.result.is_err() {
+        span.fail("ended early");
+    }
+    span.end(now_us());
 }
 
 /// `resume`: the `--from` with which it goes on from what is settled.

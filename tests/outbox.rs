@@ -131,16 +131,23 @@ async fn the_time_the_version_and_the_trace_come_from_columns() {
         format!("('1', '2026-11-21 02:37:00.9+00', 3, '{parent}')"),
         format!("('2', '1970-01-01', NULL, E'#Sat Nov 21\\ntraceparent={parent}\\ntracestate=a\\\\=b')"),
         "('3', NULL, NULL, NULL)".to_owned(),
+        // No event waits for a trace that is none.
+        format!("('4', NULL, NULL, '{}')", parent.replace("-b7ad", "-B7AD")),
+        "('5', NULL, NULL, E'traceparent=none\\ntracestate=a=b')".to_owned(),
+        "('6', NULL, NULL, '{}')".to_owned(),
     ] {
         scene.database.execute(&format!("INSERT INTO inbox (id, at, version, trace) VALUES {row}")).await;
     }
-    let events = scene.vhost.consume("all", 3, SOON).await;
+    let events = scene.vhost.consume("all", 6, SOON).await;
     let header = |event: usize, name: &str| events[event].headers.get(name).cloned().unwrap_or(Value::Null);
     assert_eq!(events[0].properties.timestamp(), &Some(1_795_228_620));
     assert_eq!((header(0, "schema_version"), header(0, "traceparent")), (json!(3), json!(parent)));
     assert_eq!(events[1].properties.timestamp(), &Some(0));
     assert_eq!((header(1, "traceparent"), header(1, "tracestate")), (json!(parent), json!("a=b")));
     assert_eq!((header(2, "schema_version"), header(2, "traceparent")), (Value::Null, Value::Null));
+    for event in 2..6 {
+        assert_eq!((header(event, "traceparent"), header(event, "tracestate")), (Value::Null, Value::Null), "{event}");
+    }
     let committed_at_us = events[2].headers["committed_at_us"].as_u64().expect("a number");
     assert_eq!(*events[2].properties.timestamp(), Some(committed_at_us / 1_000_000), "the commit time");
 }

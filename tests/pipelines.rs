@@ -45,7 +45,8 @@ impl Two {
     }
 }
 
-fn section(name: &str, scene: &Scene, more: &str) -> String {
+/// One of them.
+pub(crate) fn section(name: &str, scene: &Scene, more: &str) -> String {
     let (slot, url, amqp) = (scene.database.name(), scene.database.url(), scene.vhost.url());
     let checkpoint = scene.checkpoint();
     format!(

@@ -5,6 +5,7 @@
 
 mod access;
 mod metrics;
+mod otlp;
 mod page;
 mod pause;
 mod ready;

@@ -20,6 +20,8 @@ use crate::telemetry::health::{Ended, Health};
 use crate::telemetry::http::served::{Pipeline, Served};
 use crate::telemetry::http::{self, Findings};
 use crate::telemetry::logging;
+use crate::telemetry::otlp::Exporter;
+use crate::telemetry::otlp::tracer::Tracer;
 use crate::telemetry::report::{Facts, Report};
 
 /// As the main thread's usually is; no page of it is there before it is used.
@@ -36,7 +38,9 @@ pub(super) fn run(all: &[Settings]) -> Result<(), Definite> {
     let failure = block_on(async {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
-        let members = all.iter().map(Member::new).collect::<Result<Vec<_>, _>>()?;
+        let exporter = Exporter::start(all[0].otlp.as_ref())?;
+        let member = |settings: &Settings| Member::new(settings, exporter.tracer(&settings.name));
+        let members = all.iter().map(member).collect::<Result<Vec<_>, _>>()?;
         if let Some(listening) = &all[0].http {
             http::serve(listening, Served::new(members.iter().map(Member::served).collect(), true)).await?;
         }
@@ -54,7 +58,9 @@ pub(super) fn run(all: &[Settings]) -> Result<(), Definite> {
             shutdown.requested().await;
             stop.send_replace(true);
         });
-        Ok(first_failure(ended, &names, &healths).await)
+        let failure = first_failure(ended, &names, &healths).await;
+        exporter.finish().await;
+        Ok(failure)
     })?;
     match failure {
         None => Ok(()),
@@ -134,8 +140,8 @@ struct Member {
 }
 
 impl Member {
-    fn new(settings: &Settings) -> Result<Self, Definite> {
-        let (name, health) = (settings.name.clone(), Health::default());
+    fn new(settings: &Settings, tracer: Tracer) -> Result<Self, Definite> {
+        let (name, health) = (settings.name.clone(), Health::traced(tracer));
         let runtime = Builder::new_current_thread()
             .enable_all()
             // Those that store the checkpoint, and the like.

@@ -19,6 +19,7 @@ use crate::replay::{From, Overrides, Plan, To};
 use crate::route::select::Selection;
 use crate::telemetry::health::Health;
 use crate::telemetry::logging;
+use crate::telemetry::otlp::Exporter;
 
 /// What to replay.
 #[derive(Debug, clap::Args)]
@@ -72,11 +73,13 @@ pub fn run(arguments: &ReplayArguments) -> Result<(), Definite> {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?.requested();
         let mut shutdown = pin!(shutdown);
+        let (exporter, name) = (Exporter::start(settings.otlp.as_ref())?, settings.name.clone());
         let plan = tokio::select! { biased;
             () = &mut shutdown => return Ok(()),
             plan = arguments.plan(settings) => plan?,
         };
-        let summary = plan.run(shutdown).await;
+        let summary = plan.run(&exporter.tracer(&name), shutdown).await;
+        exporter.finish().await;
         // Who has stopped reading a dry run does not want it.
         let _ = writeln!(stdout(), "{}", summary.text);
         summary.result

@@ -15,6 +15,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::http::served::Served;
 use crate::telemetry::http::{self, Findings};
 use crate::telemetry::logging;
+use crate::telemetry::otlp::Exporter;
 use crate::telemetry::report::{Facts, Report};
 
 /// Flags override the environment, which overrides the file.
@@ -81,14 +82,17 @@ fn alone(settings: Settings, is_list: bool, from: Option<&str>) -> Result<(), De
     block_on(async {
         // Before anything else, so that no signal meets the default action.
         let shutdown = Shutdown::listen().context("signal handlers").map_err(cannot_start)?;
-        let health = Health::default();
+        let exporter = Exporter::start(settings.otlp.as_ref())?;
+        let health = Health::traced(exporter.tracer(&settings.name));
         let findings = Findings::default();
         if let Some(listening) = &settings.http {
             let report = Report::new(health.clone(), Facts::of(&settings));
             let pipeline = http::served::Pipeline { report, findings: findings.clone(), runtime: None };
             http::serve(listening, Served::new(vec![pipeline], is_list)).await?;
         }
-        stream(settings, health, findings, from, shutdown.requested()).await
+        let result = stream(settings, health, findings, from, shutdown.requested()).await;
+        exporter.finish().await;
+        result
     })
 }
 

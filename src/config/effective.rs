@@ -174,7 +174,9 @@ fn redacted(key: &str, value: &Value) -> Value {
 
 fn is_secret(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
-    key == "hash.key" || ["password", "token", "secret", "passphrase"].contains(&name) || name.ends_with("_token")
+    ["hash.key", "otlp.headers"].contains(&key)
+        || ["password", "token", "secret", "passphrase"].contains(&name)
+        || name.ends_with("_token")
 }
 
 impl Line {

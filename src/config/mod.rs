@@ -12,6 +12,7 @@ mod filters;
 mod format;
 mod http;
 mod layers;
+mod otlp;
 mod outbox;
 mod pipelines;
 pub mod reference;
@@ -42,6 +43,7 @@ pub(crate) use format::OF_CHANGES;
 pub use format::{ChangeFormat, CloudEvents, DataFormat, RuleFormat};
 pub use http::{HttpSettings, TlsFiles, Token};
 pub use layers::VARIABLE_PREFIX;
+pub use otlp::OtlpSettings;
 pub(crate) use outbox::OF_COLUMN;
 pub use outbox::{
     CleanupSettings, OnUpdate, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings, Property, RouteSettings,
@@ -90,6 +92,8 @@ pub struct Settings {
     pub fail_fast: bool,
     /// Where the process answers, if anywhere.
     pub http: Option<HttpSettings>,
+    /// Where its own spans go, if anywhere.
+    pub otlp: Option<OtlpSettings>,
     /// What is logged, and how.
     pub log: LogSettings,
 }

@@ -17,7 +17,7 @@ use crate::failure::{Definite, Kind};
 use crate::postgres::conninfo::Conninfo;
 
 /// Sections of the process, which no pipeline has for itself.
-pub(super) const OF_PROCESS: [&str; 2] = ["http", "log"];
+pub(super) const OF_PROCESS: [&str; 3] = ["http", "otlp", "log"];
 
 /// What a configuration describes: at least one pipeline.
 #[derive(Debug, Clone)]

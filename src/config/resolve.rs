@@ -6,6 +6,7 @@
 mod events;
 mod filters;
 mod http;
+mod otlp;
 mod outbox;
 mod topology;
 
@@ -64,6 +65,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         checkpoint,
         replay,
         http,
+        otlp,
         log,
     } = written;
     let at = &origins;
@@ -97,6 +99,7 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Definite> {
         shutdown_timeout: millis(at, "shutdown_timeout_ms", shutdown_timeout_ms, 30_000, 1..=MAX_WAIT_MS)?,
         fail_fast: fail_fast.unwrap_or(false),
         http: http::http(at, http)?,
+        otlp: otlp::otlp(at, otlp)?,
         log: self::log(at, log)?,
         source,
         outboxes,

@@ -1,6 +1,7 @@
 //! The exact wording of what can be wrong, and the layers' order.
 
 mod events;
+mod otlp;
 mod outbox;
 mod pipelines;
 mod reference;
@@ -205,7 +206,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
     assert_eq!(
         error(&format!("tabels = []\n{SMALLEST}"), &[]),
         "conf/shop.toml:1: tabels is unknown\n\
-         known at the top: name, shutdown_timeout_ms, standby_timeout_ms, fail_fast, source, changes, outbox, events, hash, messages, rabbitmq, checkpoint, replay, http, log"
+         known at the top: name, shutdown_timeout_ms, standby_timeout_ms, fail_fast, source, changes, outbox, events, hash, messages, rabbitmq, checkpoint, replay, http, otlp, log"
     );
     assert_eq!(
         error(SMALLEST, &[("PGSLUICE__CHECKPOINT__PAHT", "x")]),

@@ -35,6 +35,7 @@ pub(super) struct Written {
     pub(super) checkpoint: Checkpoint,
     pub(super) replay: Replay,
     pub(super) http: Http,
+    pub(super) otlp: Otlp,
     pub(super) log: Log,
 }
 
@@ -311,6 +312,20 @@ pub(super) struct Http {
     pub(super) ready_lag_bytes: Option<i64>,
     #[serde(deserialize_with = "number")]
     pub(super) ready_lag_ms: Option<i64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Otlp {
+    pub(super) endpoint: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) token_file: Option<String>,
+    pub(super) headers: Option<BTreeMap<String, String>>,
+    pub(super) tls_ca_file: Option<String>,
+    #[serde(deserialize_with = "number")]
+    pub(super) timeout_ms: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) sample_per_million: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]

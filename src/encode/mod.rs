@@ -19,6 +19,7 @@ pub mod row;
 pub mod size;
 pub mod text;
 pub mod time;
+pub mod trace_context;
 pub mod values;
 
 use crate::change::{Change, Transaction};

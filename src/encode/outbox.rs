@@ -3,8 +3,6 @@
 //! Nulls: without an id the position names the event; a null in a template, the type or the payload is empty; a header or a
 //! property whose text is empty is left out.
 
-use std::borrow::Cow;
-
 use serde_json::value::RawValue;
 
 use super::Encoder;
@@ -13,8 +11,8 @@ use super::fields::Fields;
 use super::message::{Event, Header};
 use super::ordering::OrderingKey;
 use super::text::json_string;
-use super::time;
 use super::values::{Kind, json_base64, json_value, raw_bytes};
+use super::{time, trace_context};
 use crate::change::Change;
 use crate::config::{Ordering, Property};
 use crate::failure::Poison;
@@ -214,7 +212,7 @@ fn headers(event: &mut Event, plan: &OutboxPlan, row: OutboxRow<'_>) {
         event.headers.push("schema_version", typed(row.kind(*column, kind), value));
     }
     if let Some(context) = plan.trace_context.and_then(|column| row.text(column)) {
-        trace(event, context);
+        trace_context::push(&mut event.headers, context);
     }
     let mut scratch = std::mem::take(&mut event.subject);
     for (header, of) in &plan.headers {
@@ -350,30 +348,6 @@ fn set(event: &mut Event, property: Property, text: &str) -> Result<(), Unfit> {
     };
     text.clone_into(out);
     Ok(())
-}
-
-/// The W3C headers of <https://www.w3.org/TR/trace-context/>, from the `traceparent` alone, or from lines `traceparent=…` and
-/// `tracestate=…`, as a Java application with OpenTelemetry writes them for Debezium (`java.util.Properties`).
-fn trace(event: &mut Event, context: &str) {
-    let context = context.trim();
-    if !context.contains('=') {
-        if !context.is_empty() {
-            event.headers.push("traceparent", Header::Text(context));
-        }
-        return;
-    }
-    for line in context.lines().filter(|line| !line.starts_with('#')) {
-        if let Some((name @ ("traceparent" | "tracestate"), value)) = line.trim().split_once('=') {
-            let value = value.trim();
-            // A properties file escapes these two.
-            let unescaped = if value.contains('\\') {
-                Cow::Owned(value.replace("\\=", "=").replace("\\:", ":"))
-            } else {
-                Cow::Borrowed(value)
-            };
-            event.headers.push(name, Header::Text(&unescaped));
-        }
-    }
 }
 
 /// Microseconds since 2000-01-01 00:00 UTC, not before 1970. A time by its column's type, without a zone UTC; an integer counts

@@ -33,8 +33,9 @@ use crate::route::domain::{self, RuleError};
 use crate::route::outbox::Misfit;
 use crate::route::{MessageVerdict, Router, Skip, Verdict};
 use crate::source::Batch;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::health::Health;
 use crate::telemetry::metrics::meter::{Meter, TableId};
+use crate::telemetry::otlp::events::EventSpans;
 use crate::transaction::{Assembler, LogicalMessage, Step, TakeError};
 
 /// Told of each event before it is published.
@@ -84,7 +85,7 @@ struct Encode {
 }
 
 impl Intake {
-    pub(super) fn new(settings: &Settings, replay: Option<Replay>, metrics: &Metrics) -> Self {
+    pub(super) fn new(settings: &Settings, replay: Option<Replay>, health: &Health) -> Self {
         let (scope, delivery, announce) = match replay {
             None => (None, Delivery::First, None),
             Some(Replay { scope, delivery, announce }) => (Some(scope), delivery, announce),
@@ -105,7 +106,7 @@ impl Intake {
             outgoing: Outgoing::new(announce),
             parks: settings.rabbitmq.poison == PoisonPolicy::Park,
             cleanup: None,
-            meter: Meter::new(metrics.clone()),
+            meter: Meter::new(health.metrics().clone()).with_spans(EventSpans::of(health.tracer())),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::checkpoint::{Checkpoint, Store};
 use crate::failure::{Definite, Failure, Kind};
 use crate::source::{Batch, ChangeStream, Opened, Resume, Source, Status};
 use crate::telemetry::health::{self, Health};
+use crate::telemetry::otlp::connecting::Connecting;
 
 /// The longest wait between two attempts. A stream that lived for so long was a good one.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ pub(super) struct Link<S: Source> {
     state: State<S>,
     backoff: Backoff,
     fail_fast: bool,
+    connecting: Connecting,
     health: Health,
 }
 
@@ -53,7 +55,9 @@ impl<S: Source> Link<S> {
     pub(super) fn new(source: S, store: Arc<dyn Store>, fail_fast: bool, health: Health) -> Self {
         let resume = Resume { store, reached: None };
         let backoff = Backoff::new(Duration::from_millis(100), LONGEST_WAIT);
-        Self { source, resume, state: State::Waiting(Instant::now()), backoff, fail_fast, health }
+        let connecting =
+            Connecting::new(health.tracer().clone(), "connect postgresql", ("db.system.name", "postgresql"));
+        Self { source, resume, state: State::Waiting(Instant::now()), backoff, fail_fast, connecting, health }
     }
 
     /// Where to go on from when the stream has to be opened again.
@@ -71,6 +75,7 @@ impl<S: Source> Link<S> {
         loop {
             let mut failure = match &mut self.state {
                 State::Waiting(until) => {
+                    self.connecting.begin();
                     sleep_until(*until).await;
                     self.state = State::Opening(Box::pin(self.source.open(self.resume.clone())));
                     continue;
@@ -80,6 +85,7 @@ impl<S: Source> Link<S> {
                         tracing::info!(from = %start.flushed, slot = start.slot, "streaming from PostgreSQL");
                         self.state = State::Open { stream, since: Instant::now() };
                         self.fail_fast = false;
+                        self.connecting.done();
                         self.health.source(health::Source::Streaming);
                         self.health.metrics().streams.add(1);
                         return Ok(News::Opened { start, report_every });
@@ -149,6 +155,8 @@ impl<S: Source> Link<S> {
             }
             Failure::Transient(error) => error,
         };
+        self.connecting.begin();
+        self.connecting.trouble(&format!("{error:#}"));
         let wait = self.backoff.next_wait();
         self.health.metrics().trouble("source", &format!("{error:#}"));
         if !was_opening || self.backoff.attempts() == 1 {

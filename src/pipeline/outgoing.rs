@@ -228,6 +228,7 @@ fn publish<B: Broker>(
         return Err(definite);
     }
     way.meter.taken(seq, table, event, at);
+    way.meter.parked(seq, definite.poison);
     way.publisher.park(seq, event, &definite, is_made).ok_or(definite)
 }
 

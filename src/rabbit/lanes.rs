@@ -20,10 +20,11 @@ use crate::broker::Broker;
 use crate::config::{PoisonPolicy, RabbitSettings, Unroutable};
 use crate::encode::message::{Event, Message};
 use crate::encode::ordering::OrderingKey;
-use crate::failure::Definite;
+use crate::failure::{Definite, Poison};
 use crate::lsn::Lsn;
 use crate::progress::Seq;
 use crate::telemetry::health::{self, Health};
+use crate::telemetry::otlp::connecting::Connecting;
 
 /// Publishes events, each in order with those of its key, and reports them once they are settled.
 pub struct Lanes<B: Broker> {
@@ -36,11 +37,15 @@ pub struct Lanes<B: Broker> {
     next: usize,
     /// Settled, and not told yet.
     settled: Vec<Seq>,
+    /// Parked after all, though they were taken for published; and not told yet.
+    parked: Vec<(Seq, Option<Poison>)>,
     /// To be told once that is.
     failed: Option<Failed>,
     is_open: bool,
     /// What the metrics were told of what is wrong.
     told: Option<String>,
+    /// Of each lane; none at all: there are no spans.
+    connecting: Vec<Connecting>,
     health: Health,
 }
 
@@ -119,15 +124,21 @@ impl<B: Broker + Clone> Lanes<B> {
             Parking::new(parking.exchange.clone(), publisher(settings, Voice::default()))
         });
         health.metrics().start_lanes(rabbitmq.lanes);
+        let connecting = if health.tracer().is_on() { rabbitmq.lanes } else { 0 };
+        let connecting = (0..connecting)
+            .map(|_| Connecting::new(health.tracer().clone(), "connect rabbitmq", ("messaging.system", "rabbitmq")));
+        let connecting = connecting.collect();
         Self {
             shards: lanes.collect(),
             parking,
             fences: VecDeque::new(),
             next: 0,
             settled: Vec::new(),
+            parked: Vec::new(),
             failed: None,
             is_open: false,
             told: None,
+            connecting,
             health,
         }
     }
@@ -208,6 +219,12 @@ impl<B: Broker> Lanes<B> {
         self.settled.drain(..)
     }
 
+    /// What goes to the parking exchange since the last call, though it was taken for published: what is wrong with it; none: no
+    /// queue takes it.
+    pub fn parked(&mut self) -> impl Iterator<Item = (Seq, Option<Poison>)> {
+        self.parked.drain(..)
+    }
+
     /// In which transactions something that was taken for published is parked without its body, as known since the last
     /// call: before it is settled.
     pub fn bodiless(&mut self) -> impl Iterator<Item = Lsn> {
@@ -232,8 +249,12 @@ impl<B: Broker> Lanes<B> {
                     }
                 };
                 is_idle = false;
-                let parking = &mut self.parking;
-                lane.settle(range, |seq, parked| park(parking.as_mut(), seq, &parked), &mut self.settled);
+                let (parking, told) = (&mut self.parking, &mut self.parked);
+                let park = |seq, parked: Parked| {
+                    told.push((seq, parked.refusal.as_ref().and_then(|refusal| refusal.poison)));
+                    park(parking.as_mut(), seq, &parked);
+                };
+                lane.settle(range, park, &mut self.settled);
             }
             if let Some(parking) = &mut self.parking {
                 match parking.poll(cx, &mut self.settled) {
@@ -310,6 +331,15 @@ impl<B: Broker> Lanes<B> {
         let metrics = self.health.metrics();
         for (lane, told) in self.shards.iter().zip(metrics.lanes()) {
             told.tell(lane.publisher.state(), lane.seqs.len(), lane.publisher.counters());
+        }
+        for (lane, connecting) in self.shards.iter().zip(&mut self.connecting) {
+            match lane.publisher.state() {
+                State::Connecting | State::Reconnecting => {
+                    connecting.begin();
+                    lane.publisher.trouble().into_iter().for_each(|why| connecting.trouble(why));
+                }
+                State::Flowing | State::Blocked | State::Retrying | State::Poisoned(_) => connecting.done(),
+            }
         }
         if let Some(parking) = self.parking.as_ref().and_then(Parking::publisher) {
             metrics.parking().tell(parking.state(), 0, parking.counters());

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use super::otlp::tracer::Tracer;
 use crate::failure::Poison;
 
 /// Shared by all parts of one pipeline.
@@ -21,6 +22,7 @@ struct Shared {
     paused: watch::Sender<bool>,
     ended: OnceLock<Ended>,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 /// How a pipeline has ended, while others of the process may go on.
@@ -125,12 +127,25 @@ impl Checkpoint {
 
 impl Default for Health {
     fn default() -> Self {
-        let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
-        Self(Arc::new(Shared { state, paused, ended: OnceLock::new(), metrics: Metrics::default() }))
+        Self::traced(Tracer::default())
     }
 }
 
 impl Health {
+    /// Of a pipeline whose spans this makes.
+    #[must_use]
+    pub fn traced(tracer: Tracer) -> Self {
+        let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
+        let (ended, metrics) = (OnceLock::new(), Metrics::default());
+        Self(Arc::new(Shared { state, paused, ended, metrics, tracer }))
+    }
+
+    /// What makes its spans.
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.0.tracer
+    }
+
     /// What it is now.
     #[must_use]
     pub fn state(&self) -> State {

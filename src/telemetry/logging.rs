@@ -111,4 +111,48 @@ mod tests {
         assert!(filter("loud").is_err());
         assert!(filter("pgsluice=loud").is_err());
     }
+
+    /// What a thread of a pipeline logs.
+    fn logged<S: Subscriber + Send + Sync + 'static>(subscriber: impl FnOnce(Lines) -> S) -> String {
+        let lines = Lines::default();
+        let subscriber = subscriber(lines.clone());
+        let thread = std::thread::spawn(|| {
+            tracing::subscriber::with_default(subscriber, || {
+                of_pipeline("shop");
+                tracing::info!(code = 7, "it has \"failed\" {{}}");
+            });
+        });
+        thread.join().expect("ends");
+        let bytes = lines.0.lock().expect("is whole").clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("is whole").write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_a_pipelines_thread_has_its_name() {
+        let json = logged(|lines| {
+            let builder = tracing_subscriber::fmt().with_writer(move || lines.clone());
+            builder.json().flatten_event(true).map_event_format(Named::json).finish()
+        });
+        let line: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!((&line["pipeline"], &line["code"]), (&"shop".into(), &7.into()));
+        assert_eq!(json.lines().count(), 1);
+        let text = logged(|lines| {
+            let builder = tracing_subscriber::fmt().with_writer(move || lines.clone());
+            builder.with_ansi(false).map_event_format(Named::text).finish()
+        });
+        assert!(text.ends_with("it has \"failed\" {} code=7 pipeline=shop\n"), "{text}");
+    }
 }

@@ -4,5 +4,6 @@ pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod otlp;
 pub mod report;
 pub mod status;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::health::{Broker, Checkpoint, Ended, Health, Source, State};
 use super::metrics::Metrics;
 use super::metrics::now_us;
+use super::otlp::tracer::Counts;
 use crate::config::Settings;
 
 /// What is known of a pipeline from its configuration, and what it is doing.
@@ -109,6 +110,12 @@ impl Report {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         self.health.metrics()
+    }
+
+    /// What has become of its spans; none: it has none.
+    #[must_use]
+    pub fn spans(&self) -> Option<Counts> {
+        self.health.tracer().counts()
     }
 
     /// What its parts are doing.

@@ -29,6 +29,7 @@ fn keys(section: &str) -> Vec<String> {
         | "rabbitmq.bindings"
         | "checkpoint"
         | "http"
+        | "otlp"
         | "replay"
         | "log" => keys_below(&key),
         _ => vec![key],
@@ -86,6 +87,7 @@ fn the_commented_configuration_holds_every_key_and_loads_with_and_without_them()
         "format",
         "standby_timeout_ms",
         "listen",
+        "endpoint",
         "token",
         "tls_",
         "ready_lag_",

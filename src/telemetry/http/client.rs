@@ -1,4 +1,4 @@
-//! Asks a pgsluice that runs: `pgsluice status`.
+//! Asks a pgsluice that runs: `pgsluice status`. What it knows of URLs and certificates, `otlp` uses too.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -61,16 +61,9 @@ pub async fn get(endpoint: &Endpoint, path: &str) -> anyhow::Result<(StatusCode,
 }
 
 async fn ask(endpoint: &Endpoint, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
-    let uri: Uri = endpoint.url.parse().context("no URL")?;
-    let authority = uri.authority().context("the URL names no host")?;
-    let (is_tls, port) = match uri.scheme_str() {
-        Some("http") => (false, 80),
-        Some("https") => (true, 443),
-        Some(_) | None => bail!("a URL begins with http:// or https://"),
-    };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let stream = TcpStream::connect((host.as_str(), authority.port_u16().unwrap_or(port))).await?;
-    let mut request = Request::get(path).header(HOST, authority.as_str());
+    let Peer { authority, host, port, is_tls } = Peer::of(&endpoint.url.parse::<Uri>().context("no URL")?)?;
+    let stream = TcpStream::connect((host.as_str(), port)).await?;
+    let mut request = Request::get(path).header(HOST, authority);
     if let Some(token) = &endpoint.token {
         request = request.header(AUTHORIZATION, format!("Bearer {}", token.reveal()));
     }
@@ -82,6 +75,34 @@ async fn ask(endpoint: &Endpoint, path: &str) -> anyhow::Result<(StatusCode, Byt
     let config = tokio::task::spawn_blocking(move || tls(&trust)).await??;
     let name = ServerName::try_from(host)?;
     exchange(TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("TLS")?, request).await
+}
+
+/// Who is meant by a URL.
+#[derive(Debug, Clone)]
+pub(in crate::telemetry) struct Peer {
+    /// As it is written, for the header `Host`.
+    pub(in crate::telemetry) authority: String,
+    /// A name or an address, without brackets.
+    pub(in crate::telemetry) host: String,
+    pub(in crate::telemetry) port: u16,
+    /// Whether it wants TLS.
+    pub(in crate::telemetry) is_tls: bool,
+}
+
+impl Peer {
+    /// # Errors
+    /// There is no host in it, or it is of another scheme than HTTP's.
+    pub(in crate::telemetry) fn of(uri: &Uri) -> anyhow::Result<Self> {
+        let authority = uri.authority().context("the URL names no host")?;
+        let (is_tls, port) = match uri.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            Some(_) | None => bail!("a URL begins with http:// or https://"),
+        };
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = authority.port_u16().unwrap_or(port);
+        Ok(Self { authority: authority.as_str().to_owned(), host, port, is_tls })
+    }
 }
 
 async fn exchange(
@@ -97,7 +118,9 @@ async fn exchange(
     Ok((status, body.map_err(|error| anyhow!("{error}"))?.to_bytes()))
 }
 
-fn tls(trust: &Trust) -> anyhow::Result<ClientConfig> {
+/// # Errors
+/// A file can't be used.
+pub(in crate::telemetry) fn tls(trust: &Trust) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let mut roots = RootCertStore::empty();

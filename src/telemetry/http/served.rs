@@ -108,3 +108,56 @@ impl Chosen<'_> {
 pub(super) fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
     query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::*;
+    use crate::telemetry::health::{Ended, Health};
+    use crate::telemetry::report::Facts;
+
+    fn pipeline(name: &str, runtime: Option<Handle>) -> Pipeline {
+        let facts = Facts { name: name.to_owned(), ..Facts::default() };
+        Pipeline { report: Report::new(Health::default(), facts), findings: Findings::default(), runtime }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_does_nothing_any_more_is_found_until_its_pipeline_has_ended() {
+        let hung = Builder::new_current_thread().build().expect("a runtime");
+        let all = vec![pipeline("a", None), pipeline("b", Some(hung.handle().clone()))];
+        let served = Served::new(all.clone(), true);
+        assert!(!served.is_alive().await);
+        all[1].report.health().end(Ended::AsAsked);
+        assert!(served.is_alive().await);
+        hung.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_turns_or_has_just_ended_is_alive() {
+        let gone = Builder::new_current_thread().build().expect("a runtime");
+        let all = vec![pipeline("a", Some(Handle::current())), pipeline("b", Some(gone.handle().clone()))];
+        gone.shutdown_background();
+        assert!(Served::new(all, true).is_alive().await);
+    }
+
+    #[test]
+    fn a_request_is_about_one_or_all_or_none_that_there_is() {
+        let two = Served::new(vec![pipeline("a", None), pipeline("b", None)], true);
+        let names = |served: &Served, query: Option<&str>| {
+            served
+                .chosen(query)
+                .map(|chosen| chosen.reports().map(|it| it.name().to_owned()).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(names(&two, None), Ok("a b".to_owned()));
+        assert_eq!(names(&two, Some("after_ms=7&pipeline=b")), Ok("b".to_owned()));
+        assert_eq!(names(&two, Some("pipeline=c")), Err(Unknown::Name));
+        assert_eq!(two.one(None).err(), Some(Unknown::Several));
+        // A list of one is still a list, of which it is clear which is meant.
+        let listed = Served::new(vec![pipeline("a", None)], true);
+        assert!(matches!(listed.chosen(None), Ok(Chosen::All([_]))));
+        assert!(listed.one(None).is_ok());
+        let alone = Served::new(vec![pipeline("a", None)], false);
+        assert!(matches!(alone.chosen(None), Ok(Chosen::One(_))));
+    }
+}

@@ -12,7 +12,7 @@ use crate::telemetry::report::{Report, Summary};
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All metrics: name, type, what it says.
-pub const METRICS: [(&str, &str, &str); 34] = [
+pub const METRICS: [(&str, &str, &str); 36] = [
     ("pgsluice_build_info", "gauge", "1; the version of pgsluice and the pipeline's name"),
     ("pgsluice_start_time_seconds", "gauge", "When the process started, since 1970"),
     (
@@ -79,6 +79,12 @@ pub const METRICS: [(&str, &str, &str); 34] = [
     ("pgsluice_checkpoint_age_seconds", "gauge", "Since a checkpoint was stored last"),
     ("pgsluice_checkpoint_failing", "gauge", "1 while the checkpoint can't be stored"),
     ("pgsluice_paused", "gauge", "1 while pgsluice is paused"),
+    ("pgsluice_otlp_exported_spans_total", "counter", "Spans that the collector took"),
+    (
+        "pgsluice_otlp_dropped_spans_total",
+        "counter",
+        "Spans for which there was no place, or that the collector refused",
+    ),
 ];
 
 /// All of it; `is_labelled`: each sample has the label `pipeline`.
@@ -177,6 +183,8 @@ impl Text {
             "pgsluice_checkpoint_age_seconds" => {
                 self.known(name, metrics.stored_at.get().map(|at| seconds((now_us() - at).max(0))));
             }
+            "pgsluice_otlp_exported_spans_total" => self.known(name, report.spans().map(|spans| spans.exported)),
+            "pgsluice_otlp_dropped_spans_total" => self.known(name, report.spans().map(|spans| spans.dropped)),
             "pgsluice_checkpoint_failing" => self.plain(name, u8::from(state.checkpoint.as_str() == "failing")),
             _ => self.slot(name, report),
         }

@@ -11,8 +11,10 @@ use std::time::Instant;
 use super::recent::RecentEvent;
 use super::{Metrics, Series, now_us};
 use crate::encode::message::Event;
+use crate::failure::Poison;
 use crate::postgres::relation::{OidMap, Relation};
 use crate::progress::Seq;
+use crate::telemetry::otlp::events::EventSpans;
 
 /// So many pairs of table and exchange have numbers of their own; what comes after them counts in one more.
 pub const SERIES_MAX: usize = 500;
@@ -42,6 +44,8 @@ pub struct Meter {
     /// The name in the window of the first in flight.
     first: Seq,
     now: Instant,
+    /// None: there are none.
+    spans: Option<EventSpans>,
 }
 
 #[derive(Debug)]
@@ -76,7 +80,14 @@ impl Meter {
             in_flight: VecDeque::new(),
             first: 0,
             now: Instant::now(),
+            spans: None,
         }
+    }
+
+    /// And has spans of what is in flight.
+    #[must_use]
+    pub fn with_spans(self, spans: Option<EventSpans>) -> Self {
+        Self { spans, ..self }
     }
 
     /// What follows is taken in now.
@@ -128,6 +139,9 @@ impl Meter {
         let series = self.series(table, &event.exchange);
         let committed_at = event.committed_at.map(|us| us.saturating_add(POSTGRES_EPOCH_US));
         let table = &self.tables[table.0].name;
+        if let Some(spans) = &mut self.spans {
+            spans.taken(seq, event, table, &at, committed_at);
+        }
         self.metrics.recent().note(|| RecentEvent::of(event, table, at, committed_at));
         self.in_flight.push_back(Flight {
             series,
@@ -158,6 +172,13 @@ impl Meter {
         self.tables[table.0].series.iter().copied().find(|index| self.series[*index].exchange == exchange)
     }
 
+    /// This event goes to the parking exchange, since it can't be published; none: no queue takes it.
+    pub fn parked(&mut self, seq: Seq, poison: Option<Poison>) {
+        if let Some(spans) = &mut self.spans {
+            spans.parked(seq, poison);
+        }
+    }
+
     /// These events are settled for good.
     pub fn settled(&mut self, seqs: impl Iterator<Item = Seq>) {
         let (now, now_us) = (Instant::now(), now_us());
@@ -165,6 +186,9 @@ impl Meter {
             let index = seq.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
             let Some(flight) = index.and_then(|index| self.in_flight.get_mut(index)) else { continue };
             flight.is_settled = true;
+            if let Some(spans) = &mut self.spans {
+                spans.settled(seq, now_us);
+            }
             let series = &self.series[flight.series];
             series.events.add(1);
             series.body_bytes.add(flight.body_bytes);
