@@ -36,7 +36,9 @@ async fn every_configuration_is_one() {
 }
 
 fn complete(config: &mut Table) {
-    for (section, key, value) in FRAME {
+    // Each pipeline has a name of its own.
+    let frame = FRAME.iter().filter(|(_, key, _)| *key != "name" || !config.contains_key("pipelines"));
+    for (section, key, value) in frame.copied().collect::<Vec<_>>() {
         let table = match section {
             "" => &mut *config,
             name => {
