@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -29,6 +30,8 @@ use crate::support::{SOON, eventually};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mood {
     Takes,
+    /// After half a second.
+    TakesSlowly,
     /// But for so many spans.
     Rejects(i64),
     Answers(StatusCode),
@@ -142,6 +145,10 @@ async fn answer(State(collector): State<Collector>, headers: HeaderMap, body: By
     };
     let rejected_spans = match mood {
         Mood::Takes | Mood::Babbles => 0,
+        Mood::TakesSlowly => {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            0
+        }
         Mood::Rejects(count) => count,
         Mood::Answers(status) => return status.into_response(),
         Mood::Hangs => std::future::pending().await,

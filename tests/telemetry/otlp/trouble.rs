@@ -116,9 +116,10 @@ async fn an_answer_that_is_garbage_is_as_good_as_its_status() {
 async fn a_stop_sends_what_there_is_and_waits_for_no_collector_for_long() {
     let scene = scene().await;
     let collector = Collector::start(Mood::Takes).await;
-    for mood in [Mood::Takes, Mood::Hangs] {
+    for (mood, timeout_ms) in [(Mood::TakesSlowly, 5_000), (Mood::Hangs, 500)] {
         collector.set(mood);
-        let mut process = streaming(&traced(&scene, &collector, OTLP, "")).await;
+        let timeout = format!("timeout_ms = {timeout_ms}\n");
+        let mut process = streaming(&traced(&scene, &collector, &timeout, "")).await;
         insert(&scene, &traceparent(1, "01")).await;
         scene.vhost.consume("all", 1, SOON).await;
         let stopped = Instant::now();
