@@ -45,6 +45,9 @@ impl Handler for Scripted {
             transaction.execute("INSERT INTO checked (n) VALUES ($1)", &[&n]).await?;
         }
         assert!(body["panics"] != true, "a bug in the handler");
+        if body["hangs"] == true {
+            std::future::pending::<()>().await;
+        }
         Ok(())
     }
 }
@@ -137,15 +140,40 @@ async fn what_always_fails_is_put_aside_and_nobody_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_panic_and_a_message_without_an_id_are_put_aside_too() {
+async fn so_are_a_panic_a_hang_and_a_message_without_an_id() {
     let stage = Stage::new(TABLES).await;
-    let _running = stage.consume(&consumer(), Scripted::default());
+    let consumer = consumer().handling_max(Duration::from_secs(2));
+    let _running = stage.consume(&consumer, Scripted::default());
+    stage.publish(&message("hangs", &json!({"n": 0, "hangs": true}))).await;
     stage.publish(&message("panics", &json!({"n": 1, "panics": true}))).await;
     stage.publish(&message("", &json!({"n": 2}))).await;
     stage.publish(&message("good", &json!({"n": 3}))).await;
 
-    let mut dead = stage.vhost.consume(&consumer().dead_letter_queue(), 2, SOON).await;
+    let mut dead = stage.vhost.consume(&consumer.dead_letter_queue(), 3, SOON).await;
     dead.sort_by(|one, other| one.message_id.cmp(&other.message_id));
-    assert_eq!((dead[0].message_id.as_str(), dead[1].message_id.as_str()), ("", "panics"));
+    assert_eq!(dead.iter().map(|one| one.message_id.as_str()).collect::<Vec<_>>(), ["", "hangs", "panics"]);
     assert_eq!(stage.database.query_one("SELECT string_agg(n::text, ',') FROM effects").await, "3");
+}
+
+/// What kills the process whenever it is taken comes back without an answer, until the broker itself puts it aside.
+#[tokio::test]
+async fn a_message_that_nobody_ever_answers_is_put_aside_by_the_broker() {
+    let stage = Stage::new(TABLES).await;
+    let consumer = consumer();
+    let running = stage.consume(&consumer, Scripted::default());
+    stage.publish(&message("before", &json!({"n": 1}))).await;
+    stage.becomes("SELECT count(*) FROM inbox", "1").await;
+    drop(running);
+
+    stage.publish(&message("deadly", &json!({"n": 2}))).await;
+    let channel = stage.vhost.channel().await;
+    let is_dead = async || {
+        let got = channel.basic_get("things".into(), lapin::options::BasicGetOptions::default()).await.expect("get");
+        let Some(got) = got else { return stage.vhost.depth(&consumer.dead_letter_queue()).await == 1 };
+        got.nack(lapin::options::BasicNackOptions { requeue: true, ..Default::default() }).await.expect("nack");
+        false
+    };
+    eventually("it is a dead letter", SOON, async || is_dead().await.then_some(())).await;
+    let dead = stage.vhost.consume(&consumer.dead_letter_queue(), 1, SOON).await.remove(0);
+    assert_eq!((dead.message_id.as_str(), dead.json()), ("deadly", json!({"n": 2})));
 }

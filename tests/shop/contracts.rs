@@ -72,10 +72,22 @@ fn rule(service: &str, rule: &str) -> Value {
     schema
 }
 
+/// Panics if a service told what is not in its contract; `name` is an event's type, or the rule that made it.
+pub(super) fn allows(service: &str, name: &str, body: &Value) {
+    let schema = if name.contains('-') { rule(service, name) } else { payload(service, name) };
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).expect("a schema");
+    let wrong: Vec<String> =
+        validator.iter_errors(body).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(wrong.is_empty(), "{service} told a {name} that is none: {wrong:?} {body}");
+}
+
 #[test]
 fn what_a_consumer_takes_is_in_the_contract_of_the_producer() {
     use inventory::events as of_inventory;
     use orders::events as of_orders;
+    use view::base_data::{Key, Member, Product};
+    use view::history::About;
+    use view::order::{Cancelled, Placed};
     let taken = [
         (payload("orders", "OrderCreated"), json!(schema_for!(of_inventory::OrderCreated))),
         (payload("orders", "OrderConfirmed"), json!(schema_for!(of_inventory::OrderDecided))),
@@ -85,6 +97,19 @@ fn what_a_consumer_takes_is_in_the_contract_of_the_producer() {
         (rule("orders", "member-for-inventory"), json!(schema_for!(of_inventory::MemberAddress))),
         (rule("orders", "member-deleted-for-inventory"), json!(schema_for!(of_inventory::MemberDeleted))),
         (rule("inventory", "product-for-orders"), json!(schema_for!(of_orders::ProductPrice))),
+        // The view's.
+        (payload("orders", "OrderCreated"), json!(schema_for!(Placed))),
+        (payload("orders", "OrderCancelled"), json!(schema_for!(Cancelled))),
+        (payload("orders", "OrderCreated"), json!(schema_for!(About))),
+        (payload("orders", "OrderConfirmed"), json!(schema_for!(About))),
+        (payload("orders", "OrderCancelled"), json!(schema_for!(About))),
+        (payload("inventory", "InventoryLocked"), json!(schema_for!(About))),
+        (payload("inventory", "LockFailed"), json!(schema_for!(About))),
+        (payload("inventory", "InventoryReleased"), json!(schema_for!(About))),
+        (rule("orders", "member-for-view"), json!(schema_for!(Member))),
+        (rule("orders", "member-deleted-for-view"), json!(schema_for!(Key))),
+        (rule("inventory", "product-for-view"), json!(schema_for!(Product))),
+        (rule("inventory", "product-deleted-for-view"), json!(schema_for!(Key))),
     ];
     for (told, taken) in taken {
         let mut problems = Vec::new();

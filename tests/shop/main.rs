@@ -12,3 +12,4 @@ mod saga;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
+mod view;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::contracts;
 use super::stage::{self, Running, Stage, ask};
 use crate::support::{Process, SOON, folder, pgsluice_command};
 
@@ -73,7 +74,7 @@ async fn every_order_is_confirmed_or_cancelled_and_the_stock_is_right() {
         assert_eq!(ask(inventory.listen, "PUT", &format!("/products/{product}"), &body).await.0, 204);
     }
     orders.stage.becomes("SELECT count(*) FROM product_prices", "3").await;
-    inventory.stage.becomes("SELECT string_agg(address, ',') FROM ship_to", "Köln").await;
+    inventory.stage.becomes("SELECT coalesce(string_agg(address, ','), '') FROM ship_to", "Köln").await;
     // Twice as much as there is, one product that isn't, and a member who changes his mind.
     for n in 0..20_i64 {
         let product = if n == 7 { 99 } else { n % 3 + 1 };
@@ -102,4 +103,16 @@ async fn every_order_is_confirmed_or_cancelled_and_the_stock_is_right() {
         "cancelled by the member, out of stock, unknown product"
     );
     assert_eq!(orders.stage.database.query_one("SELECT count(*) FROM orders WHERE total IS NULL").await, "1");
+
+    for (part, name) in [(&orders, "orders"), (&inventory, "inventory")] {
+        let told = part.stage.database.client().await.query("SELECT type, payload FROM outbox", &[]).await;
+        for row in told.expect("read the outbox") {
+            contracts::allows(name, row.get(0), &row.get(1));
+        }
+    }
+    let members = broker.consume("member.for_view", 1, SOON).await;
+    contracts::allows("orders", "member-for-view", &members[0].json());
+    for product in broker.consume("product.for_view", 3, SOON).await {
+        contracts::allows("inventory", "product-for-view", &product.json());
+    }
 }

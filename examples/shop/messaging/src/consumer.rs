@@ -97,7 +97,7 @@ impl Consumer {
         self
     }
 
-    /// How long one attempt may take; 30 s unless set. Then it counts as one that the database did not answer.
+    /// How long one attempt may take; 30 s unless set. Then it has failed, unless it is the database that doesn't answer.
     #[must_use]
     pub fn handling_max(mut self, time: Duration) -> Self {
         self.handling_max = time;

@@ -8,13 +8,12 @@ use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
 /// Whether the same may work a moment later: the database is away or starts, or two transactions were in each other's way.
-/// Such a failure says nothing about the message that was being handled, and does not count as an attempt.
+/// Such a failure says nothing about the message that was being handled, and does not count as an attempt. What else a
+/// handler may talk to, and what times out there, is not of this kind: it could be the message that makes it so.
 #[must_use]
 pub fn passes(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.is::<io::Error>()
-            || cause.is::<tokio::time::error::Elapsed>()
-            || matches!(cause.downcast_ref(), Some(PoolError::Timeout(_)))
+        matches!(cause.downcast_ref(), Some(PoolError::Timeout(_)))
             || cause.downcast_ref::<tokio_postgres::Error>().is_some_and(of_postgres)
     })
 }

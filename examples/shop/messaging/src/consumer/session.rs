@@ -92,7 +92,12 @@ impl<H: Handler> Session<'_, H> {
             let handled =
                 AssertUnwindSafe(timeout(self.consumer.handling_max, self.handle(event))).catch_unwind().await;
             let result = match handled {
-                Ok(in_time) => in_time.map_err(anyhow::Error::from).flatten(),
+                Ok(Ok(result)) => result,
+                // Whose fault is it? If the database answers now, it is not the database's.
+                Ok(Err(_)) => match self.pool.get().await {
+                    Ok(_) => Err(anyhow!("not handled within {:?}", self.consumer.handling_max)),
+                    Err(error) => Err(error.into()),
+                },
                 Err(_) => Err(anyhow!("the handler has panicked")),
             };
             match result {
