@@ -54,8 +54,8 @@ async fn page(page: &Page) {
     let mut running = None;
     let blocks = page.blocks();
     for (index, block) in blocks.iter().enumerate().filter(|(_, block)| block.language == "sh") {
-        let (there, here): (Vec<_>, Vec<_>) =
-            commands(&block.text).into_iter().partition(|command| elsewhere::is_for(command).is_some());
+        let is_there = |command: &String| elsewhere::is_all_of(page) || elsewhere::is_for(command).is_some();
+        let (there, here): (Vec<_>, Vec<_>) = commands(&block.text).into_iter().partition(is_there);
         for command in there {
             elsewhere::check(&block.place, &command);
         }

@@ -21,7 +21,7 @@ fn what_the_text_calls_exists() {
 }
 
 /// Follows the words down the commands, as far as they are such, and looks for each flag there.
-fn exists(words: &str) -> Result<(), String> {
+pub(super) fn exists(words: &str) -> Result<(), String> {
     let mut command = Arguments::command();
     command.build();
     let mut words = words.split_whitespace().peekable();
