@@ -222,7 +222,7 @@ pub(crate) fn lasting(text: &str) -> String {
         (r"\b[0-9]+(\.[0-9]+)? (bytes|[KMG]iB)\b", "SIZE"),
         (r"\b[0-9]+(\.[0-9]+)? (ms|s|min [0-9]+ s)\b", "TIME"),
         (r"\b(PostgreSQL|RabbitMQ|pgsluice) [0-9]+(\.[0-9]+)*", "$1 N"),
-        (r"\b(PID|process|rate) [0-9]+", "$1 N"),
+        (r"\b(PID|process|rate) +[0-9]+", "$1 N"),
         (r"\b[0-9]{3,}\b", "N"),
         ("[ \t]+", " "),
         (" \n", "\n"),
