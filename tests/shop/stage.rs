@@ -1,15 +1,21 @@
 //! A database and a virtual host for a part of the shop, which runs in this process; what kills a process, aborts a task here.
 
-use lapin::BasicProperties;
-use lapin::options::BasicPublishOptions;
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
 use messaging::{Consumer, Event, Handler, Migration, Pool, service};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::support::{Database, PostgresServer, RabbitServer, SOON, Vhost, eventually, postgres, rabbitmq};
+
+/// How long a broker may take to confirm.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -60,18 +66,20 @@ impl Stage {
         eventually("a message is published", SOON, async || self.try_publish(message).await).await;
     }
 
-    /// None if it was not confirmed, or no queue took it.
+    /// None if it was not confirmed, or no queue took it. A broker that was killed may owe the confirm for good: then it is
+    /// sent again on a new connection.
     pub(super) async fn try_publish(&self, message: &Message<'_>) -> Option<()> {
-        // A channel of its own, because one whose exchange is not there yet is closed.
-        let connection = self.vhost.channel().await;
-        connection.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.ok()?;
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let body = message.body.to_string();
-        let (exchange, key) = ("events", "thing.happened");
-        let published =
-            connection.basic_publish(exchange.into(), key.into(), options, body.as_bytes(), message.properties());
-        let answer = published.await.ok()?.await.ok()?;
-        (answer.is_ack() && answer.take_message().is_none()).then_some(())
+        let known = async { publish(&self.vhost.channel().await, message).await };
+        if let Ok(Some(())) = timeout(PATIENCE, known).await {
+            return Some(());
+        }
+        let new = async {
+            let connection = self.vhost.lapin().await;
+            let published = publish(&connection.create_channel().await.ok()?, message).await;
+            connection.close(200, "done".into()).await.ok();
+            published
+        };
+        timeout(PATIENCE, new).await.ok()?
     }
 
     /// Waits until a query gives this text.
@@ -95,6 +103,17 @@ impl Stage {
         let rows = self.database.client().await.query(sql, &[&order.to_string()]).await.expect("read the outbox");
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
+}
+
+/// On a channel of its own, because one whose exchange is not there yet is closed.
+async fn publish(channel: &Channel, message: &Message<'_>) -> Option<()> {
+    channel.confirm_select(ConfirmSelectOptions::default()).await.ok()?;
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let body = message.body.to_string();
+    let (exchange, key) = ("events", "thing.happened");
+    let published = channel.basic_publish(exchange.into(), key.into(), options, body.as_bytes(), message.properties());
+    let answer = published.await.ok()?.await.ok()?;
+    (answer.is_ack() && answer.take_message().is_none()).then_some(())
 }
 
 /// What is published.
