@@ -3,6 +3,7 @@
 mod config;
 mod help;
 mod init;
+mod outputs;
 mod slot;
 mod snapshots;
 mod tail;

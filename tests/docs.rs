@@ -1,4 +1,13 @@
-//! What the documents say about the tests is true.
+//! What the documents say is true: their commands work, their configurations are ones, their links lead somewhere, and the
+//! tests exist that they name.
+
+mod blocks;
+mod elsewhere;
+mod links;
+mod pages;
+mod shell;
+mod spans;
+pub(crate) mod world;
 
 use std::collections::BTreeSet;
 use std::path::Path;

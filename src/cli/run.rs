@@ -1,5 +1,5 @@
 //! `pgsluice run`: load the settings, start logging, stream until told to stop. One pipeline runs on this thread; several have
-//! [`pipelines`](super::pipelines).
+//! `pipelines`.
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};

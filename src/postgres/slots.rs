@@ -68,7 +68,7 @@ pub async fn list(client: &Client) -> Result<Vec<Slot>, Failure> {
                                CASE WHEN to_jsonb(s) ->> 'conflicting' = 'true' THEN 'conflict with recovery' END), \
                       restart_lsn::text, confirmed_flush_lsn::text, now_at::text, \
                       GREATEST(pg_wal_lsn_diff(now_at, confirmed_flush_lsn), 0)::int8, \
-                      GREATEST(pg_wal_lsn_diff(now_at, restart_lsn), 0)::int8, GREATEST(safe_wal_size, 0), \
+                      GREATEST(pg_wal_lsn_diff(now_at, restart_lsn), 0)::int8, CASE WHEN safe_wal_size IS NOT NULL THEN GREATEST(safe_wal_size, 0) END, \
                       (SELECT NULLIF(setting::int8, -1) * 1048576 FROM pg_settings WHERE name = 'max_slot_wal_keep_size') \
                FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END \
                     ) AS w (now_at), pg_replication_slots s \

@@ -26,6 +26,7 @@ async fn slots_are_listed_with_what_they_hold_and_one_is_dropped_only_when_that_
     let [ours, other] = slots.as_slice() else { panic!("{slots:?}") };
     assert_eq!((&ours["name"], &ours["plugin"]), (&Value::from(name), &Value::from("pgoutput")));
     assert_eq!((&ours["wal_status"], &ours["temporary"]), (&Value::from("reserved"), &Value::from(false)));
+    assert_eq!(ours["safe_bytes"], Value::Null, "the server sets no limit");
     assert!(ours["active_pid"].is_i64() && ours["retained_bytes"].is_u64(), "{ours}");
     assert_eq!([&ours["is_of_this_configuration"], &other["is_of_this_configuration"]], [true, false]);
     assert_eq!(
