@@ -1,5 +1,6 @@
 //! The view service: its history, its copies of base data, and its queries.
 
+use clap::Parser as _;
 use messaging::{Position, migrations, service};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -8,6 +9,7 @@ use view::base_data::{self, Change, Key, Member, Product};
 use view::history::{self, Record};
 use view::query::{self, Filter, Page};
 
+use crate::stage::{Running, Stage, address, ask};
 use crate::support::{Database, SOON, eventually, postgres};
 
 async fn empty_view() -> (Database, Client) {
@@ -161,6 +163,26 @@ async fn pages_are_whole_and_filters_hold() {
     assert_eq!(pages(&client, &status, false).await, [20, 15, 10, 5, 0]);
     let none = Filter { status: Some("confirmed".into()), product: Some(3), ..Filter::default() };
     assert!(pages(&client, &none, false).await.is_empty());
+}
+
+/// By HTTP: what can't be answered says why.
+#[tokio::test]
+async fn a_question_that_makes_no_sense_is_refused() {
+    let stage = Stage::new(&view::MIGRATIONS).await;
+    let address = address();
+    let [database, broker, listen] = [stage.database.url(), stage.vhost.url(), address.to_string()];
+    let arguments = ["view", "--database", &database, "--broker", &broker, "--listen", &listen];
+    let options = view::Options::parse_from(arguments);
+    let _running = Running::of(async move { view::run(options).await.expect("the view runs") });
+    let asked = async |path: &str| ask(address, "GET", path, &Value::Null).await;
+    assert_eq!(asked("/orders?limit=7").await, (200, json!({"items": [], "next": null})));
+    for wrong in ["limit=0", "limit=201", "status=lost", "after=1", "member=x", "color=red"] {
+        let (code, answer) = asked(&format!("/orders?{wrong}")).await;
+        assert_eq!(code, 400, "{wrong}: {answer}");
+    }
+    let unknown = Uuid::from_u128(1);
+    assert_eq!(asked(&format!("/orders/{unknown}")).await.0, 404);
+    assert_eq!(asked(&format!("/orders/{unknown}/history")).await.0, 404);
 }
 
 /// The ids of all pages of four; between two pages something new is placed, if wanted.

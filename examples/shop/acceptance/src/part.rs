@@ -59,6 +59,7 @@ impl Invocation {
         {
             command.env_remove(name);
         }
+        command.env("NO_COLOR", "1"); // the logs are files
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
         command.spawn().context("run setpriv, of util-linux")

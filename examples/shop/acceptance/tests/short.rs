@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-/// Says what is so, line by line; it was seen to fail with a handler that forgets its inbox, and with one that releases
-/// nothing.
+/// Says what is so, line by line. An inventory that releases nothing fails it at the stock and at the reservations. One that
+/// forgets its inbox does not: the handlers are right when they are told something twice, and the inbox is tested by itself.
 #[test]
 fn it_comes_out_right_while_each_part_is_killed_and_started_again() {
     let seed = std::env::var("SHOP_SEED").ok();
