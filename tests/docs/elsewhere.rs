@@ -15,7 +15,7 @@ const ELSEWHERE: [(&str, &str); 2] = [
 const WORLDS: [&str; 1] = ["docs/shop.md"];
 
 /// Programs that act on a machine, a daemon or a cluster which there is none of here.
-const PROGRAMS: [&str; 5] = ["docker", "install", "kubectl", "promtool", "systemctl"];
+const PROGRAMS: [&str; 3] = ["docker", "install", "systemctl"];
 
 /// Whether it is for elsewhere; and if so, the entry that says so.
 pub(super) fn is_for(command: &str) -> Option<&'static str> {
@@ -31,7 +31,7 @@ pub(super) fn is_all_of(page: &Page) -> bool {
 
 /// Every entry of the list, of which one that is used no more is to go.
 pub(super) fn entries() -> impl Iterator<Item = &'static str> {
-    ELSEWHERE.iter().map(|(prefix, _)| *prefix)
+    ELSEWHERE.iter().map(|(prefix, _)| *prefix).chain(PROGRAMS)
 }
 
 /// It is shell; a call of pgsluice is one; its scripts and files exist, the scripts are shell, and know the flags.
