@@ -68,7 +68,7 @@ async fn a_database_that_refuses_the_inbox_is_waited_for() {
     let everybody_leaves = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                             WHERE datname = current_database() AND pid <> pg_backend_pid()";
     let reads_only = format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on");
-    let writes = format!("SET default_transaction_read_only = off; ALTER DATABASE \"{name}\" RESET ALL");
+    let writes = format!("BEGIN READ WRITE; ALTER DATABASE \"{name}\" RESET ALL; COMMIT");
     let faults = [
         (reads_only.as_str(), writes.as_str()),
         ("ALTER TABLE inbox RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO inbox"),
