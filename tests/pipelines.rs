@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::browser::Browser;
 use crate::support::{
@@ -112,8 +112,19 @@ async fn each_delivers_its_own_and_is_told_apart() {
     let names: Vec<Value> =
         web.status().await["pipelines"].as_array().expect("a list").iter().map(|it| it["name"].clone()).collect();
     assert_eq!(names, ["shop", "bill"]);
+    // A name that is not understood pauses none.
+    let refused = [
+        web.post("/pause?name=bill").await,
+        web.post("/pause?Pipeline=bill").await,
+        web.ask("POST", "/pause", &[("Host", "localhost"), ("Content-Length", "13")]).await,
+    ];
+    for answer in refused {
+        assert!(answer.code == 400 && answer.body.contains("?pipeline=NAME"), "{answer:?}");
+    }
+    assert_eq!(web.get("/readyz").await.code, 200);
     // One is paused, and the other is not.
-    assert_eq!(web.post("/pause?pipeline=bill").await.json()["changed"], true);
+    let paused = web.post("/pause?pipeline=bill").await.json();
+    assert_eq!(paused, json!({"paused": true, "changed": true, "pipelines": ["bill"]}));
     eventually("one is not ready", SOON, async || (web.get("/readyz").await.code == 503).then_some(())).await;
     let ready = web.get("/readyz").await.json();
     assert_eq!(ready["reasons"][0]["pipeline"], "bill");
@@ -122,7 +133,8 @@ async fn each_delivers_its_own_and_is_told_apart() {
     insert(&two.shop, 31..32).await;
     two.shop.vhost.consume("all", 1, SOON).await;
     assert_eq!(two.bill.vhost.depth("all").await, 0);
-    assert_eq!(web.post("/resume").await.json()["changed"], true);
+    let resumed = web.post("/resume").await.json();
+    assert_eq!(resumed, json!({"paused": false, "changed": true, "pipelines": ["shop", "bill"]}));
     two.bill.vhost.consume("all", 1, SOON).await;
     web.becomes(&[]).await;
     // What is about one has to say which.
