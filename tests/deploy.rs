@@ -15,6 +15,8 @@ use crate::support::{done, folder, pgsluice_command};
 
 /// Where the container listens, and what is scraped.
 const PORT: u64 = 9187;
+/// A stop takes so long at most: the default of `shutdown_timeout_ms`, and what ends after it.
+const STOP_MAX_SECONDS: u64 = 30 + 12;
 
 fn read(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();

@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::browser::Browser;
 use crate::support::{
-    Account, Load, Process, SOON, Scene, Web, done, eventually, folder, pgsluice, pgsluice_command, refused,
+    Account, Load, PostgresServer, Process, SOON, Scene, Web, done, eventually, folder, pgsluice, pgsluice_command,
+    rabbitmq, refused,
 };
 
 /// Two shops with a database and a virtual host each, and one configuration of both.
@@ -111,8 +112,19 @@ async fn each_delivers_its_own_and_is_told_apart() {
     let names: Vec<Value> =
         web.status().await["pipelines"].as_array().expect("a list").iter().map(|it| it["name"].clone()).collect();
     assert_eq!(names, ["shop", "bill"]);
+    // A name that is not understood pauses none.
+    let refused = [
+        web.post("/pause?name=bill").await,
+        web.post("/pause?Pipeline=bill").await,
+        web.ask("POST", "/pause", &[("Host", "localhost"), ("Content-Length", "13")]).await,
+    ];
+    for answer in refused {
+        assert!(answer.code == 400 && answer.body.contains("?pipeline=NAME"), "{answer:?}");
+    }
+    assert_eq!(web.get("/readyz").await.code, 200);
     // One is paused, and the other is not.
-    assert_eq!(web.post("/pause?pipeline=bill").await.json()["changed"], true);
+    let paused = web.post("/pause?pipeline=bill").await.json();
+    assert_eq!(paused, json!({"paused": true, "changed": true, "pipelines": ["bill"]}));
     eventually("one is not ready", SOON, async || (web.get("/readyz").await.code == 503).then_some(())).await;
     let ready = web.get("/readyz").await.json();
     assert_eq!(ready["reasons"][0]["pipeline"], "bill");
@@ -121,7 +133,8 @@ async fn each_delivers_its_own_and_is_told_apart() {
     insert(&two.shop, 31..32).await;
     two.shop.vhost.consume("all", 1, SOON).await;
     assert_eq!(two.bill.vhost.depth("all").await, 0);
-    assert_eq!(web.post("/resume").await.json()["changed"], true);
+    let resumed = web.post("/resume").await.json();
+    assert_eq!(resumed, json!({"paused": false, "changed": true, "pipelines": ["shop", "bill"]}));
     two.bill.vhost.consume("all", 1, SOON).await;
     web.becomes(&[]).await;
     // What is about one has to say which.
@@ -194,19 +207,76 @@ async fn one_that_fails_is_told_and_the_other_goes_on() {
 }
 
 #[tokio::test]
-async fn one_that_can_not_start_does_not_keep_the_other_from_it_and_the_last_to_end_ends_the_process() {
+async fn one_that_can_not_start_does_not_keep_the_other_from_it_and_is_started_again() {
     let two = Two::new().await;
-    let url = two.shop.database.named("no_such_database").url();
-    let config = two.config().replace(&format!("url = \"{}\"", two.shop.database.url()), &format!("url = \"{url}\""));
+    // A table that no database has yet, and without which there is no start.
+    let config = two.config_with("listen = \"127.0.0.1:0\"", "outbox.table = \"public.later\"", "");
     let mut process = pgsluice(&config);
     let web = Web::of(&process).await;
     web.becomes(&["failed"]).await;
+    assert_eq!(web.metric("pgsluice_pipeline_up{pipeline=\"shop\"}").await, 0.0);
     insert(&two.bill, 1..11).await;
     two.bill.vhost.consume("all", 10, SOON).await;
+    let log = process.stderr();
+    let failure = of(&log, "shop").into_iter().find(|line| line["level"] == "ERROR").expect("an error");
+    assert_eq!(failure["exit_code"], 3, "{failure}");
+    two.shop.database.execute("CREATE TABLE later (LIKE outbox INCLUDING ALL)").await;
+    web.becomes(&[]).await;
+    assert_eq!(web.metric("pgsluice_pipeline_up{pipeline=\"shop\"}").await, 1.0);
+    insert(&two.shop, 1..2).await;
+    two.shop.vhost.consume("all", 1, SOON).await;
+    process.terminate();
+    let (code, log) = process.wait(SOON).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(of(&log, "shop").iter().filter(|line| line["level"] == "ERROR").count(), 1, "once: {log}");
+}
+
+/// Who was replaced by another instance stands by, as if it was started again: else nobody would take over from that one.
+#[tokio::test]
+async fn one_that_was_replaced_stands_by_and_takes_over_again() {
+    let server = PostgresServer::private(&[("wal_sender_timeout", "1s")]);
+    let two = Two { shop: Scene::on(&server, rabbitmq()).await, bill: Scene::new().await };
+    let path = format!("checkpoint.path = \"{}\"", two.shop.checkpoint().display());
+    let config = two.config().replace(&path, "checkpoint.store = \"postgres\"");
+    let (mut first, web) = two.run(&config).await;
+    let second =
+        pgsluice_command(&["run", "--pipeline", "shop", "--config", first.config_path().to_str().expect("text")], &[]);
+    second.wait_for_log("standing by", SOON).await;
+    insert(&two.shop, 1..11).await;
+    two.shop.vhost.consume("all", 10, SOON).await;
+    first.signal(Signal::STOP);
+    second.wait_for_log("streaming from PostgreSQL", SOON).await;
+    insert(&two.shop, 11..21).await;
+    two.shop.acknowledged().await;
+    first.signal(Signal::CONT);
+    first.wait_for_log("another pgsluice has taken over", SOON).await;
+    web.becomes(&["standby"]).await;
+    insert(&two.bill, 1..11).await;
+    two.bill.vhost.consume("all", 10, SOON).await;
+    second.terminate();
+    web.becomes(&[]).await;
+    insert(&two.shop, 21..31).await;
+    eventually("the first streams again", SOON, async || {
+        let next = two.shop.vhost.consume("all", 1, SOON).await;
+        (next[0].json()["after"]["id"] == 30).then_some(())
+    })
+    .await;
+    first.terminate();
+    assert_eq!(first.wait(SOON).await.0, Some(0));
+}
+
+#[tokio::test]
+async fn the_last_to_end_ends_the_process() {
+    let two = Two::new().await;
+    let (mut process, web) = two.run(&two.config()).await;
+    lose_the_slot(&two.shop).await;
+    web.becomes(&["failed"]).await;
     lose_the_slot(&two.bill).await;
     let (code, log) = process.wait(SOON).await;
-    assert_eq!(code, Some(3), "that of the first failure: {log}");
-    assert!(of(&log, "bill").iter().any(|line| line["exit_code"] == 5), "{log}");
+    assert_eq!(code, Some(5), "{log}");
+    for name in ["shop", "bill"] {
+        assert!(of(&log, name).iter().any(|line| line["exit_code"] == 5), "{log}");
+    }
 }
 
 #[tokio::test]

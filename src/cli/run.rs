@@ -3,6 +3,7 @@
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use super::check;
 use super::checkpoint::rewind;
@@ -108,8 +109,10 @@ pub(super) async fn stream(
     from: Option<&str>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Definite> {
+    // Ends with this.
+    let mut checks = JoinSet::new();
     if settings.http.is_some() {
-        tokio::spawn(check::keep(settings.clone(), health.clone(), findings));
+        checks.spawn(check::keep(settings.clone(), health.clone(), findings));
     }
     let store = Configured::new(&settings, &health);
     let mut shutdown = std::pin::pin!(shutdown);

@@ -3,7 +3,7 @@
 //! Each part sets its own state when it changes; nothing here decides anything. Whether pgsluice is paused is what somebody
 //! asks for: the loop looks here.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ pub struct Health(Arc<Shared>);
 struct Shared {
     state: watch::Sender<State>,
     paused: watch::Sender<bool>,
-    ended: OnceLock<Ended>,
+    ended: watch::Sender<Option<Ended>>,
     metrics: Metrics,
     tracer: Tracer,
     pulse: Pulse,
@@ -32,8 +32,13 @@ struct Shared {
 pub enum Ended {
     /// It was told to stop.
     AsAsked,
-    /// It can't go on, for this reason.
-    Failed(String),
+    /// It can't go on.
+    Failed {
+        /// For this reason.
+        why: String,
+        /// It is started again in a while, because that may cure it.
+        is_tried_again: bool,
+    },
 }
 
 /// What each part is doing.
@@ -144,7 +149,7 @@ impl Health {
     #[must_use]
     pub fn traced(tracer: Tracer) -> Self {
         let (state, paused) = (watch::Sender::new(State::default()), watch::Sender::new(false));
-        let (ended, metrics, pulse) = (OnceLock::new(), Metrics::default(), Pulse::default());
+        let (ended, metrics, pulse) = (watch::Sender::new(None), Metrics::default(), Pulse::default());
         Self(Arc::new(Shared { state, paused, ended, metrics, tracer, pulse }))
     }
 
@@ -186,15 +191,20 @@ impl Health {
 
     /// It has ended, and this is how.
     pub fn end(&self, ended: Ended) {
-        // There is one end.
-        let _ = self.0.ended.set(ended);
+        self.0.ended.send_replace(Some(ended));
+        self.0.metrics.end();
         self.set(|_| State::default());
+    }
+
+    /// It is started again.
+    pub fn begin_again(&self) {
+        self.0.ended.send_replace(None);
     }
 
     /// How it has ended; none: it runs.
     #[must_use]
-    pub fn ended(&self) -> Option<&Ended> {
-        self.0.ended.get()
+    pub fn ended(&self) -> Option<Ended> {
+        self.0.ended.borrow().clone()
     }
 
     /// What is counted and measured.

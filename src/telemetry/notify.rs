@@ -20,6 +20,9 @@ use super::report::Report;
 /// So often at least it is looked what there is to say.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Of the text of a status; what systemd takes at once is 4096.
+const STATUS_BYTES_MAX: usize = 1024;
+
 /// Clones speak for the same process.
 #[derive(Debug, Clone)]
 pub struct Notifier(Option<Arc<Line>>);
@@ -58,9 +61,10 @@ impl Notifier {
         let mut watch = Watch::new(pipelines, line.watchdog);
         loop {
             timer.tick().await;
-            let (text, told) = watch.look(Instant::now(), line.is_stopping.load(Relaxed));
-            // What did not get through is said again at the next look.
-            if text.is_empty() || line.say(&text) {
+            let (lines, told) = watch.look(Instant::now(), line.is_stopping.load(Relaxed));
+            // What did not get through is said again at the next look. Each by itself: systemd ignores the whole of a datagram that
+            // it finds too long.
+            if lines.iter().all(|text| line.say(text)) {
                 watch.told(told);
             }
         }
@@ -125,14 +129,14 @@ impl Watch {
     }
 
     /// The lines to send, and what was told once they are sent.
-    fn look(&mut self, now: Instant, is_stopping: bool) -> (String, Told) {
+    fn look(&mut self, now: Instant, is_stopping: bool) -> (Vec<String>, Told) {
         self.starting.retain(|pipeline| !has_started(pipeline));
         let (mut lines, mut told) = (Vec::new(), self.told.clone());
         if !is_stopping && !told.is_ready && self.starting.is_empty() {
             told.is_ready = true;
             lines.push("READY=1\n".to_owned());
         }
-        let status = self.pipelines.iter().map(status).collect::<Vec<_>>().join("; ");
+        let status = line_of(&self.pipelines.iter().map(status).collect::<Vec<_>>().join("; "));
         if !is_stopping && status != told.status {
             lines.push(format!("STATUS={status}\n"));
             told.status = status;
@@ -142,7 +146,7 @@ impl Watch {
             lines.push("WATCHDOG=1\n".to_owned());
             told.asked = Some(now);
         }
-        (lines.concat(), told)
+        (lines, told)
     }
 
     fn told(&mut self, told: Told) {
@@ -159,7 +163,11 @@ fn has_started(pipeline: &Report) -> bool {
     health.is_well() || health.is_standby() || !pipeline.runs()
 }
 
-/// On one line.
+/// For one assignment: a new line would begin the next.
+fn line_of(text: &str) -> String {
+    text[..text.floor_char_boundary(STATUS_BYTES_MAX)].replace(char::is_control, " ")
+}
+
 fn status(pipeline: &Report) -> String {
     let reasons: Vec<String> = pipeline.reasons().into_iter().map(|reason| reason.message).collect();
     let colon = if reasons.is_empty() { "" } else { ": " };
@@ -185,9 +193,9 @@ mod tests {
 
     /// Looks, and says it.
     fn said(watch: &mut Watch, now: Instant) -> String {
-        let (text, told) = watch.look(now, false);
+        let (lines, told) = watch.look(now, false);
         watch.told(told);
-        text
+        lines.concat()
     }
 
     #[test]
@@ -242,8 +250,8 @@ mod tests {
         let mut watch = Watch::new(vec![shop], Some(LIMIT));
         let now = Instant::now();
         let (lost, _) = watch.look(now, false);
-        assert_eq!(lost, "READY=1\nSTATUS=shop: flowing\nWATCHDOG=1\n");
-        assert_eq!(said(&mut watch, now), lost);
+        assert_eq!(lost, ["READY=1\n", "STATUS=shop: flowing\n", "WATCHDOG=1\n"]);
+        assert_eq!(said(&mut watch, now), lost.concat());
     }
 
     #[test]
@@ -252,7 +260,16 @@ mod tests {
         shop.health().pulse().turned();
         let mut watch = Watch::new(vec![shop.clone()], Some(LIMIT));
         flows(&shop);
-        assert_eq!(watch.look(Instant::now(), true).0, "WATCHDOG=1\n");
+        assert_eq!(watch.look(Instant::now(), true).0, ["WATCHDOG=1\n"]);
+    }
+
+    #[test]
+    fn a_status_is_one_line_and_short() {
+        let all: Vec<Report> = (0..50).map(|index| pipeline(&format!("pipeline-{index}"))).collect();
+        all[0].health().end(Ended::Failed { why: "one\nWATCHDOG=trigger".to_owned(), is_tried_again: false });
+        let (lines, _) = Watch::new(all, None).look(Instant::now(), false);
+        let [status] = &lines[..] else { panic!("{lines:?}") };
+        assert!(status.len() <= "STATUS=\n".len() + STATUS_BYTES_MAX && status.lines().count() == 1, "{status}");
     }
 
     #[tokio::test]

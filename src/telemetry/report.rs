@@ -159,7 +159,7 @@ impl Report {
     pub fn summary(&self) -> Summary {
         match self.health.ended() {
             Some(Ended::AsAsked) => return Summary::Stopped,
-            Some(Ended::Failed(_)) => return Summary::Failed,
+            Some(Ended::Failed { .. }) => return Summary::Failed,
             None => {}
         }
         match self.state().source {
@@ -182,7 +182,12 @@ impl Report {
         if let Some(ended) = self.health.ended() {
             let (code, message) = match ended {
                 Ended::AsAsked => ("stopped", "it has stopped, as it was asked to".to_owned()),
-                Ended::Failed(why) => ("failed", format!("it can't go on, and needs a start of the process: {why}")),
+                Ended::Failed { why, is_tried_again: true } => {
+                    ("failed", format!("it is started again in a while: {why}"))
+                }
+                Ended::Failed { why, is_tried_again: false } => {
+                    ("failed", format!("it can't go on, and needs a start of the process: {why}"))
+                }
             };
             return vec![Reason { code: code.to_owned(), message }];
         }

@@ -10,7 +10,7 @@ use parse_dockerfile::{
 use regex::Regex;
 use serde_json::Value;
 
-use super::{PORT, config, holds, ran, read, shown, text, texts, valid, yaml};
+use super::{PORT, STOP_MAX_SECONDS, config, holds, ran, read, shown, text, texts, valid, yaml};
 use crate::support::{SOON, Web, folder, pgsluice_command, postgres, rabbitmq};
 
 const DOCKERFILE: &str = "deploy/container/Dockerfile";
@@ -206,6 +206,8 @@ fn the_compose_file_is_one() {
     let pgsluice = &services["pgsluice"];
     let context = Path::new("deploy").join(text(pgsluice, "/build/context"));
     assert!(context.join(text(pgsluice, "/build/dockerfile")).exists() && context.join(".dockerignore").exists());
+    let patience = text(pgsluice, "/stop_grace_period").strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+    assert!(patience > Some(STOP_MAX_SECONDS));
     assert!(texts(&services["postgres"]["command"]).contains(&"wal_level=logical"));
     assert_eq!(texts(&pgsluice["ports"]), [format!("127.0.0.1:{PORT}:{PORT}")]);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{PORT, config, holds, read, shown, text, texts, valid, yaml};
+use super::{PORT, STOP_MAX_SECONDS, config, holds, read, shown, text, texts, valid, yaml};
 use crate::support::{Process, SOON, Scene, Web, pgsluice_command};
 
 const MANIFEST: &str = "deploy/kubernetes/pgsluice.yaml";
@@ -79,8 +79,7 @@ fn what_belongs_together_has_the_same_names() {
         assert!(volumes.iter().any(|volume| volume["name"] == mount["name"]), "{mount}");
     }
     assert_eq!(volumes[0]["configMap"]["name"], object("ConfigMap")["metadata"]["name"]);
-    // 30 s is the default of shutdown_timeout_ms.
-    assert!(pod["spec"]["terminationGracePeriodSeconds"].as_u64() > Some(30));
+    assert!(pod["spec"]["terminationGracePeriodSeconds"].as_u64() > Some(STOP_MAX_SECONDS));
     // Whose user it is, the image says too.
     let user = pod["spec"]["securityContext"]["runAsUser"].as_u64().expect("a user");
     assert!(read("deploy/container/Dockerfile").contains(&format!("USER {user}:{user}\n")));

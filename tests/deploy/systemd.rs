@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use regex::Regex;
 
-use super::{program, ran, read};
+use super::{STOP_MAX_SECONDS, program, ran, read};
 use crate::support::{SOON, Scene, folder, pgsluice_under};
 
 const UNIT: &str = "deploy/systemd/pgsluice.service";
@@ -52,9 +52,8 @@ fn it_is_not_started_again_after_what_no_restart_cures() {
             "{code}"
         );
     }
-    // 30 s is the default of shutdown_timeout_ms.
     let seconds: u64 = values("TimeoutStopSec")[0].parse().expect("seconds");
-    assert!(seconds > 30);
+    assert!(seconds > STOP_MAX_SECONDS);
     assert_eq!((values("Type"), values("TimeoutStartSec")), (vec!["notify".to_owned()], vec!["infinity".to_owned()]));
 }
 

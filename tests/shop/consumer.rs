@@ -41,6 +41,11 @@ impl Handler for Scripted {
         transaction.execute("INSERT INTO effects (n) VALUES ($1)", &[&n]).await?;
         let failures_wanted = body["failures"].as_u64().unwrap_or_default();
         anyhow::ensure!(u64::from(event.failures) >= failures_wanted, "it is not to be");
+        if let Some(code) = body["until_known"].as_str() {
+            let raise = format!("RAISE EXCEPTION 'not yet' USING ERRCODE = '{code}'");
+            let unless_known = format!("IF NOT EXISTS (SELECT FROM known WHERE n = {n}) THEN {raise}; END IF");
+            transaction.batch_execute(&format!("DO $$ BEGIN {unless_known}; END $$")).await?;
+        }
         if body["at_commit"] == true {
             transaction.execute("INSERT INTO checked (n) VALUES ($1)", &[&n]).await?;
         }
@@ -140,19 +145,37 @@ async fn what_always_fails_is_put_aside_and_nobody_waits_for_it() {
 }
 
 #[tokio::test]
-async fn so_are_a_panic_a_hang_and_a_message_without_an_id() {
+async fn so_are_a_panic_a_hang_and_a_message_without_an_id_that_can_be_kept() {
     let stage = Stage::new(TABLES).await;
     let consumer = consumer().handling_max(Duration::from_secs(2));
     let _running = stage.consume(&consumer, Scripted::default());
     stage.publish(&message("hangs", &json!({"n": 0, "hangs": true}))).await;
     stage.publish(&message("panics", &json!({"n": 1, "panics": true}))).await;
     stage.publish(&message("", &json!({"n": 2}))).await;
+    stage.publish(&message("nul\0", &json!({"n": 4}))).await;
     stage.publish(&message("good", &json!({"n": 3}))).await;
 
-    let mut dead = stage.vhost.consume(&consumer.dead_letter_queue(), 3, SOON).await;
+    let mut dead = stage.vhost.consume(&consumer.dead_letter_queue(), 4, SOON).await;
     dead.sort_by(|one, other| one.message_id.cmp(&other.message_id));
-    assert_eq!(dead.iter().map(|one| one.message_id.as_str()).collect::<Vec<_>>(), ["", "hangs", "panics"]);
+    assert_eq!(dead.iter().map(|one| one.message_id.as_str()).collect::<Vec<_>>(), ["", "hangs", "nul\0", "panics"]);
     assert_eq!(stage.database.query_one("SELECT string_agg(n::text, ',') FROM effects").await, "3");
+}
+
+/// In the middle of a handler: a failover, a rotated password, a database that is renamed, a disk's error, a shutdown.
+#[tokio::test]
+async fn what_the_server_says_of_itself_is_waited_for() {
+    let stage = Stage::new(TABLES).await;
+    let handler = Scripted::default();
+    let _running = stage.consume(&consumer(), handler.clone());
+    for (n, code) in (0..).zip(["25006", "28P01", "3D000", "58030", "57P03"]) {
+        stage.publish(&message(code, &json!({"n": n, "until_known": code}))).await;
+        let tries = || handler.tried().iter().filter(|tried| **tried == (n, 0)).count();
+        eventually("it is tried more often than it may fail", SOON, async || (tries() > 3).then_some(())).await;
+        stage.database.execute(&format!("INSERT INTO known (n) VALUES ({n})")).await;
+        stage.becomes(&format!("SELECT count(*) FROM effects WHERE n = {n}"), "1").await;
+    }
+    assert!(handler.tried().iter().all(|(_, failures)| *failures == 0), "{:?}", handler.tried());
+    assert_eq!(stage.vhost.depth(&consumer().dead_letter_queue()).await, 0);
 }
 
 /// What kills the process whenever it is taken comes back without an answer, until the broker itself puts it aside.

@@ -59,6 +59,43 @@ async fn each_message_has_its_effect_once_whatever_is_killed() {
     drop(running);
 }
 
+/// A database that answers and does not take the inbox's rows: read-only, as after a failover; and without the table.
+#[tokio::test]
+async fn a_database_that_refuses_the_inbox_is_waited_for() {
+    let stage = Stage::new(TABLES).await;
+    let _running = stage.consume(&consumer(), Scripted::default());
+    let name = stage.database.name();
+    let everybody_leaves = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let reads_only = format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on");
+    let writes = format!("BEGIN READ WRITE; ALTER DATABASE \"{name}\" RESET ALL; COMMIT");
+    let faults = [
+        (reads_only.as_str(), writes.as_str()),
+        ("ALTER TABLE inbox RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO inbox"),
+    ];
+    for (n, (fault, undo)) in (0_i64..).zip(faults) {
+        stage.database.execute(fault).await;
+        stage.database.execute(everybody_leaves).await;
+        for part in 0..5 {
+            let (id, body) = (format!("m-{n}-{part}"), json!({ "n": n }));
+            stage.publish(&Message { id: &id, event_type: "ThingHappened", body: &body }).await;
+        }
+        // The first is tried more often than five may fail, or else they were put aside.
+        let mut tries = BTreeSet::new();
+        eventually("it is tried again and again", 2 * SOON, async || {
+            let sql = "SELECT coalesce(max(query_start)::text, '') FROM pg_stat_activity
+                       WHERE datname = current_database() AND query = 'ROLLBACK'";
+            tries.insert(stage.database.query_one(sql).await);
+            (tries.len() > 6 || stage.vhost.depth(&consumer().dead_letter_queue()).await > 0).then_some(())
+        })
+        .await;
+        stage.database.execute(undo).await;
+        stage.database.execute(everybody_leaves).await;
+        stage.becomes(&format!("SELECT count(*) FROM effects WHERE n = {n}"), "5").await;
+    }
+    assert_eq!(stage.vhost.depth(&consumer().dead_letter_queue()).await, 0);
+}
+
 /// The task is dropped again and again while messages come, between any two of its steps.
 #[tokio::test]
 async fn a_consumer_that_is_killed_again_and_again_repeats_nothing() {

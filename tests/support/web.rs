@@ -91,8 +91,10 @@ pub(crate) async fn exchange(
     path: &str,
     headers: &[(&str, &str)],
 ) -> Answer {
+    // Unless the caller says how long a body is, there is none.
+    let length = if headers.iter().any(|(name, _)| *name == "Content-Length") { "" } else { "Content-Length: 0\r\n" };
     let headers: String = headers.iter().flat_map(|(name, value)| [*name, ": ", *value, "\r\n"]).collect();
-    let request = format!("{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: 0\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n{length}\r\n");
     stream.write_all(request.as_bytes()).await.expect("asks");
     let mut answer = Vec::new();
     // A peer that ends TLS without saying so is none of ours to judge.

@@ -25,6 +25,7 @@ async fn it_asks_the_instance_and_then_the_database() {
     scene.vhost.consume("all", 30, SOON).await;
     eventually("all is settled", SOON, async || (web.status().await["events"]["settled"] == 30).then_some(())).await;
     web.becomes(&[]).await;
+    eventually("the slot is looked at", SOON, async || web.status().await["slot"].is_object().then_some(())).await;
     let path = process.config_path();
     let file = path.to_str().expect("text");
     let (code, text) = status(&["--config", file]).await;

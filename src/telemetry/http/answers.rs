@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{RawQuery, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -237,20 +237,27 @@ async fn check(State(served): State<Served>, RawQuery(query): RawQuery) -> Respo
     }
 }
 
-async fn pause(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
-    set_pause(&served, query.as_deref(), true)
+async fn pause(State(served): State<Served>, request: Request) -> Response {
+    set_pause(&served, &request, true)
 }
 
-async fn resume(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
-    set_pause(&served, query.as_deref(), false)
+async fn resume(State(served): State<Served>, request: Request) -> Response {
+    set_pause(&served, &request, false)
 }
 
 /// Of all pipelines, unless one is named.
-fn set_pause(served: &Served, query: Option<&str>, paused: bool) -> Response {
-    match served.chosen(query) {
+fn set_pause(served: &Served, request: &Request, paused: bool) -> Response {
+    // A body might have been meant to name one.
+    let is_bare = request.body().is_end_stream();
+    let chosen = if is_bare { served.chosen_exactly(request.uri().query()) } else { Err(Unknown::Parameter) };
+    match chosen {
         Ok(chosen) => {
             let changed = chosen.reports().filter(|report| report.health().pause(paused)).count() > 0;
-            json_of(StatusCode::OK, &json!({ "paused": paused, "changed": changed }))
+            let mut answer = json!({ "paused": paused, "changed": changed });
+            if served.is_list() {
+                answer["pipelines"] = chosen.reports().map(Report::name).collect();
+            }
+            json_of(StatusCode::OK, &answer)
         }
         Err(unknown) => unknown.into_response(),
     }
@@ -263,6 +270,10 @@ impl IntoResponse for Unknown {
             Self::Several => {
                 refused(StatusCode::BAD_REQUEST, "there are several pipelines: name one, as in ?pipeline=NAME")
             }
+            Self::Parameter => refused(
+                StatusCode::BAD_REQUEST,
+                "it takes no body, and no parameter but the name of one pipeline, as in ?pipeline=NAME",
+            ),
         }
     }
 }

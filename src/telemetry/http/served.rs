@@ -46,6 +46,8 @@ pub(super) enum Unknown {
     Name,
     /// None was named.
     Several,
+    /// Something else than a name was given.
+    Parameter,
 }
 
 impl Served {
@@ -73,6 +75,13 @@ impl Served {
             (None, [one]) if !self.is_list => Ok(Chosen::One(one)),
             (None, all) => Ok(Chosen::All(all)),
         }
+    }
+
+    /// [`Self::chosen`] for what changes something: a name that is not understood must not make it all of them.
+    pub(super) fn chosen_exactly(&self, query: Option<&str>) -> Result<Chosen<'_>, Unknown> {
+        let mut pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let is_understood = pairs.next().is_none_or(|pair| pair.starts_with("pipeline=")) && pairs.next().is_none();
+        if is_understood { self.chosen(query) } else { Err(Unknown::Parameter) }
     }
 
     /// What a request is about that is about one.
@@ -153,6 +162,13 @@ mod tests {
         assert_eq!(names(&two, Some("after_ms=7&pipeline=b")), Ok("b".to_owned()));
         assert_eq!(names(&two, Some("pipeline=c")), Err(Unknown::Name));
         assert_eq!(two.one(None).err(), Some(Unknown::Several));
+        // What changes something takes nothing else than a name, and one.
+        for query in ["name=b", "Pipeline=b", "pipeline", "pipeline=a&pipeline=b", "after_ms=7&pipeline=b", "b"] {
+            assert_eq!(two.chosen_exactly(Some(query)).err(), Some(Unknown::Parameter), "{query}");
+        }
+        assert!(matches!(two.chosen_exactly(Some("pipeline=b")), Ok(Chosen::One(_))));
+        assert!(matches!(two.chosen_exactly(Some("")), Ok(Chosen::All([_, _]))));
+        assert_eq!(two.chosen_exactly(Some("pipeline=c")).err(), Some(Unknown::Name));
         // A list of one is still a list, of which it is clear which is meant.
         let listed = Served::new(vec![pipeline("a", None)], true);
         assert!(matches!(listed.chosen(None), Ok(Chosen::All([_]))));

@@ -160,9 +160,7 @@ impl Meter {
         if let Some(known) = self.known(table, exchange) {
             return known;
         }
-        let series = Arc::new(Series::new(&self.tables[table.0].name, exchange));
-        self.metrics.add_series(Arc::clone(&series));
-        self.series.push(series);
+        self.series.push(self.metrics.series_of(&self.tables[table.0].name, exchange));
         let index = self.series.len() - 1;
         self.tables[table.0].series.push(index);
         index

@@ -129,7 +129,7 @@ impl Deref for Metrics {
 impl Numbers {
     /// There are so many publishers.
     pub fn start_lanes(&self, count: usize) {
-        // A second pipeline with the same numbers is none that there is.
+        // A pipeline that is started again has as many.
         let _ = self.lanes.set((0..count).map(|_| Lane::default()).collect());
     }
 
@@ -162,8 +162,24 @@ impl Numbers {
         totals
     }
 
-    fn add_series(&self, series: Arc<Series>) {
-        lock(&self.series).push(series);
+    /// Those of this table and exchange; new ones, unless the pipeline had them before it was started again.
+    fn series_of(&self, table: &str, exchange: &str) -> Arc<Series> {
+        let mut all = lock(&self.series);
+        if let Some(known) = all.iter().find(|it| it.table == table && it.exchange == exchange) {
+            return Arc::clone(known);
+        }
+        let series = Arc::new(Series::new(table, exchange));
+        all.push(Arc::clone(&series));
+        series
+    }
+
+    /// The pipeline has ended: nothing is in flight, and nobody looks at the slot.
+    pub(super) fn end(&self) {
+        self.in_flight_events.set(0);
+        self.in_flight_bytes.set(0);
+        self.oldest_commit.set(None);
+        self.lanes().iter().for_each(|lane| lane.in_flight.set(0));
+        *self.slot() = SlotHistory::default();
     }
 
     /// Those of all tables and exchanges so far.

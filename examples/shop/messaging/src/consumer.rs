@@ -11,8 +11,8 @@
 //!    `{queue}.dead`, where it stays for a human; the broker confirms it;
 //! 2. the ack. (Died before it: there are two, and the inbox makes one of them.)
 //!
-//! The messages behind it don't wait. If the database is away, that is nobody's fault: the consumer waits with the message
-//! in its hand, and counts nothing.
+//! The messages behind it don't wait. If the database is away, refuses the service or can't write, or the inbox can't be
+//! written, that is nobody's fault: the consumer waits with the message in its hand, and counts nothing.
 
 mod session;
 mod topology;

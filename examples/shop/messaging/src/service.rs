@@ -105,7 +105,7 @@ pub fn pool(url: &str) -> anyhow::Result<Pool> {
     Ok(pool.build()?)
 }
 
-/// [`pool`], once the migrations are applied. Waits for a database that is away, for as long as it takes.
+/// [`pool`], once the migrations are applied. Waits for a database that is away or refuses it, for as long as it takes.
 ///
 /// # Errors
 /// When the URL is none, or a migration is refused.

@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Consumer, Handler};
 use crate::event::FAILURES;
-use crate::failure::{Backoff, passes};
+use crate::failure::{Backoff, is_of_a_value, passes};
 use crate::{Event, inbox};
 
 /// How long the broker may take to answer.
@@ -82,15 +82,16 @@ impl<H: Handler> Session<'_, H> {
         Ok(())
     }
 
-    /// Handles an event, and waits for the database if that is away. The inner error is the event's.
+    /// Handles an event, and waits for the database as long as it is that which fails. The inner error is the event's.
     async fn attempt(&self, channel: &Channel, event: &Event) -> anyhow::Result<anyhow::Result<Outcome>> {
         if event.message_id.is_empty() {
             return Ok(Err(anyhow!("a message without an id can't be told from its repeats")));
         }
         let mut backoff = Backoff::new();
         loop {
-            let handled =
-                AssertUnwindSafe(timeout(self.consumer.handling_max, self.handle(event))).catch_unwind().await;
+            let mut is_begun = false;
+            let handling = timeout(self.consumer.handling_max, self.handle(event, &mut is_begun));
+            let handled = AssertUnwindSafe(handling).catch_unwind().await;
             let result = match handled {
                 Ok(Ok(result)) => result,
                 // Whose fault is it? If the database answers now, it is not the database's.
@@ -100,8 +101,11 @@ impl<H: Handler> Session<'_, H> {
                 },
                 Err(_) => Err(anyhow!("the handler has panicked")),
             };
+            // What fails before the handler has seen the message, fails for all of them: all would be put aside, one after
+            // the other. Unless its id is what no database takes.
+            let is_nobodys = |error: &_| passes(error) || (!is_begun && !is_of_a_value(error));
             match result {
-                Err(error) if passes(&error) => warn!(queue = self.consumer.queue, "trying again: {error:#}"),
+                Err(error) if is_nobodys(&error) => warn!(queue = self.consumer.queue, "trying again: {error:#}"),
                 result => return Ok(result),
             }
             backoff.wait().await;
@@ -110,13 +114,14 @@ impl<H: Handler> Session<'_, H> {
         }
     }
 
-    /// The effect and its inbox row: both or none.
-    async fn handle(&self, event: &Event) -> anyhow::Result<Outcome> {
+    /// The effect and its inbox row: both or none. Says when it has come to the handler.
+    async fn handle(&self, event: &Event, is_begun: &mut bool) -> anyhow::Result<Outcome> {
         let mut client = self.pool.get().await?;
         let transaction = client.transaction().await?;
         if !inbox::is_new(&transaction, &self.consumer.queue, &event.message_id).await? {
             return Ok(Outcome::Repeated);
         }
+        *is_begun = true;
         self.handler.handle(&transaction, event).await?;
         transaction.commit().await?;
         Ok(Outcome::Handled)
