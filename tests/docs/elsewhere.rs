@@ -7,7 +7,7 @@ use super::pages::Page;
 
 /// Lines that begin so, and why they are not run here.
 const ELSEWHERE: [(&str, &str); 2] = [
-    ("scripts/demo", "starts servers of its own, and prints; the CI runs it by itself"),
+    ("scripts/demo", "builds for release, and starts servers of its own"),
     ("scripts/test", "runs this very test"),
 ];
 
