@@ -16,7 +16,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::access::{Access, Verdict};
-use super::served::{Chosen, Pipeline, Served, Unknown, parameter};
+use super::served::{Chosen, Served, Unknown, parameter};
 use crate::telemetry::metrics::exposition;
 use crate::telemetry::report::{Reason, Report};
 use crate::telemetry::status::Status;
@@ -185,17 +185,21 @@ async fn ready(
     // For who asks whether it could go on in the place of another, as a rollout does.
     let may_stand_by = parameter(query.as_deref(), "standby") == Some("ready");
     let is_in_the_way = |reason: &Reason| !(may_stand_by && reason.code == "standby");
-    let ready = !chosen.reports().any(|report| report.reasons().iter().any(is_in_the_way));
+    // One look at each, or what is said would contradict itself: others' threads go on meanwhile.
+    let looks: Vec<_> = chosen.reports().map(|report| named(report, Readiness::of(report))).collect();
+    let ready = !looks.iter().any(|look| look.said.reasons.iter().any(is_in_the_way));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    match (verdict, chosen) {
+    match (verdict, &chosen) {
         (Verdict::Unknown | Verdict::Refused(_), _) => json_of(status, &json!({ "ready": ready })),
-        (Verdict::Granted, Chosen::One(one)) => json_of(status, &Readiness { ready, ..Readiness::of(&one.report) }),
-        (Verdict::Granted, Chosen::All(all)) => {
-            let pipelines = all.iter().map(|one| named(&one.report, Readiness::of(&one.report))).collect();
-            let reasons = all
-                .iter()
-                .flat_map(|Pipeline { report, .. }| report.reasons().into_iter().map(|reason| named(report, reason)));
-            json_of(status, &AllReady { ready, reasons: reasons.collect(), pipelines })
+        (Verdict::Granted, Chosen::One(_)) => {
+            let one = looks.into_iter().next().map(|look| Readiness { ready, ..look.said });
+            json_of(status, &one)
+        }
+        (Verdict::Granted, Chosen::All(_)) => {
+            let of_one = |look: &Named<'_, Readiness>| look.said.reasons.clone();
+            let reasons = chosen.reports().zip(looks.iter().map(of_one));
+            let reasons = reasons.flat_map(|(report, said)| said.into_iter().map(|reason| named(report, reason)));
+            json_of(status, &AllReady { ready, reasons: reasons.collect(), pipelines: looks })
         }
     }
 }
