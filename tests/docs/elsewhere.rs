@@ -6,10 +6,8 @@ use std::process::Command;
 use super::pages::Page;
 
 /// Lines that begin so, and why they are not run here.
-const ELSEWHERE: [(&str, &str); 2] = [
-    ("scripts/demo", "builds for release, and starts servers of its own"),
-    ("scripts/test", "runs this very test"),
-];
+const ELSEWHERE: [(&str, &str); 2] =
+    [("scripts/demo", "builds for release, and starts servers of its own"), ("scripts/test", "runs this very test")];
 
 /// Pages whose commands are of another world than the others': that of the worked example, which `tests/shop` runs.
 const WORLDS: [&str; 1] = ["docs/shop.md"];
