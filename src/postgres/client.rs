@@ -72,7 +72,7 @@ impl Connection {
         let mut search = Search::new(conninfo)?;
         while let Some(mut candidate) = search.next().await {
             let opening = async {
-                let stream = search.dial(&mut candidate).await?;
+                let stream = search.dial(&mut candidate, purpose).await?;
                 let password = conninfo.password_for(&candidate.host);
                 Self::open(stream, conninfo, purpose, password.as_ref()).await
             };

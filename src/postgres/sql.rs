@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 use super::client::dial::{Candidate, Search};
 use super::client::stream::{AlreadyNegotiated, Stream};
-use super::client::{AuthError, ClientError, ProtocolError, ServerError, startup_options, within};
+use super::client::{AuthError, ClientError, ProtocolError, Purpose, ServerError, startup_options, within};
 use super::conninfo::{ChannelBinding, Conninfo, Target};
 use super::tls::{TlsError, decided_by_tls};
 use crate::failure::Failure;
@@ -30,7 +30,7 @@ pub(super) async fn first(conninfo: &Conninfo) -> Result<Client, ClientError> {
     let mut search = Search::new(conninfo)?;
     while let Some(mut candidate) = search.next().await {
         let opening = async {
-            let stream = search.dial(&mut candidate).await?;
+            let stream = search.dial(&mut candidate, Purpose::Queries).await?;
             open(stream, conninfo, &candidate).await
         };
         match within(conninfo.connect_timeout(), "connecting", opening).await {

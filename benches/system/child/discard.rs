@@ -5,7 +5,7 @@ use crate::stage::PUBLICATION;
 use crate::wire::postgres::{Address, Connection, Waiting};
 
 pub(super) fn run(address: &Address, database: &str, slot: &str, rows: u64, waiting: Waiting) -> anyhow::Result<()> {
-    let mut reader = Connection::open(address, database, true)?.start(slot, PUBLICATION, waiting)?;
+    let mut reader = Connection::open(address, database, Some(waiting))?.start(slot, PUBLICATION)?;
     let mut left = rows;
     let mut is_over = false;
     while !is_over {

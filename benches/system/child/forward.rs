@@ -17,7 +17,7 @@ pub(super) fn run(from: &postgres::Address, database: &str, slot: &str, to: &amq
         super::wait_for_parent();
         std::process::exit(0);
     });
-    let mut reader = Connection::open(from, database, true)?.start(slot, PUBLICATION, Waiting::Eager)?;
+    let mut reader = Connection::open(from, database, Some(Waiting::Eager))?.start(slot, PUBLICATION)?;
     say(Word::Begin);
     let mut outgoing = Vec::new();
     loop {

@@ -1,7 +1,7 @@
 //! A replication connection to PostgreSQL without login (the bench's own servers trust everybody) and without TLS.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut as _, BytesMut};
 use postgres_protocol::message::frontend;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket as AnySocket, Type};
 
 use super::low_water;
 
@@ -41,14 +42,20 @@ pub(crate) enum Waiting {
     Eager,
     /// Under load, for so many bytes.
     ForBytes(i32),
-    /// For a while, after each read that brought little.
+    /// For a while, after each read that brought little; with a receive buffer that is full before.
     Naps,
 }
+
+/// What pgsluice has found best over loopback (`src/postgres/replication/pace.rs`).
+const NAP: Duration = Duration::from_micros(1_500);
+const NAPS_LITTLE: usize = 8 << 10;
+const NAPS_RECEIVE_BYTES: usize = 16 << 10;
 
 /// A connection that has started.
 pub(crate) struct Connection {
     socket: Box<dyn Socket>,
     setting: Setting,
+    waiting: Waiting,
 }
 
 /// What of a socket is set while it is read from.
@@ -74,11 +81,16 @@ impl Setting {
 }
 
 impl Connection {
-    /// Connects to a database as `postgres`.
-    pub(crate) fn open(address: &Address, database: &str, replication: bool) -> io::Result<Self> {
+    /// Connects to a database as `postgres`; to a walsender, where it is said how to wait for what it sends.
+    pub(crate) fn open(address: &Address, database: &str, replication: Option<Waiting>) -> io::Result<Self> {
         let (socket, setting): (Box<dyn Socket>, _) = match address {
             Address::Tcp(port) => {
-                let socket = TcpStream::connect(("127.0.0.1", *port))?;
+                let socket = AnySocket::new(Domain::IPV4, Type::STREAM, None)?;
+                if replication == Some(Waiting::Naps) {
+                    socket.set_recv_buffer_size(NAPS_RECEIVE_BYTES)?;
+                }
+                socket.connect(&SocketAddr::from(([127, 0, 0, 1], *port)).into())?;
+                let socket = TcpStream::from(socket);
                 socket.set_nodelay(true)?;
                 (Box::new(socket.try_clone()?), Setting::Tcp(socket))
             }
@@ -87,10 +99,11 @@ impl Connection {
                 (Box::new(socket.try_clone()?), Setting::Unix(socket))
             }
         };
-        let mut this = Self { socket, setting };
+        let waiting = replication.unwrap_or(Waiting::Eager);
+        let mut this = Self { socket, setting, waiting };
         let mut hello = BytesMut::new();
         let parameters = [("user", "postgres"), ("database", database), ("application_name", "bench")];
-        let replication = replication.then_some(("replication", "database"));
+        let replication = replication.map(|_| ("replication", "database"));
         frontend::startup_message(parameters.into_iter().chain(replication), &mut hello)?;
         this.socket.write_all(&hello)?;
         this.until(b'Z')?;
@@ -104,11 +117,11 @@ impl Connection {
     }
 
     /// Starts a stream of pgoutput from where the slot is.
-    pub(crate) fn start(mut self, slot: &str, publication: &str, waiting: Waiting) -> io::Result<Reader> {
+    pub(crate) fn start(mut self, slot: &str, publication: &str) -> io::Result<Reader> {
         let options = format!("proto_version '1', publication_names '\"{publication}\"'");
         self.ask(&format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({options})"))?;
         self.until(b'W')?;
-        Reader::new(self, waiting)
+        Reader::new(self)
     }
 
     fn ask(&mut self, sql: &str) -> io::Result<()> {
@@ -141,7 +154,6 @@ fn length(head: &[u8]) -> usize {
 /// Reads a stream, and keeps the server content.
 pub(crate) struct Reader {
     connection: Connection,
-    waiting: Waiting,
     /// The mark is raised now.
     is_raised: bool,
     buffer: Vec<u8>,
@@ -154,21 +166,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    fn new(connection: Connection, waiting: Waiting) -> io::Result<Self> {
+    fn new(connection: Connection) -> io::Result<Self> {
         connection.setting.timeout(Some(LONG))?;
         let buffer = vec![0; BUFFER];
         let reported = Instant::now();
-        Ok(Self {
-            connection,
-            waiting,
-            is_raised: false,
-            buffer,
-            filled: 0,
-            received_lsn: 0,
-            reported,
-            bytes: 0,
-            reads: 0,
-        })
+        Ok(Self { connection, is_raised: false, buffer, filled: 0, received_lsn: 0, reported, bytes: 0, reads: 0 })
     }
 
     /// One read, and the pgoutput messages that it completes.
@@ -220,10 +222,10 @@ impl Reader {
 
     /// The mark is up while much comes, and down when a wait for it was in vain.
     fn adapt(&mut self, read: usize) -> io::Result<()> {
-        let mark = match self.waiting {
+        let mark = match self.connection.waiting {
             Waiting::ForBytes(mark) => mark,
-            Waiting::Naps if read < 16 << 10 => {
-                std::thread::sleep(Duration::from_micros(200));
+            Waiting::Naps if read < NAPS_LITTLE => {
+                std::thread::sleep(NAP);
                 return Ok(());
             }
             Waiting::Naps | Waiting::Eager => return Ok(()),

@@ -87,7 +87,7 @@ pub(crate) fn commit_paced(
     (stop, last): (&AtomicBool, &AtomicU64),
     mut committed: impl FnMut(std::ops::RangeInclusive<u64>, Instant),
 ) -> std::io::Result<Duration> {
-    let mut connection = Connection::open(address, database, false)?;
+    let mut connection = Connection::open(address, database, None)?;
     // Else the WAL writer decides when what was committed can be read: every 200 ms.
     connection.execute("SET synchronous_commit = on")?;
     let values = Row::order().values();

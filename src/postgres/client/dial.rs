@@ -12,13 +12,17 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::error::{Attempt, ClientError, ConnectError, ProtocolError};
 use super::stream::Stream;
-use super::{verdict, within};
+use super::{Purpose, verdict, within};
 use crate::postgres::conninfo::{Address, Conninfo, Host, Negotiation, SslMode, TcpSettings};
 use crate::postgres::tls::{Connector, TlsError, decided_by_tls};
+
+/// The receive buffer of a stream from this machine, in bytes; Linux doubles it. It holds what comes during a nap only in part, so
+/// that the rest is put together on the walsender's side ([`crate::postgres::replication`] reads in naps).
+const LOOPBACK_RECEIVE_BYTES: u32 = 16 << 10;
 
 #[derive(Debug, Clone)]
 enum Endpoint {
@@ -86,10 +90,10 @@ impl<'a> Search<'a> {
     }
 
     /// Connects, and encrypts as agreed.
-    pub(crate) async fn dial(&self, candidate: &mut Candidate) -> Result<Stream, ClientError> {
+    pub(crate) async fn dial(&self, candidate: &mut Candidate, purpose: Purpose) -> Result<Stream, ClientError> {
         let stream = match &candidate.endpoint {
             Endpoint::Unix(path) => return Ok(Stream::Unix(UnixStream::connect(path).await?)),
-            Endpoint::Tcp(address) => TcpStream::connect(address).await?,
+            Endpoint::Tcp(address) => connect(*address, purpose).await?,
         };
         tune(&stream, self.conninfo.tcp())?;
         match (&self.connector, candidate.encryption) {
@@ -163,6 +167,16 @@ async fn endpoints(host: &Host, conninfo: &Conninfo) -> Result<Vec<Endpoint>, Cl
         return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address").into());
     }
     Ok(addresses.into_iter().map(Endpoint::Tcp).collect())
+}
+
+async fn connect(address: SocketAddr, purpose: Purpose) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if purpose == Purpose::Replication && address.ip().to_canonical().is_loopback() {
+        // Now or never: the sender makes segments of half of the first window, and what does not fit into one that shrank
+        // later waits for a probe, 200 ms.
+        socket.set_recv_buffer_size(LOOPBACK_RECEIVE_BYTES)?;
+    }
+    socket.connect(address).await
 }
 
 fn tune(stream: &TcpStream, settings: &TcpSettings) -> Result<(), ClientError> {

@@ -52,6 +52,12 @@ pub(super) struct ReadEnd {
 }
 
 impl ReadEnd {
+    /// Whether it is TCP, and the server is on this machine.
+    pub(super) fn is_loopback(&self) -> bool {
+        let server = self.shared.socket.peer_addr().ok().and_then(|address| address.as_socket());
+        server.is_some_and(|address| address.ip().to_canonical().is_loopback())
+    }
+
     /// Blocks until something is there; 0: the end.
     pub(super) fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let Some(session) = &self.shared.session else { return (&self.shared.socket).read(out) };

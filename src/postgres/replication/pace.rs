@@ -1,23 +1,27 @@
 //! How eagerly to read: at once what little comes, and a backlog in handfuls.
 //!
 //! A walsender sends each message by a call of its own, and each wakes a reader that waits for it: two processes that wake each
-//! other for every row. A reader that naps meanwhile lets the kernel put the messages together. The nap is short: what piles
-//! up unread makes each send dearer again (docs/performance.md). Invariant: there are naps only while so much comes
-//! that nobody waits for the first byte of it. No IO.
+//! other for every row. A reader that naps meanwhile lets the kernel put the messages together: over loopback on the
+//! walsender's side, since the receive buffer is full before the nap is over, and what has to wait there leaves in large segments
+//! (docs/performance.md). Invariant: there are naps only while so much comes that nobody waits for the first byte of
+//! it. No IO.
 
 use std::time::{Duration, Instant};
 
-/// How long. The kernel adds some 50 µs.
-pub(super) const NAP: Duration = Duration::from_micros(200);
+/// How long. The kernel adds some 50 µs. What piles up unread makes each send dearer again, so that it is short.
+const NAP: Duration = Duration::from_micros(200);
+/// Over loopback, where nothing can pile up.
+const LOOPBACK_NAP: Duration = Duration::from_micros(1_500);
 /// How much is a backlog: so many bytes in a millisecond, some 20,000 small transactions a second. Half of it is its end.
 const BUSY_BYTES_PER_MS: u128 = 8 << 10;
 /// Between two looks at that.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// After a read of so much, more is there already.
-const MUCH_BYTES: usize = 16 << 10;
+const MUCH_BYTES: usize = 8 << 10;
 
 #[derive(Debug)]
 pub(super) struct Pace {
+    nap: Duration,
     /// The last look, and how much has come since then.
     since: Instant,
     bytes: usize,
@@ -25,12 +29,13 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, bytes: 0, is_busy: false }
+    pub(super) fn new(now: Instant, is_loopback: bool) -> Self {
+        let nap = if is_loopback { LOOPBACK_NAP } else { NAP };
+        Self { nap, since: now, bytes: 0, is_busy: false }
     }
 
-    /// After a read of so many bytes: whether to nap before the next one.
-    pub(super) fn wants_nap(&mut self, now: Instant, read: usize) -> bool {
+    /// After a read of so many bytes: whether to nap before the next one, and how long.
+    pub(super) fn nap(&mut self, now: Instant, read: usize) -> Option<Duration> {
         self.bytes = self.bytes.saturating_add(read);
         let elapsed = now.duration_since(self.since);
         if elapsed >= LOOK_EVERY {
@@ -38,7 +43,7 @@ impl Pace {
             self.is_busy = self.bytes as u128 * 1_000 >= enough * elapsed.as_micros();
             (self.since, self.bytes) = (now, 0);
         }
-        self.is_busy && read < MUCH_BYTES
+        (self.is_busy && read < MUCH_BYTES).then_some(self.nap)
     }
 }
 
@@ -49,17 +54,17 @@ mod tests {
     /// A read of so many bytes each so often, so many times: after how many of them the first nap was wanted.
     fn first_nap(bytes: usize, every: Duration, times: usize) -> Option<usize> {
         let mut now = Instant::now();
-        let mut pace = Pace::new(now);
+        let mut pace = Pace::new(now, false);
         (1..=times).find(|_| {
             now += every;
-            pace.wants_nap(now, bytes)
+            pace.nap(now, bytes).is_some()
         })
     }
 
     #[test]
     fn a_backlog_is_noticed_within_a_millisecond() {
         assert_eq!(first_nap(120, Duration::from_micros(3), 10_000), Some(334), "as fast as they are read");
-        assert_eq!(first_nap(10_000, Duration::from_millis(1), 10), Some(1));
+        assert_eq!(first_nap(5_000, Duration::from_micros(500), 10), Some(2));
     }
 
     #[test]
@@ -77,10 +82,11 @@ mod tests {
     #[test]
     fn the_end_of_a_backlog_is_noticed() {
         let now = Instant::now();
-        let mut pace = Pace::new(now);
-        assert!(pace.wants_nap(now + LOOK_EVERY, 10_000));
-        assert!(pace.wants_nap(now + LOOK_EVERY * 2, 5_000), "not at the first lull");
-        assert!(!pace.wants_nap(now + LOOK_EVERY * 3, 1_000));
-        assert!(!pace.wants_nap(now + LOOK_EVERY * 4, 5_000), "nor is it one again at once");
+        let mut pace = Pace::new(now, false);
+        assert!(pace.nap(now, 5_000).is_none());
+        assert!(pace.nap(now + LOOK_EVERY, 5_000).is_some());
+        assert!(pace.nap(now + LOOK_EVERY * 2, 5_000).is_some(), "not at the first lull");
+        assert!(pace.nap(now + LOOK_EVERY * 3, 1_000).is_none());
+        assert!(pace.nap(now + LOOK_EVERY * 4, 5_000).is_none(), "nor is it one again at once");
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::duplex::ReadEnd;
 use super::inbox::{Arrival, Inbox};
-use super::pace::{NAP, Pace};
+use super::pace::Pace;
 use crate::postgres::client::ClientError;
 use crate::postgres::client::wire::closed;
 
@@ -49,9 +49,9 @@ pub(super) fn start(end: ReadEnd, read_ahead: &BytesMut) -> io::Result<Arrivals>
     let (arrived, arrivals) = channel(ARRIVALS_MAX);
     let heard = Arc::default();
     let reader = Reader {
+        pace: Pace::new(Instant::now(), end.is_loopback()),
         end,
         inbox: Inbox::new(read_ahead),
-        pace: Pace::new(Instant::now()),
         heard: Arc::clone(&heard),
         arrived,
     };
@@ -96,8 +96,8 @@ impl Reader {
             Ok(read) => {
                 self.inbox.filled(read);
                 self.heard.store(true, Ordering::Relaxed);
-                if self.pace.wants_nap(Instant::now(), read) {
-                    thread::sleep(NAP);
+                if let Some(nap) = self.pace.nap(Instant::now(), read) {
+                    thread::sleep(nap);
                 }
                 Ok(())
             }
