@@ -47,9 +47,9 @@ pub(crate) enum Waiting {
 }
 
 /// What pgsluice has found best over loopback (`src/postgres/replication/pace.rs`).
-const NAP: Duration = Duration::from_micros(1_500);
+const NAP: Duration = Duration::from_millis(2);
 const NAPS_LITTLE: usize = 8 << 10;
-const NAPS_RECEIVE_BYTES: usize = 16 << 10;
+const NAPS_RECEIVE_BYTES: usize = 32 << 10;
 
 /// A connection that has started.
 pub(crate) struct Connection {

@@ -22,7 +22,7 @@ use crate::postgres::tls::{Connector, TlsError, decided_by_tls};
 
 /// The receive buffer of a stream from this machine, in bytes; Linux doubles it. It holds what comes during a nap only in part, so
 /// that the rest is put together on the walsender's side ([`crate::postgres::replication`] reads in naps).
-const LOOPBACK_RECEIVE_BYTES: u32 = 16 << 10;
+const LOOPBACK_RECEIVE_BYTES: u32 = 32 << 10;
 
 #[derive(Debug, Clone)]
 enum Endpoint {

@@ -5,9 +5,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use rustls::ClientConnection;
 use socket2::Socket;
@@ -56,6 +57,12 @@ impl ReadEnd {
     pub(super) fn is_loopback(&self) -> bool {
         let server = self.shared.socket.peer_addr().ok().and_then(|address| address.as_socket());
         server.is_some_and(|address| address.ip().to_canonical().is_loopback())
+    }
+
+    /// Whether the socket has something that was not read yet, or its end.
+    pub(super) fn has_more(&self) -> bool {
+        let mut sockets = [PollFd::new(self.shared.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut sockets, PollTimeout::ZERO) == Ok(1)
     }
 
     /// Blocks until something is there; 0: the end.

@@ -17,6 +17,9 @@ const BUFFER_BYTES: usize = 512 << 10;
 /// One is read into, one is taken in, and one is on its way between them.
 const BUFFERS: usize = 3;
 
+/// Of what is there to be read, so much is handed over at once.
+const HANDFUL_BYTES: usize = 128 << 10;
+
 /// Less room than this is not worth a read.
 const ROOM_BYTES_MIN: usize = 16 << 10;
 
@@ -100,6 +103,11 @@ impl Inbox {
     /// So many bytes were read into the room.
     pub(super) fn filled(&mut self, bytes: usize) {
         self.to += bytes;
+    }
+
+    /// Whether it holds enough to be handed over, whatever else there is to read: each time wakes another thread.
+    pub(super) fn is_handful(&self) -> bool {
+        self.to - self.from >= HANDFUL_BYTES
     }
 
     /// What is in the buffer up to `end`, and goes with it; the rest moves on to another.

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 /// How long. The kernel adds some 50 µs. What piles up unread makes each send dearer again, so that it is short.
 const NAP: Duration = Duration::from_micros(200);
 /// Over loopback, where nothing can pile up.
-const LOOPBACK_NAP: Duration = Duration::from_micros(1_500);
+const LOOPBACK_NAP: Duration = Duration::from_millis(2);
 /// How much is a backlog: so many bytes in a millisecond, some 20,000 small transactions a second. Half of it is its end.
 const BUSY_BYTES_PER_MS: u128 = 8 << 10;
 /// Between two looks at that.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// After a read of so much, more is there already.
-const MUCH_BYTES: usize = 8 << 10;
+pub(super) const MUCH_BYTES: usize = 8 << 10;
 
 #[derive(Debug)]
 pub(super) struct Pace {

@@ -8,14 +8,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::duplex::ReadEnd;
 use super::inbox::{Arrival, Inbox};
-use super::pace::Pace;
+use super::pace::{MUCH_BYTES, Pace};
 use crate::postgres::client::ClientError;
 use crate::postgres::client::wire::closed;
 
@@ -69,16 +69,23 @@ struct Reader {
 
 impl Reader {
     fn run(mut self) {
-        loop {
-            match self.hand_over().and_then(|()| Ok(self.fill()?)) {
-                Ok(()) => {}
-                Err(End::Unheard) => return,
-                Err(End::Failed(error)) => {
-                    self.arrived.blocking_send(Err(error)).ok();
-                    return;
-                }
-            }
+        let mut turn = self.hand_over();
+        while turn.is_ok() {
+            turn = self.turn();
         }
+        if let Err(End::Failed(error)) = turn {
+            self.arrived.blocking_send(Err(error)).ok();
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), End> {
+        let filled = self.fill();
+        // What came before an end, too: the server's last words are there.
+        self.hand_over()?;
+        if let Some(nap) = filled? {
+            thread::sleep(nap);
+        }
+        Ok(())
     }
 
     /// All that is whole.
@@ -89,20 +96,21 @@ impl Reader {
         Ok(())
     }
 
-    /// What is there now; blocks while that is nothing.
-    fn fill(&mut self) -> io::Result<()> {
-        match self.end.read(self.inbox.room()) {
-            Ok(0) => Err(closed()),
-            Ok(read) => {
-                self.inbox.filled(read);
-                self.heard.store(true, Ordering::Relaxed);
-                if let Some(nap) = self.pace.nap(Instant::now(), read) {
-                    thread::sleep(nap);
-                }
-                Ok(())
+    /// What is there now, in one handful at most; blocks while that is nothing. Returns how long to nap after it.
+    fn fill(&mut self) -> io::Result<Option<Duration>> {
+        loop {
+            let read = match self.end.read(self.inbox.room()) {
+                Ok(0) => return Err(closed()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            self.inbox.filled(read);
+            self.heard.store(true, Ordering::Relaxed);
+            let nap = self.pace.nap(Instant::now(), read);
+            if read < MUCH_BYTES || self.inbox.is_handful() || !self.end.has_more() {
+                return Ok(nap);
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(error),
         }
     }
 }
