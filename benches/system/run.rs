@@ -112,7 +112,7 @@ impl Run<'_> {
                 Some((at, Word::Done { stream_bytes, message_bytes, .. })) => {
                     seen.stream_bytes = (stream_bytes > 0).then_some(stream_bytes);
                     seen.message_bytes = (message_bytes > 0).then_some(message_bytes);
-                    if self.counts().is_none() {
+                    if self.vhost.is_none() {
                         break (at, self.events);
                     }
                 }
@@ -126,7 +126,7 @@ impl Run<'_> {
                 }
                 return Err(failed("it has ended", &running));
             }
-            if let Some(vhost) = self.counts().filter(|_| counted.elapsed() >= COUNT) {
+            if let Some(vhost) = self.vhost.filter(|_| counted.elapsed() >= COUNT) {
                 counted = Instant::now();
                 let depth = u64::from(vhost.depth(QUEUE).await);
                 if depth >= self.events {
@@ -154,19 +154,6 @@ impl Run<'_> {
             stream_bytes: seen.stream_bytes,
             message_bytes: seen.message_bytes,
         })
-    }
-
-    /// Where events are counted, if the contestant does not say itself when it is done.
-    fn counts(&self) -> Option<&Vhost> {
-        match self.contestant {
-            Contestant::ReadyMade(_) => None,
-            Contestant::Discard(_)
-            | Contestant::PgRecvlogical
-            | Contestant::Nothing
-            | Contestant::Amqp(_)
-            | Contestant::Forward
-            | Contestant::Peer(_) => self.vhost,
-        }
     }
 
     /// When its work begins, and who sends to it.

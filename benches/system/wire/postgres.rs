@@ -48,7 +48,7 @@ pub(crate) enum Waiting {
 
 /// What pgsluice has found best over loopback (`src/postgres/replication/pace.rs`).
 const NAP: Duration = Duration::from_millis(2);
-const NAPS_LITTLE: usize = 8 << 10;
+const NAPS_LITTLE: usize = 16 << 10;
 const NAPS_RECEIVE_BYTES: usize = 32 << 10;
 
 /// A connection that has started.

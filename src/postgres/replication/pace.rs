@@ -17,7 +17,7 @@ const BUSY_BYTES_PER_MS: u128 = 8 << 10;
 /// Between two looks at that.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// After a read of so much, more is there already.
-pub(super) const MUCH_BYTES: usize = 8 << 10;
+pub(super) const MUCH_BYTES: usize = 16 << 10;
 
 #[derive(Debug)]
 pub(super) struct Pace {
