@@ -18,7 +18,7 @@ pub(crate) async fn run(arguments: &Arguments) -> bool {
     let servers = Servers::start();
     let machine = Machine::look(&servers);
     eprintln!("{}", machine.text);
-    let mut report = Report::new(machine);
+    let mut report = Report::new(machine, arguments);
     for workload in arguments.workloads() {
         eprintln!("({}) {}", workload.letter(), workload.title());
         match workload {

@@ -27,7 +27,12 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(machine: Machine) -> Self {
+    /// A page that can't be written to is told now, and not after the first workload.
+    pub(crate) fn new(machine: Machine, arguments: &Arguments) -> Self {
+        if let Some(path) = &arguments.out {
+            let [_, results, _] = parts(path);
+            put(path, &results);
+        }
         Self { machine, sections: Vec::new(), runs: Vec::new(), took: None, has_failures: false }
     }
 
@@ -83,11 +88,19 @@ impl Report {
 
 /// Replaces what is between the marks.
 fn put(path: &Path, text: &str) {
-    let page = std::fs::read_to_string(path).unwrap_or_else(|_| MARKS.join("\n"));
-    let parts = page.split_once(MARKS[0]).and_then(|(before, rest)| Some((before, rest.split_once(MARKS[1])?.1)));
-    let Some((before, after)) = parts else { panic!("{} has no {} … {}", path.display(), MARKS[0], MARKS[1]) };
-    let page = format!("{before}{}\n\n{}\n{}{after}", MARKS[0], text.trim_end(), MARKS[1]);
+    let [before, _, after] = parts(path);
+    let page = format!("{before}{}\n\n{}\n{}{after}", MARKS[0], text.trim(), MARKS[1]);
     std::fs::write(path, page).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+/// What is before, between and after the marks. A page that is not there is nothing but them.
+fn parts(path: &Path) -> [String; 3] {
+    let page = std::fs::read_to_string(path).unwrap_or_else(|_| MARKS.join("\n"));
+    let parts = page.split_once(MARKS[0]).and_then(|(before, rest)| Some((before, rest.split_once(MARKS[1])?)));
+    let Some((before, (between, after))) = parts else {
+        panic!("{} has no {} … {}", path.display(), MARKS[0], MARKS[1])
+    };
+    [before, between, after].map(str::to_owned)
 }
 
 /// One workload's runs, by contestant.
