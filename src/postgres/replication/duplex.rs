@@ -59,8 +59,11 @@ impl ReadEnd {
         server.is_some_and(|address| address.ip().to_canonical().is_loopback())
     }
 
-    /// Whether the socket has something that was not read yet, or its end.
+    /// Whether a read would not block. Of TLS nobody knows: what is there may be a part of a record.
     pub(super) fn has_more(&self) -> bool {
+        if self.shared.session.is_some() {
+            return false;
+        }
         let mut sockets = [PollFd::new(self.shared.socket.as_fd(), PollFlags::POLLIN)];
         poll(&mut sockets, PollTimeout::ZERO) == Ok(1)
     }

@@ -29,11 +29,15 @@ fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 }
 
 async fn after_one_frame(tag: u8, body: &[u8]) -> Failure {
+    after(b"frame", tag, body).await
+}
+
+async fn after(frame: &[u8], tag: u8, body: &[u8]) -> Failure {
     let (mut stream, mut server) = pair();
-    server.write_all(&[message(b'd', b"frame"), message(tag, body)].concat()).await.expect("written");
+    server.write_all(&[message(b'd', frame), message(tag, body)].concat()).await.expect("written");
     drop(server);
     let mut batch = stream.next().await.expect("the frame before it");
-    assert_eq!(batch.next_payload(), Some(&b"frame"[..]));
+    assert_eq!(batch.next_payload(), Some(frame));
     assert!(batch.is_empty());
     stream.next().await.expect_err("the end")
 }
@@ -51,6 +55,14 @@ async fn what_ends_the_stream_ends_the_batch_before_it() {
     assert!(matches!(unknown, Failure::Definite(definite) if definite.kind == Kind::Source));
     let harmless = after_one_frame(b'N', b"SNOTICE\0C00000\0Mhello\0\0").await;
     assert!(matches!(harmless, Failure::Transient(_)), "{harmless}");
+}
+
+/// After much, the reader looks for more before it hands over.
+#[tokio::test]
+async fn the_last_words_are_heard_behind_much() {
+    let words = b"SERROR\0C55000\0Mcan no longer get changes from replication slot \"x\"\0\0";
+    let lost = after(&[7; 2 * pace::MUCH_BYTES], b'E', words).await;
+    assert!(matches!(lost, Failure::Definite(definite) if definite.kind == Kind::InDoubt));
 }
 
 #[tokio::test]
