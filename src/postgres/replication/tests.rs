@@ -61,7 +61,7 @@ async fn what_ends_the_stream_ends_the_batch_before_it() {
 #[tokio::test]
 async fn the_last_words_are_heard_behind_much() {
     let words = b"SERROR\0C55000\0Mcan no longer get changes from replication slot \"x\"\0\0";
-    let lost = after(&[7; 2 * pace::MUCH_BYTES], b'E', words).await;
+    let lost = after(&vec![7; 2 * pace::MUCH_BYTES], b'E', words).await;
     assert!(matches!(lost, Failure::Definite(definite) if definite.kind == Kind::InDoubt));
 }
 
