@@ -19,8 +19,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "LETTERS", value_delimiter = ',', value_parser = Workload::of)]
     pub(crate) workload: Vec<Workload>,
 
-    /// Some of: discard discard-lowat discard-naps discard-unix `pg_recvlogical` nothing ready-made-classic amqp-classic
-    /// ready-made-quorum amqp-quorum forward, and the names of peers
+    /// Some of: discard discard-lowat discard-naps discard-unix `pg_recvlogical` nothing ready-made-classic relay-classic
+    /// amqp-classic ready-made-quorum relay-quorum amqp-quorum forward, and the names of peers
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Contestant::of)]
     pub(crate) contestants: Vec<Contestant>,
 

@@ -46,12 +46,11 @@ pub(crate) async fn run(arguments: &Arguments) -> bool {
 async fn throughput(arguments: &Arguments, servers: &Servers, workload: Workload, report: &mut Report) {
     let all = arguments.chosen(&Contestant::of_throughput(workload));
     let (readers, deliverers): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.group() == Group::Source);
+    let to_read = arguments.scaled(workload.rows());
     let to_deliver = arguments.scaled(workload.rows_to_broker());
-    let delivered = deliverers.iter().map(|contestant| contestant.deliveries(to_deliver)).max().unwrap_or(0);
-    let rows = [arguments.scaled(workload.rows()), delivered];
     let mut table = Table::new(workload);
     if workload == Workload::Giant {
-        for (contestants, rows) in [(readers, rows[0]), (deliverers, rows[1])] {
+        for (contestants, rows) in [(readers, to_read), (deliverers, to_deliver)] {
             if !contestants.is_empty() {
                 let stage = build(servers, workload, rows).await;
                 take_turns(arguments, &stage, &contestants, [rows, to_deliver], (&mut table, report)).await;
@@ -59,7 +58,7 @@ async fn throughput(arguments: &Arguments, servers: &Servers, workload: Workload
             }
         }
     } else {
-        let needed = if readers.is_empty() { rows[1] } else { rows[0].max(rows[1]) };
+        let needed = if readers.is_empty() { to_deliver } else { to_read.max(to_deliver) };
         let stage = build(servers, workload, needed).await;
         let contestants: Vec<_> = readers.into_iter().chain(deliverers).collect();
         take_turns(arguments, &stage, &contestants, [needed, to_deliver], (&mut table, report)).await;
@@ -84,7 +83,7 @@ async fn take_turns(
     [to_read, to_deliver]: [u64; 2],
     (table, report): (&mut Table, &mut Report),
 ) {
-    if contestants.iter().any(|contestant| matches!(contestant, Contestant::ReadyMade(_)))
+    if contestants.iter().any(|contestant| matches!(contestant, Contestant::ReadyMade(_) | Contestant::Relay(_)))
         && let Err(error) = run::capture(stage).await
     {
         eprintln!("  no ready-made messages: {error}");
@@ -97,7 +96,7 @@ async fn take_turns(
             }
             let events = match contestant.group() {
                 Group::Source => to_read,
-                Group::Queue(_) => contestant.deliveries(to_deliver),
+                Group::Queue(_) => to_deliver,
             };
             match attempt(stage, contestant, events).await {
                 Ok(measured) => {

@@ -15,6 +15,8 @@ pub(crate) enum Contestant {
     Nothing,
     /// The floor of all that publishes: pgsluice's messages, made before.
     ReadyMade(QueueKind),
+    /// The same, one for each row that is read as the floor with naps reads.
+    Relay(QueueKind),
     /// pgsluice.
     Amqp(QueueKind),
     /// The floor of latency: each row as it came, sent on.
@@ -58,8 +60,10 @@ impl Contestant {
             Self::Nothing,
             Self::Forward,
             Self::ReadyMade(Classic),
+            Self::Relay(Classic),
             Self::Amqp(Classic),
             Self::ReadyMade(Quorum),
+            Self::Relay(Quorum),
             Self::Amqp(Quorum),
         ];
         ours.into_iter().chain(peers::ALL.map(Self::Peer)).collect()
@@ -85,6 +89,8 @@ impl Contestant {
             Self::Nothing => "nothing",
             Self::ReadyMade(QueueKind::Classic) => "ready-made-classic",
             Self::ReadyMade(QueueKind::Quorum) => "ready-made-quorum",
+            Self::Relay(QueueKind::Classic) => "relay-classic",
+            Self::Relay(QueueKind::Quorum) => "relay-quorum",
             Self::Amqp(QueueKind::Classic) => "amqp-classic",
             Self::Amqp(QueueKind::Quorum) => "amqp-quorum",
             Self::Forward => "forward",
@@ -102,6 +108,7 @@ impl Contestant {
             Self::PgRecvlogical => "`pg_recvlogical`",
             Self::Nothing => "**pgsluice**, to nothing",
             Self::ReadyMade(_) => "floor: ready-made messages",
+            Self::Relay(_) => "ready-made messages, one for each row that is read",
             Self::Amqp(_) => "**pgsluice**",
             Self::Forward => "floor: raw reader and publisher",
             Self::Peer(peer) => return peer.title(),
@@ -112,7 +119,7 @@ impl Contestant {
     pub(crate) fn group(self) -> Group {
         match self {
             Self::Discard(_) | Self::PgRecvlogical | Self::Nothing => Group::Source,
-            Self::ReadyMade(queue) | Self::Amqp(queue) => Group::Queue(queue),
+            Self::ReadyMade(queue) | Self::Relay(queue) | Self::Amqp(queue) => Group::Queue(queue),
             Self::Forward | Self::Peer(_) => Group::Queue(QueueKind::Classic),
         }
     }
@@ -123,20 +130,12 @@ impl Contestant {
             Self::Discard(Reading::Eager | Reading::LowWater | Reading::Naps) | Self::ReadyMade(_) | Self::Forward => {
                 true
             }
-            Self::Discard(Reading::Unix) | Self::PgRecvlogical | Self::Nothing | Self::Amqp(_) | Self::Peer(_) => false,
-        }
-    }
-
-    /// How many events it delivers where others deliver so many. Java compiles as it goes, and is slow until then.
-    pub(crate) fn deliveries(self, others: u64) -> u64 {
-        match self {
-            Self::Peer(_) => 2 * others,
-            Self::Discard(_)
+            Self::Discard(Reading::Unix)
             | Self::PgRecvlogical
             | Self::Nothing
-            | Self::ReadyMade(_)
+            | Self::Relay(_)
             | Self::Amqp(_)
-            | Self::Forward => others,
+            | Self::Peer(_) => false,
         }
     }
 
@@ -159,6 +158,7 @@ impl Contestant {
             | Self::Amqp(QueueKind::Classic) => true,
             Self::Discard(Reading::Unix)
             | Self::ReadyMade(QueueKind::Quorum)
+            | Self::Relay(_)
             | Self::Amqp(QueueKind::Quorum)
             | Self::Forward
             | Self::Peer(_) => false,
@@ -175,6 +175,7 @@ impl Contestant {
             | Self::PgRecvlogical
             | Self::Nothing
             | Self::ReadyMade(_)
+            | Self::Relay(_)
             | Self::Amqp(_)
             | Self::Peer(_) => true,
         };
@@ -185,7 +186,12 @@ impl Contestant {
     pub(crate) fn of_delivery() -> Vec<Self> {
         let delivers = |contestant: &Self| match contestant {
             Self::Forward | Self::Amqp(QueueKind::Classic) | Self::Peer(_) => true,
-            Self::Discard(_) | Self::PgRecvlogical | Self::Nothing | Self::ReadyMade(_) | Self::Amqp(_) => false,
+            Self::Discard(_)
+            | Self::PgRecvlogical
+            | Self::Nothing
+            | Self::ReadyMade(_)
+            | Self::Relay(_)
+            | Self::Amqp(_) => false,
         };
         Self::all().into_iter().filter(delivers).collect()
     }

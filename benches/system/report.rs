@@ -170,7 +170,7 @@ impl Table {
         );
         let best = lines().filter(|line| line.contestant.is_floor()).filter_map(Line::rate).reduce(f64::max);
         for line in lines() {
-            let _ = writeln!(text, "{}", line.markdown(best, runs, events));
+            let _ = writeln!(text, "{}", line.markdown(best, runs));
         }
     }
 
@@ -192,7 +192,7 @@ impl Line {
         median(self.runs.iter().map(Measured::events_per_s))
     }
 
-    fn markdown(&self, best: Option<f64>, runs: usize, events: u64) -> String {
+    fn markdown(&self, best: Option<f64>, runs: usize) -> String {
         let title = self.contestant.title();
         let Some(rate) = self.rate() else {
             let why = self.failure.as_deref().unwrap_or("not run").replace(['\n', '|'], " ");
@@ -212,12 +212,9 @@ impl Line {
         let bytes = median(self.runs.iter().filter_map(bytes)).map_or(String::new(), |bytes| format!("{bytes:.0}"));
         // Of memory the worst counts.
         let rss = self.runs.iter().map(|run| run.peak_rss_kib).max().unwrap_or(0);
-        let own = self.runs.iter().map(|run| run.events).min().unwrap_or(0);
-        // A queue may hold a few more when it is asked.
-        let more = if own > events + events / 2 { format!(" of {} events", thousands(own)) } else { String::new() };
         let failed = match self.runs.len() {
             _ if self.failure.is_some() => " (then failed)".to_owned(),
-            count if count < runs || !more.is_empty() => format!(" ({count} runs{more})"),
+            count if count < runs => format!(" ({count} runs)"),
             _ => String::new(),
         };
         format!(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use crate::child::{CAPTURED, Job, Word};
+use crate::child::{CAPTURED, Job, Stream, Word};
 use crate::contestant::{Contestant, Group, Reading};
 use crate::pgsluice;
 use crate::process::{Running, cpu_s};
@@ -188,7 +188,12 @@ impl Run<'_> {
             }
             Contestant::ReadyMade(_) => {
                 let (address, frames) = (servers.amqp(vhost()), self.stage.frames());
-                Running::job(&Job::ReadyMade { address, frames, events: rows, window: WINDOW })
+                Running::job(&Job::ReadyMade { address, frames, events: rows, window: WINDOW, stream: None })
+            }
+            Contestant::Relay(_) => {
+                let (address, frames) = (servers.amqp(vhost()), self.stage.frames());
+                let stream = Some(Stream { address: servers.tcp(), database: name, slot: slot() });
+                Running::job(&Job::ReadyMade { address, frames, events: rows, window: WINDOW, stream })
             }
             Contestant::Amqp(_) => {
                 let config = pgsluice::configure(self.stage, &slot(), &vhost().url());

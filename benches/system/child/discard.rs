@@ -2,7 +2,7 @@
 
 use super::{Word, say, wait_for_parent};
 use crate::stage::PUBLICATION;
-use crate::wire::postgres::{Address, Connection, Waiting};
+use crate::wire::postgres::{Address, Connection, Waiting, is_row};
 
 pub(super) fn run(address: &Address, database: &str, slot: &str, rows: u64, waiting: Waiting) -> anyhow::Result<()> {
     let mut reader = Connection::open(address, database, Some(waiting))?.start(slot, PUBLICATION)?;
@@ -11,7 +11,7 @@ pub(super) fn run(address: &Address, database: &str, slot: &str, rows: u64, wait
     while !is_over {
         let before = left;
         reader.read(|message| match message.first() {
-            Some(b'I' | b'U' | b'D') => left = left.saturating_sub(1),
+            _ if is_row(message) => left = left.saturating_sub(1),
             Some(b'C') => is_over = left == 0,
             _ => {}
         })?;

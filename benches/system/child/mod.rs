@@ -28,10 +28,19 @@ pub(crate) enum Job {
     Discard { address: postgres::Address, database: String, slot: String, rows: u64, waiting: postgres::Waiting },
     /// pgsluice's own pipeline, with a broker that takes everything at once; the first messages may be kept in a file.
     Null { config: PathBuf, events: u64, capture: Option<PathBuf> },
-    /// Publishes the messages of a file again and again, with pgsluice's window, until so many are confirmed.
-    ReadyMade { address: amqp::Address, frames: PathBuf, events: u64, window: u64 },
+    /// Publishes the messages of a file again and again, with pgsluice's window, until so many are confirmed; with a stream,
+    /// one for each row.
+    ReadyMade { address: amqp::Address, frames: PathBuf, events: u64, window: u64, stream: Option<Stream> },
     /// Sends each row on, as it came.
     Forward { from: postgres::Address, database: String, slot: String, to: amqp::Address },
+}
+
+/// What a child reads beside its work.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Stream {
+    pub(crate) address: postgres::Address,
+    pub(crate) database: String,
+    pub(crate) slot: String,
 }
 
 /// What a child says.
@@ -61,7 +70,9 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
             discard::run(&address, &database, &slot, rows, waiting)
         }
         Job::Null { config, events, capture } => null::run(&config, events, capture.as_deref()),
-        Job::ReadyMade { address, frames, events, window } => ready_made::run(&address, &frames, events, window),
+        Job::ReadyMade { address, frames, events, window, stream } => {
+            ready_made::run(&address, &frames, events, window, stream)
+        }
         Job::Forward { from, database, slot, to } => forward::run(&from, &database, &slot, &to),
     };
     match done {

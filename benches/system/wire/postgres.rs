@@ -259,6 +259,11 @@ fn number(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
+/// Whether a pgoutput message is a row's change.
+pub(crate) fn is_row(message: &[u8]) -> bool {
+    matches!(message.first(), Some(b'I' | b'U' | b'D'))
+}
+
 /// The first column of an Insert's or Update's new tuple, as text (protocol: "Logical Replication Message Formats").
 pub(crate) fn first_column(message: &[u8]) -> Option<&[u8]> {
     // Type, relation (4), 'N', columns (2), then 't', length (4), text.
