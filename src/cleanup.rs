@@ -2,15 +2,16 @@
 //!
 //! Invariant: a row is handed out only when PostgreSQL may forget its transaction: its event is settled, and never read
 //! again. Nothing is concluded from what stands in the table: a row from before the slot was never published, and stays. So do
-//! the few that were published right before a crash, and those of a transaction of which something is parked without its
-//! body: the row has all that is left of it. Bounded: what can't be deleted for long is left in the table.
+//! those that were published by a process before this one, of a transaction that was not over: who can tell whether their events
+//! went out with their bodies, or were parked without. And those of a transaction of which this process has parked
+//! something without its body: the row has all that is left of it. Bounded: what can't be deleted for long is left in the table.
 //! Pure; `pipeline` notes and hands out, `postgres::outbox_cleanup` deletes.
 
 use std::collections::VecDeque;
 
 use tokio::sync::mpsc;
 
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, Position};
 
 /// So many rows of an outbox wait for their deletion; those that come then are left in their table.
 const ROWS_MAX: usize = 100_000;
@@ -26,8 +27,8 @@ pub struct Cleanup {
 /// Those of one outbox: what its deletion waits for, no other does.
 #[derive(Debug)]
 struct Queue {
-    /// The ids of those that are not known to be settled.
-    rows: VecDeque<(Lsn, String)>,
+    /// The ids of those that are not known to be settled, in the order of the stream.
+    rows: VecDeque<(Position, String)>,
     passed: mpsc::Sender<String>,
     overflowed: bool,
 }
@@ -40,14 +41,14 @@ impl Cleanup {
         Self { queues: passed.into_iter().map(|passed| passed.map(queue)).collect(), kept: Vec::new() }
     }
 
-    /// An event was made of the row, in the transaction that was committed there. In the order of the stream.
-    pub fn note(&mut self, commit_lsn: Lsn, outbox: usize, id: &str) {
+    /// An event was made of the row, by this process and for the first time. In the order of the stream.
+    pub fn note(&mut self, position: Position, outbox: usize, id: &str) {
         let Some(Some(queue)) = self.queues.get_mut(outbox) else { return };
-        if self.kept.contains(&commit_lsn) {
+        if self.kept.contains(&position.commit_lsn) {
             return;
         }
         if queue.rows.len() < ROWS_MAX {
-            queue.rows.push_back((commit_lsn, id.to_owned()));
+            queue.rows.push_back((position, id.to_owned()));
         } else if !std::mem::replace(&mut queue.overflowed, true) {
             tracing::warn!(
                 rows = ROWS_MAX,
@@ -60,14 +61,14 @@ impl Cleanup {
     pub fn keep(&mut self, commit_lsn: Lsn) {
         if !self.kept.contains(&commit_lsn) {
             self.kept.push(commit_lsn);
-            self.queues.iter_mut().flatten().for_each(|queue| queue.rows.retain(|(lsn, _)| *lsn != commit_lsn));
+            self.queues.iter_mut().flatten().for_each(|queue| queue.rows.retain(|(at, _)| at.commit_lsn != commit_lsn));
         }
     }
 
-    /// The stream starts over: what is not settled comes again, and with it the rows.
-    pub fn restart(&mut self, flushed: Lsn) {
+    /// The stream starts over: what was not taken in comes again, and is noted then; what was is not.
+    pub fn restart(&mut self, reached: Option<Position>) {
         for queue in self.queues.iter_mut().flatten() {
-            queue.rows.retain(|(commit_lsn, _)| *commit_lsn < flushed);
+            queue.rows.retain(|(position, _)| Some(*position) <= reached);
         }
     }
 
@@ -80,7 +81,7 @@ impl Cleanup {
 
 impl Queue {
     fn hand_out(&mut self, flushed: Lsn) {
-        while self.rows.front().is_some_and(|(commit_lsn, _)| *commit_lsn < flushed) {
+        while self.rows.front().is_some_and(|(position, _)| position.commit_lsn < flushed) {
             // What there is no room for comes later.
             let Ok(place) = self.passed.try_reserve().map_err(|error| match error {
                 mpsc::error::TrySendError::Full(()) => {}
@@ -105,6 +106,10 @@ mod tests {
         (Cleanup::new([Some(sender)]), receiver)
     }
 
+    fn at(commit_lsn: u64, ordinal: u64) -> Position {
+        Position { commit_lsn: Lsn(commit_lsn), ordinal }
+    }
+
     fn ids(receiver: &mut mpsc::Receiver<String>) -> Vec<String> {
         std::iter::from_fn(|| receiver.try_recv().ok()).collect()
     }
@@ -112,30 +117,31 @@ mod tests {
     #[test]
     fn a_row_is_handed_out_when_its_transaction_is_passed() {
         let (mut cleanup, mut receiver) = cleanup(10);
-        for (lsn, id) in [(10, "a"), (10, "b"), (20, "c")] {
-            cleanup.note(Lsn(lsn), 0, id);
+        for (position, id) in [(at(10, 0), "a"), (at(10, 1), "b"), (at(20, 0), "c"), (at(20, 1), "d")] {
+            cleanup.note(position, 0, id);
         }
         cleanup.passed(Lsn(10));
         assert!(ids(&mut receiver).is_empty(), "a transaction ends behind its commit LSN");
         cleanup.passed(Lsn(15));
         assert_eq!(ids(&mut receiver), ["a", "b"]);
-        cleanup.restart(Lsn(15));
-        cleanup.note(Lsn(20), 0, "c");
+        // Only the first of them was taken in.
+        cleanup.restart(Some(at(20, 0)));
+        cleanup.note(at(20, 1), 0, "d");
         cleanup.passed(Lsn(30));
-        assert_eq!(ids(&mut receiver), ["c"], "once");
+        assert_eq!(ids(&mut receiver), ["c", "d"], "once");
     }
 
     #[test]
     fn a_transaction_of_which_something_is_parked_without_its_body_stays_whatever_comes_again() {
         let (mut cleanup, mut receiver) = cleanup(10);
-        for (lsn, id) in [(10, "a"), (20, "b"), (20, "c"), (30, "d")] {
-            cleanup.note(Lsn(lsn), 0, id);
+        for (position, id) in [(at(10, 0), "a"), (at(20, 0), "b"), (at(20, 1), "c"), (at(30, 0), "d")] {
+            cleanup.note(position, 0, id);
         }
         cleanup.keep(Lsn(20));
         cleanup.passed(Lsn(15));
-        cleanup.restart(Lsn(15));
-        for (lsn, id) in [(20, "b"), (20, "c"), (30, "d")] {
-            cleanup.note(Lsn(lsn), 0, id);
+        cleanup.restart(Some(at(20, 0)));
+        for (position, id) in [(at(20, 1), "c"), (at(30, 0), "d")] {
+            cleanup.note(position, 0, id);
         }
         cleanup.passed(Lsn(40));
         assert_eq!(ids(&mut receiver), ["a", "d"]);
@@ -146,12 +152,12 @@ mod tests {
     fn what_can_not_be_taken_waits_and_too_much_is_left() {
         let (mut cleanup, mut receiver) = cleanup(2);
         for id in 0..ROWS_MAX + 5 {
-            cleanup.note(Lsn(10), 0, &id.to_string());
+            cleanup.note(at(10, id as u64), 0, &id.to_string());
         }
         let waiting = |cleanup: &Cleanup| cleanup.queues[0].as_ref().map(|queue| queue.rows.len());
         cleanup.passed(Lsn(20));
         assert_eq!(ids(&mut receiver), ["0", "1"]);
-        cleanup.restart(Lsn(20));
+        cleanup.restart(Some(at(10, ROWS_MAX as u64)));
         cleanup.passed(Lsn(20));
         assert_eq!(ids(&mut receiver), ["2", "3"]);
         assert_eq!(waiting(&cleanup), Some(ROWS_MAX - 4));
@@ -166,7 +172,7 @@ mod tests {
         let (third, mut of_third) = mpsc::channel(9);
         let mut cleanup = Cleanup::new([Some(first), None, Some(third)]);
         for (outbox, id) in [(0, "a"), (0, "b"), (1, "x"), (2, "c"), (3, "y"), (2, "d")] {
-            cleanup.note(Lsn(10), outbox, id);
+            cleanup.note(at(10, 0), outbox, id);
         }
         cleanup.passed(Lsn(20));
         assert_eq!(

@@ -330,7 +330,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
         self.stuck = None;
         self.health.event(None);
         if let Some(cleanup) = &mut self.intake.cleanup {
-            cleanup.restart(start.flushed);
+            cleanup.restart(self.window.reached().position);
         }
         self.reported = None;
         if let Some(checkpointer) = &mut self.checkpointer {

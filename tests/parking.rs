@@ -366,6 +366,58 @@ async fn the_row_of_an_event_that_the_broker_finds_too_large_is_not_cleaned_up()
     );
 }
 
+/// The beginnings of the payloads that are in the outbox.
+const LEFT: &str = "SELECT string_agg(left(payload::text, 2), ' ') FROM outbox";
+
+/// Who starts within a transaction can't tell how the events before it went out: by other limits, they would not be parked.
+#[tokio::test]
+async fn the_row_of_an_event_that_was_parked_before_a_kill_is_not_cleaned_up_after_it() {
+    let scene = Scene::new().await;
+    scene.vhost.declare_exchange("shop.nowhere", "topic").await;
+    let limit = "max_message_bytes = 1024\n";
+    let outbox = "exchange = \"{aggregatetype}\"\ncleanup = { enabled = true, every_ms = 10 }";
+    let mut process = run(&scene, &format!("{limit}poison.policy = \"park\"\n"), outbox).await;
+    let large = insert("'shop.events'", "to_json(repeat('x', 2000))");
+    let [waits, last] = [("'shop.nowhere'", "'2'"), ("'shop.events'", "'3'")].map(|(kind, body)| insert(kind, body));
+    scene.database.execute(&format!("{large}; {waits}; {last}")).await;
+    assert_eq!(one(&scene, QUEUE).await.headers["parked_reason"], "too_large");
+    eventually("the checkpoint is within the transaction", SOON, async || {
+        command(&process, &["checkpoint", "show"]).await.1.contains(":0 ").then_some(())
+    })
+    .await;
+    process.kill();
+    let config = std::fs::read_to_string(process.config_path()).expect("the configuration");
+    std::fs::write(process.config_path(), config.replace(limit, "")).expect("the limit is raised");
+    process.restart();
+    process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    scene.vhost.bind("all", "shop.nowhere", "#").await;
+    scene.vhost.consume("all", 2, SOON).await;
+    eventually("all others are deleted", SOON, async || {
+        let left = scene.database.query_one(LEFT).await;
+        assert!(left.contains("\"x"), "it is in no queue either: {left}");
+        (left == "\"x").then_some(())
+    })
+    .await;
+}
+
+/// Sent again, it would be without them.
+#[tokio::test]
+async fn the_row_of_an_event_that_is_parked_without_its_headers_is_not_cleaned_up() {
+    let scene = Scene::new().await;
+    let outbox = "headers = { h = \"{payload}\" }\ncleanup = { enabled = true, every_ms = 10 }";
+    let _process = run(&scene, "poison.policy = \"park\"\n", outbox).await;
+    scene.database.execute(&insert("'Order'", "to_json(repeat('x', 200000))")).await;
+    let parked = one(&scene, QUEUE).await;
+    assert_eq!(parked.headers["parked_headers_left_out"], true, "{:?}", parked.headers["parked_reason"]);
+    scene.database.execute(&insert("'Order'", "'2'")).await;
+    eventually("the other is deleted", SOON, async || {
+        let left = scene.database.query_one(LEFT).await;
+        assert!(left.contains("\"x"), "its headers are nowhere else: {left}");
+        (left == "\"x").then_some(())
+    })
+    .await;
+}
+
 /// Whoever has the slot must be there: it would count as unused, and be given up, or be taken by another.
 #[tokio::test]
 async fn a_stream_that_is_lost_while_an_event_waits_for_a_human_is_opened_again() {

@@ -14,7 +14,8 @@ use rustix::process::Signal;
 
 use crate::bad_input::{ended, says, streaming};
 use crate::support::{
-    Account, Consumer, Cutter, Database, Load, PostgresServer, Process, SOON, Scene, eventually, folder, rabbitmq,
+    Account, Consumer, Cutter, Database, Load, PostgresServer, Process, SOON, Scene, eventually, folder, pgsluice,
+    rabbitmq,
 };
 
 /// Some 2,000 rows a second, which leaves no backlog.
@@ -245,9 +246,8 @@ async fn a_database_that_was_renamed_goes_on_under_its_new_name() {
     assert_eq!((account.len(), account.repeated), (2, 0));
 }
 
-/// The server knows the new password before the password file does.
-#[tokio::test]
-async fn a_password_that_is_changed_under_way_is_waited_for() {
+/// The server knows the new password before the password file does. `logins`: how many have to wait for it.
+async fn waits_for_a_password(logins: usize, checkpoint: impl FnOnce(String) -> String) {
     let postgres = PostgresServer::private(&[]);
     let scene = Scene::on(&postgres, rabbitmq()).await;
     let hba = postgres.dir().join("data/pg_hba.conf");
@@ -263,12 +263,17 @@ async fn a_password_that_is_changed_under_way_is_waited_for() {
     let url = format!("{}?passfile={}", scene.database.url_as("app"), passfile.display());
     let lets_in = async || tokio_postgres::connect(&scene.database.url_as("app"), tokio_postgres::NoTls).await.is_ok();
     eventually("the reload", SOON, async || (!lets_in().await).then_some(())).await;
-    let mut pgsluice = streaming(&scene, &[("source.url", &url)]).await;
+    let path = format!("path = \"{}\"", scene.checkpoint().display());
+    let config = scene.config("").replace(&scene.database.url(), &url).replace(&path, &checkpoint(path.clone()));
+    let mut pgsluice = pgsluice(&config);
+    pgsluice.wait_for_log("streaming from PostgreSQL", SOON).await;
     rows(&scene.database, 1).await;
     scene.acknowledged().await;
 
-    scene.database.execute("ALTER ROLE app PASSWORD 'two'").await;
-    terminate(&scene).await;
+    let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'";
+    for sql in ["ALTER ROLE app PASSWORD 'two'", all] {
+        scene.database.execute(sql).await;
+    }
     let refused = pgsluice.wait_for_log("the login that worked before is refused", SOON).await;
     says(&refused, &["password authentication failed for user \\\"app\\\""]);
     rows(&scene.database, 1).await;
@@ -281,8 +286,18 @@ async fn a_password_that_is_changed_under_way_is_waited_for() {
     let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
     account.settle(&scene, &mut consumer, SOON).await;
     scene.acknowledged().await;
-    assert_eq!(pgsluice.stderr().matches("is refused").count(), 1);
+    assert!((1..=logins).contains(&pgsluice.stderr().matches("is refused").count()), "{}", pgsluice.stderr());
     assert_eq!((account.len(), account.repeated), (2, 0));
+}
+
+#[tokio::test]
+async fn a_password_that_is_changed_under_way_is_waited_for() {
+    waits_for_a_password(1, |path| path).await;
+}
+
+#[tokio::test]
+async fn a_password_that_is_changed_under_way_is_waited_for_by_the_checkpoint_too() {
+    waits_for_a_password(2, |_| "store = \"postgres\"".to_owned()).await;
 }
 
 /// Makes the server's disk run full, see there.

@@ -18,7 +18,7 @@ use super::{Checkpoint, Loading, Store, Storing, document};
 use crate::failure::{Definite, Failure, Kind, within};
 use crate::postgres::conninfo::Conninfo;
 use crate::postgres::ident::{quote_literal, quote_qualified};
-use crate::postgres::sql;
+use crate::postgres::{Logins, sql};
 
 /// A server that takes longer is in trouble.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -39,6 +39,7 @@ pub struct PostgresStore {
     /// Names this process; a literal.
     owner: String,
     session: Arc<tokio::sync::Mutex<Session>>,
+    logins: Logins,
     known: Mutex<Known>,
 }
 
@@ -80,6 +81,7 @@ impl PostgresStore {
             name: quote_literal(name),
             owner: quote_literal(&format!("process {} {:016x}", std::process::id(), fastrand::u64(..))),
             session: Arc::default(),
+            logins: Logins::default(),
             known: Mutex::default(),
         }
     }
@@ -261,7 +263,7 @@ impl PostgresStore {
             let mut session = self.session.lock().await;
             let client = match session.client.take().filter(|client| !client.is_closed()) {
                 Some(client) => client,
-                None => sql::connect(&self.conninfo).await?,
+                None => self.logins.judge(sql::connect(&self.conninfo).await)?,
             };
             let answer = client.simple_query(sql).await.map_err(|error| failure(&error))?;
             session.client = Some(client);

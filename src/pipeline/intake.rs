@@ -347,23 +347,16 @@ impl Encode {
         let was_taken_in = way.window.has_reached(position);
         let limit = way.publisher.max_message_bytes().unwrap_or(usize::MAX);
         for verdict in self.router.verdicts(change) {
-            let row = cleanup.as_mut().zip(row_to_clean(verdict));
             if was_taken_in {
                 outgoing.count(usize::from(was_event(verdict, change)));
-                // It may be deleted before long, in this session too.
-                if row.is_none() {
-                    continue;
-                }
+                continue;
             }
             let event = outgoing.next();
             let made = make(&self.encoder, event, verdict, change, limit);
-            if let Some((cleanup, (outbox, id))) = row
+            if let Some((cleanup, (outbox, id))) = cleanup.as_mut().zip(row_to_clean(verdict))
                 && is_whole(&made, event, limit)
             {
-                cleanup.note(position.commit_lsn, outbox, id);
-            }
-            if was_taken_in {
-                continue;
+                cleanup.note(position, outbox, id);
             }
             let (is_event, unmade) = match made {
                 Ok(is_event) => (is_event, None),

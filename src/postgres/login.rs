@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What became of the attempts to log in.
 #[derive(Debug, Default)]
-pub(super) struct Logins(Mutex<State>);
+pub(crate) struct Logins(Mutex<State>);
 
 #[derive(Debug, Default)]
 enum State {
@@ -32,7 +32,7 @@ enum State {
 
 impl Logins {
     /// Takes note of an attempt, and makes a refusal transient that may pass.
-    pub(super) fn judge<T>(&self, attempt: Result<T, Failure>) -> Result<T, Failure> {
+    pub(crate) fn judge<T>(&self, attempt: Result<T, Failure>) -> Result<T, Failure> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*state, attempt) {
             (_, Ok(session)) => {

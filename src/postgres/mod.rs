@@ -35,3 +35,4 @@ mod walsender;
 pub mod watch;
 
 pub(crate) use held::Bytes;
+pub(crate) use login::Logins;

@@ -68,6 +68,10 @@ impl<B: Broker> Parking<B> {
         if !matches!(why, Reason::Unroutable) {
             self.log(&error);
         }
+        // It was whole; the limits have changed since, or only the broker knows its own.
+        if matches!(why, Reason::Poison(definite) if definite.poison == Some(Poison::TooLarge)) {
+            self.bodiless.extend(parked::commit_lsn(&event));
+        }
         parked::park(&mut event, Why { reason, error: &error, at_us: now_us() }, &self.exchange, described);
         self.is_needed = true;
         let bytes = event.body.len() + event.headers.all().bytes().len() + event.routing_key.len();
@@ -93,14 +97,11 @@ impl<B: Broker> Parking<B> {
 
     /// Takes an event that a lane had published, and that the broker refuses, as [`Self::park`].
     pub(super) fn park_published(&mut self, seq: Seq, event: Event, refusal: Option<&Definite>) {
-        if refusal.is_some_and(|definite| definite.poison == Some(Poison::TooLarge)) {
-            self.bodiless.extend(parked::commit_lsn(&event));
-        }
         self.park(seq, event, refusal.map_or(Reason::Unroutable, Reason::Poison));
     }
 
-    /// In which transactions events are that were taken for published, and whose bodies were left out since the last call. They
-    /// are told before they are settled.
+    /// In which transactions events are that were taken for whole, and whose bodies or headers were left out since the last
+    /// call. They are told before they are settled.
     pub(super) fn take_bodiless(&mut self) -> impl Iterator<Item = Lsn> {
         self.bodiless.drain(..)
     }
@@ -135,6 +136,7 @@ impl<B: Broker> Parking<B> {
                     continue;
                 }
                 Err(PublishError::Frame(FrameError::HeaderTooLarge { .. })) if !parked::is_stripped(event) => {
+                    self.bodiless.extend(parked::commit_lsn(event));
                     parked::strip(event);
                     continue;
                 }
