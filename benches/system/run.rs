@@ -23,6 +23,10 @@ const START: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(10);
 /// And how often the queue.
 const COUNT: Duration = Duration::from_millis(20);
+/// The broker has nothing to do when it takes less than this of a core, for so long; it is waited for no longer than that.
+const IDLE: f64 = 0.1;
+const IDLE_FOR: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_secs(20);
 /// pgsluice's default window.
 const WINDOW: u64 = 1_000;
 /// The mark that reads best (`docs/performance.md`).
@@ -61,7 +65,11 @@ impl Measured {
 pub(crate) async fn measure(stage: &Stage<'_>, contestant: Contestant, events: u64) -> Result<Measured, String> {
     let vhost = match contestant.group() {
         Group::Source => None,
-        Group::Queue(queue) => Some(stage.servers.vhost(queue).await),
+        Group::Queue(queue) => {
+            // What the run before left to do is none of this one's.
+            rest(stage.servers.broker_pid()).await;
+            Some(stage.servers.vhost(queue).await)
+        }
     };
     let slot = match contestant {
         Contestant::ReadyMade(_) => None,
@@ -76,6 +84,20 @@ pub(crate) async fn measure(stage: &Stage<'_>, contestant: Contestant, events: u
         stage.servers.remove(&vhost);
     }
     outcome
+}
+
+/// Until a process has nothing to do, or seems to go on for ever.
+async fn rest(pid: i32) {
+    let began = Instant::now();
+    let mut before = cpu_s(pid);
+    while began.elapsed() < REST {
+        tokio::time::sleep(IDLE_FOR).await;
+        let now = cpu_s(pid);
+        if before.zip(now).is_none_or(|(before, now)| now - before < IDLE * IDLE_FOR.as_secs_f64()) {
+            return;
+        }
+        before = now;
+    }
 }
 
 /// Lets pgsluice make its first messages, for who publishes them ready-made.

@@ -245,8 +245,8 @@ pub(super) fn unpublishable(
 ) -> Definite {
     let hint = match &error {
         PublishError::TooLarge { .. } | PublishError::Oversize { .. } => {
-            "raise max_message_size in the broker's configuration (and rabbitmq.max_message_bytes, if it is set), or leave \
-             the table or the large column out"
+            "raise max_message_size in the broker's configuration and set rabbitmq.max_message_bytes to it (the broker does not \
+             tell it), or leave the table or the large column out"
         }
         PublishError::Frame(_) => {
             "a routing key or a name is made of values that are too long: change the template, or the source of the row or \
