@@ -48,7 +48,7 @@ impl<H: Handler> Session<'_, H> {
         let mut handled = 0;
         let result: anyhow::Result<()> = async {
             let connection = timeout(PATIENCE, connect(broker, &self.consumer.queue)).await.context("connect")??;
-            let channel = connection.create_channel().await?;
+            let channel = timeout(PATIENCE, connection.create_channel()).await.context("open a channel")??;
             let mut deliveries = timeout(PATIENCE, self.open(&channel)).await.context("declare and consume")??;
             info!(queue = self.consumer.queue, "consuming");
             while let Some(delivery) = deliveries.next().await {
@@ -78,7 +78,7 @@ impl<H: Handler> Session<'_, H> {
             Ok(Outcome::Repeated) => debug!(id = event.message_id, "handled before"),
             Err(problem) => self.put_aside(channel, &delivery, &event, &problem).await?,
         }
-        delivery.ack(BasicAckOptions::default()).await.context("ack")?;
+        timeout(PATIENCE, delivery.ack(BasicAckOptions::default())).await.context("ack")??;
         Ok(())
     }
 
