@@ -110,16 +110,17 @@ async fn run_from_sends_again_what_the_slot_retains() {
     scene.acknowledged().await;
     stop(&mut again).await;
 
-    // Forward only with --skip: then what lies between never comes.
+    // Forward only with --skip: then what lies between never comes. Not to where WAL is inserted: what
+    // other tests have not committed yet is not flushed, and in the future.
     insert(&scene).await;
-    let end = scene.database.query_one("SELECT pg_current_wal_insert_lsn()").await;
+    let end = scene.database.query_one("SELECT pg_current_wal_flush_lsn()").await;
     let (code, output) = command(&config, &["checkpoint", "set", &end]).await;
     assert_eq!(code, 2, "{output}");
     assert!(output.contains(&format!("{end} lies ahead of the checkpoint")), "{output}");
     let (code, output) = command(&config, &["checkpoint", "set", &end, "--skip"]).await;
     assert_eq!(code, 0, "{output}");
     let (code, output) = command(&config, &["checkpoint", "set", "FF/0", "--skip"]).await;
-    assert_eq!(code, 5, "{output}");
+    assert_eq!((code, output.contains("is in the future")), (2, true), "{output}");
     process.restart();
     insert(&scene).await;
     let id = consumer.next(SOON).await.json()["after"]["id"].as_i64();
@@ -144,7 +145,7 @@ async fn a_checkpoint_that_is_reset_goes_on_from_the_slot() {
     assert_eq!((code, output.contains("there was no checkpoint")), (0, true), "{output}");
     insert(&scene).await;
     // Without a checkpoint, what the slot was told is where everything may begin, and nothing ahead of it.
-    let end = scene.database.query_one("SELECT pg_current_wal_insert_lsn()").await;
+    let end = scene.database.query_one("SELECT pg_current_wal_flush_lsn()").await;
     for arguments in [&["run", "--from", &end][..], &["checkpoint", "set", &end]] {
         let (code, output) = command(&config, arguments).await;
         assert_eq!(code, 2, "{output}");

@@ -39,7 +39,7 @@ const PREPARE_LIMIT: Duration = Duration::from_mins(1);
 /// How often to look whether a slot or a walsender is free.
 const POLL: Duration = Duration::from_millis(250);
 /// How long a walsender may take to notice that its client has ended.
-const LET_GO: Duration = Duration::from_secs(3);
+const LET_GO: Duration = Duration::from_secs(10);
 /// How long a standby looks on one connection.
 const STANDBY_SESSION: Duration = Duration::from_secs(5);
 /// A slot that takes longer to create waits for somebody.
@@ -105,7 +105,7 @@ impl PostgresSource {
     /// The checkpoint from which the slot would start there, if it still can.
     ///
     /// # Errors
-    /// What lies after it is no longer retained, or it is not of this server and slot; the slot is in use.
+    /// What lies after it is no longer retained or not there yet, or it is not of this server and slot; the slot is in use.
     pub async fn start_at(&self, at: StartAt) -> Result<Checkpoint, Failure> {
         let SourceSettings { conninfo, slot: name, publication, .. } = &self.0.settings;
         let mut connection = Connection::connect(conninfo, Purpose::Replication).await?;
@@ -116,6 +116,12 @@ impl PostgresSource {
         let session = walsender::identify(&mut connection, since).await?;
         let state = free_slot(&mut connection, name).await?;
         let wanted = match at {
+            StartAt::Lsn(lsn) if lsn > session.server.flushed => {
+                let error = anyhow!("{lsn} is in the future: the server's WAL ends at {}", session.server.flushed);
+                let hint =
+                    "`SELECT pg_current_wal_flush_lsn()` gives where it ends; where it is inserted lies ahead of that.";
+                return Err(Failure::definite(Kind::Usage, error, hint));
+            }
             StartAt::Lsn(lsn) => slot::first(name, publication, &session.server, lsn),
             StartAt::Checkpoint(checkpoint) => checkpoint,
         };
