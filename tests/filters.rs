@@ -51,7 +51,7 @@ async fn publish(client: &Client, filters: &[FilterSettings]) -> Result<Plan, Fa
     let wanted = wanted(client, filters).await?;
     let publication = publication::read(client, "p").await?;
     let plan = publication::plan("p", publication.as_ref(), &wanted, &server)?;
-    publication::apply(client, "p", &plan, &wanted).await?;
+    assert!(publication::apply(client, "p", &plan, &wanted).await?, "nobody writes");
     Ok(plan)
 }
 

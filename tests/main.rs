@@ -18,6 +18,7 @@ mod faults;
 mod filters;
 mod formats;
 mod harness;
+mod joining;
 mod lanes;
 mod main_job;
 mod messages;

@@ -92,7 +92,7 @@ async fn publish(client: &Client, name: &str, wanted: &Wanted) -> Result<Plan, F
     let server = preflight::check(client, Look::First).await?;
     let publication = publication::read(client, name).await?;
     let plan = publication::plan(name, publication.as_ref(), wanted, &server)?;
-    publication::apply(client, name, &plan, wanted).await?;
+    assert!(publication::apply(client, name, &plan, wanted).await?, "nobody writes");
     Ok(plan)
 }
 
@@ -216,11 +216,46 @@ async fn a_publication_of_ours_follows_the_configuration() {
     let plan = publish(&client, "p", &wanted(&client, &["public.b", "public.c"], None).await).await.expect("alters");
     assert_eq!(published(&database, "p").await, "public.b public.c");
     assert!(plan.notes.iter().any(|note| note.contains("public.c")), "{:?}", plan.notes);
+    // Those that are written to now are sent in part; the one that stays is not held up.
+    let script = "BEGIN; SET LOCAL lock_timeout = '500ms'; \
+                  LOCK TABLE \"public\".\"a\", \"public\".\"c\" IN SHARE ROW EXCLUSIVE MODE; \
+                  ALTER PUBLICATION \"p\" DROP TABLE ONLY \"public\".\"a\"; \
+                  ALTER PUBLICATION \"p\" ADD TABLE ONLY \"public\".\"c\"; COMMIT";
+    assert_eq!(plan.script(), script);
     // Somebody took it over: from now on it is left alone.
     database.execute("COMMENT ON PUBLICATION p IS NULL").await;
     let wanted = wanted(&client, &["public.a", "public.b"], None).await;
     refused(publish(&client, "p", &wanted).await, Kind::Source, &["public.a", "ADD TABLE ONLY \"public\".\"a\""]);
     assert_eq!(published(&database, "p").await, "public.b public.c");
+}
+
+/// The last line: who began to write after we looked.
+#[tokio::test]
+async fn a_publication_is_not_changed_beneath_a_transaction_that_has_written_to_what_joins() {
+    let (database, client) = database(
+        "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY) PARTITION BY RANGE (id); \
+         CREATE TABLE b_1 PARTITION OF b FOR VALUES FROM (0) TO (9)",
+    )
+    .await;
+    publish(&client, "p", &wanted(&client, &["public.a"], None).await).await.expect("creates");
+    let server = preflight::check(&client, Look::First).await.expect("passes");
+    let both = wanted(&client, &["public.a", "public.b"], None).await;
+    let publication = publication::read(&client, "p").await.expect("reads");
+    let plan = publication::plan("p", publication.as_ref(), &both, &server).expect("plans");
+    let writer = database.client().await;
+    writer.batch_execute("BEGIN; INSERT INTO a VALUES (1); INSERT INTO b_1 VALUES (1)").await.expect("writes");
+    let writers = publication::writers(&client, &plan.locked).await.expect("looks");
+    assert!(writers.len() == 1 && writers[0].who.contains("idle in transaction"), "{writers:?}");
+    assert!(!publication::apply(&client, "p", &plan, &both).await.expect("gives way"));
+    assert_eq!(published(&database, "p").await, "public.a");
+    writer.batch_execute("INSERT INTO b VALUES (2); COMMIT").await.expect("was not ended");
+    // Who has only read, or written to what stays, is not in the way.
+    writer.batch_execute("BEGIN; INSERT INTO a VALUES (2); SELECT FROM b FOR UPDATE").await.expect("reads");
+    assert!(publication::writers(&client, &plan.locked).await.expect("looks").is_empty());
+    assert!(publication::apply(&client, "p", &plan, &both).await.expect("alters"));
+    assert_eq!(published(&database, "p").await, "public.a public.b");
+    let timeout = client.query_one("SHOW statement_timeout", &[]).await.expect("shows").get::<_, String>(0);
+    assert_eq!(timeout, "0");
 }
 
 #[tokio::test]
@@ -337,7 +372,7 @@ async fn a_table_whose_updates_will_be_rejected_is_warned_about_before_it_happen
         "{warning}"
     );
     assert!(warning.contains("ALTER TABLE \"public\".\"keyless\" REPLICA IDENTITY FULL"), "{warning}");
-    publication::apply(&client, "p", &plan, &wanted).await.expect("creates");
+    assert!(publication::apply(&client, "p", &plan, &wanted).await.expect("creates"));
     // The warning says what PostgreSQL really does.
     for table in ["keyless", "late", "nothing", "parts", "fine", "by_index", "whole"] {
         let updated = client.batch_execute(&format!("UPDATE public.{table} SET id = 2")).await;

@@ -184,18 +184,17 @@ impl Examination<'_> {
     fn plan(&mut self, publication: Option<&Publication>, wanted: &Wanted, server: &Server) -> Result<(), Definite> {
         let name = &self.settings.publication;
         let plan = publication::plan(name, publication, wanted, server)?;
+        let script = plan.script();
         for warning in plan.warnings {
             self.found(Finding::warning(format!("publication \"{name}\": {warning}"), ""));
         }
         for note in plan.notes {
             self.ok(format!("publication \"{name}\": {note}"));
         }
-        let statements: Vec<&str> = plan.statements.iter().map(|it| it.sql.as_str()).collect();
-        let statements = statements.join("; ");
         self.ok(match publication {
-            None => format!("publication \"{name}\" is not there: it will be created: {statements}"),
-            Some(_) if statements.is_empty() => format!("publication \"{name}\" sends all that is selected"),
-            Some(_) => format!("publication \"{name}\" will be changed: {statements}"),
+            None => format!("publication \"{name}\" is not there: it will be created: {script}"),
+            Some(_) if script.is_empty() => format!("publication \"{name}\" sends all that is selected"),
+            Some(_) => format!("publication \"{name}\" will be changed: {script}"),
         });
         Ok(())
     }

@@ -360,7 +360,14 @@ impl Inner {
             Decision::Create => {}
         }
         if let Some((plan, wanted)) = prepared.plan.take() {
-            limited("bringing the publication in order", publication::apply(sql, name, &plan, &wanted)).await?;
+            plan.tell(name);
+            loop {
+                wait_for_writers(sql, name, &plan.locked).await?;
+                let changing = publication::apply(sql, name, &plan, &wanted);
+                if limited("bringing the publication in order", changing).await? {
+                    break;
+                }
+            }
             if !wanted.filters.is_empty() {
                 for unfit in filters::unfit(sql, name).await? {
                     warn!(publication = name, "{}", unfit.warning());
@@ -557,6 +564,31 @@ impl Waiting {
         tokio::time::sleep(POLL).await;
         Ok(())
     }
+}
+
+/// Waits for the transactions that have written to these tables by now; not for those that come, so that it ends, and without
+/// a lock, so that nobody has to wait for us.
+async fn wait_for_writers(sql: &Client, publication: &str, tables: &[String]) -> Result<(), Failure> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let open = async || limited("looking for open transactions", publication::writers(sql, tables)).await;
+    let mut writers = open().await?;
+    let mut told = false;
+    while !writers.is_empty() {
+        tokio::time::sleep(POLL).await;
+        let now = open().await?;
+        writers.retain(|writer| now.iter().any(|it| it.is(writer)));
+        if !told && let Some(writer) = writers.first() {
+            let (who, tables) = (&writer.who, tables.join(", "));
+            warn!(
+                publication,
+                tables, "waiting for an open transaction that has written to what joins or leaves: {who}"
+            );
+            told = true;
+        }
+    }
+    Ok(())
 }
 
 /// Who `pid` is. Others' details are hidden from a role without `pg_read_all_stats`.

@@ -11,10 +11,10 @@ mod record;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tracing::{info, warn};
 
 use super::catalog::Wanted;
 use super::filters::{self, Filter};
+use super::ident::quote_qualified;
 use super::preflight::sql_failure;
 use crate::failure::{Definite, Failure};
 
@@ -23,6 +23,10 @@ pub use record::{MARK, Record, Recorded, digest, keep_record, removed, renew_rec
 
 /// A publication locks its tables against VACUUM, not against writers; it must not queue for long behind DDL.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+
+/// For how long writers may have to wait behind us, while we wait for one that is open: less than `deadlock_timeout`, so that it is not
+/// the application's transaction that is ended.
+const WRITERS_TIMEOUT: &str = "SET LOCAL statement_timeout = '500ms'";
 
 /// A publication as the server has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -170,13 +174,14 @@ async fn members(client: &Client, name: &str, has_filters: bool) -> Result<Vec<M
         "NULL::text[], NULL::text"
     };
     let sql = format!(
-        "SELECT r.prrelid, r.oid, format('%I.%I', n.nspname, c.relname), {filters} FROM pg_publication_rel r \
+        "SELECT r.prrelid, r.oid, n.nspname::text, c.relname::text, {filters} FROM pg_publication_rel r \
          JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid \
          JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1 ORDER BY r.prrelid"
     );
     let read = |row: &tokio_postgres::Row| {
         let membership = Membership { table: row.try_get(0)?, entry: row.try_get(1)? };
-        Ok(Member { membership, quoted: row.try_get(2)?, columns: row.try_get(3)?, rows: row.try_get(4)? })
+        let quoted = quote_qualified(row.try_get(2)?, row.try_get(3)?);
+        Ok(Member { membership, quoted, columns: row.try_get(4)?, rows: row.try_get(5)? })
     };
     client.query(&sql, &[&name]).await?.iter().map(read).collect()
 }
@@ -193,35 +198,31 @@ async fn has_filters(client: &Client) -> Result<bool, tokio_postgres::Error> {
     client.query_one(sql, &[]).await?.try_get(0)
 }
 
-/// Says what is planned, then does it, as a whole or not at all.
+/// Does what is planned, as a whole or not at all; not (and then gives false) while a transaction is open that has written to
+/// a table of which something else is sent then.
 ///
 /// # Errors
 /// Definite without the privilege, with the statements for somebody who has it; and for a filter with which PostgreSQL would
 /// reject the application's own UPDATEs.
-pub async fn apply(client: &Client, name: &str, plan: &Plan, wanted: &Wanted) -> Result<(), Failure> {
-    for warning in &plan.warnings {
-        warn!(publication = name, "{warning}");
-    }
-    for note in &plan.notes {
-        info!(publication = name, "{note}");
-    }
+pub async fn apply(client: &Client, name: &str, plan: &Plan, wanted: &Wanted) -> Result<bool, Failure> {
     if plan.statements.is_empty() {
-        return Ok(());
-    }
-    for statement in &plan.statements {
-        info!(publication = name, statement = statement.sql, "changing the publication");
+        return Ok(true);
     }
     let failed = |error: tokio_postgres::Error| sql_failure("changing the publication", &error);
     client.batch_execute(&format!("BEGIN; {LOCK_TIMEOUT}")).await.map_err(failed)?;
     let done = change(client, name, plan, wanted).await;
-    client.batch_execute(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await.map_err(failed).and(done)
+    let end = if matches!(done, Ok(true)) { "COMMIT" } else { "ROLLBACK" };
+    client.batch_execute(end).await.map_err(failed).and(done)
 }
 
-async fn change(client: &Client, name: &str, plan: &Plan, wanted: &Wanted) -> Result<(), Failure> {
+async fn change(client: &Client, name: &str, plan: &Plan, wanted: &Wanted) -> Result<bool, Failure> {
+    if !lock_out_writers(client, name, plan).await? {
+        return Ok(false);
+    }
     for statement in &plan.statements {
         // Prepared, it is one statement, whatever the text of a filter says.
         let done = client.execute(&statement.sql, &[]).await;
-        done.map_err(|error| refused(name, plan, statement, &error))?;
+        done.map_err(|error| refused(name, plan, statement.filter.as_deref(), &error))?;
     }
     let is_altered =
         |filter: &&Filter| plan.statements.iter().any(|it| it.filter.as_ref() == Some(&filter.settings.key));
@@ -233,11 +234,67 @@ async fn change(client: &Client, name: &str, plan: &Plan, wanted: &Wanted) -> Re
             }
         }
     }
-    record::write_altered(client, name, &wanted.filters).await
+    record::write_altered(client, name, &wanted.filters).await.and(Ok(true))
 }
 
-fn refused(name: &str, plan: &Plan, statement: &Statement, error: &tokio_postgres::Error) -> Failure {
-    let doing = match &statement.filter {
+/// Keeps all others from writing to the tables of `plan` until our transaction ends. What PostgreSQL sends of one that spans it
+/// depends on what the session has decoded before, and a checkpoint counts the changes of a transaction.
+async fn lock_out_writers(client: &Client, name: &str, plan: &Plan) -> Result<bool, Failure> {
+    if plan.locked.is_empty() {
+        return Ok(true);
+    }
+    let failed = |error: tokio_postgres::Error| refused(name, plan, None, &error);
+    // A VACUUM is waited for before writers have to wait for us; an autovacuum gives way.
+    client.batch_execute(&plan::lock(&plan.locked, "SHARE UPDATE EXCLUSIVE")).await.map_err(failed)?;
+    client.batch_execute(WRITERS_TIMEOUT).await.map_err(failed)?;
+    match client.batch_execute(&plan::lock(&plan.locked, plan::NO_WRITERS)).await {
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => return Ok(false),
+        locked => locked.map_err(failed)?,
+    }
+    client.batch_execute("SET LOCAL statement_timeout TO DEFAULT").await.map_err(failed)?;
+    Ok(true)
+}
+
+/// A transaction that is open and has written to a table.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    /// `pg_locks.virtualtransaction`
+    transaction: String,
+    /// For a person.
+    pub who: String,
+}
+
+impl Writer {
+    /// Is the same transaction.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.transaction == other.transaction
+    }
+}
+
+/// Who has written to `tables` (quoted), or to their partitions, in a transaction that is open.
+///
+/// # Errors
+/// When the server can't answer.
+pub async fn writers(client: &Client, tables: &[String]) -> Result<Vec<Writer>, Failure> {
+    let sql = "\
+        WITH RECURSIVE tables (oid) AS (
+            SELECT to_regclass(name)::oid FROM unnest($1::text[]) name
+            UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = oid)
+        SELECT l.virtualtransaction, string_agg(DISTINCT COALESCE(format('PID %s (user %s, %s, since %s)', a.pid, a.usename,
+                   COALESCE(a.state, 'unknown'), COALESCE(a.xact_start::timestamptz(0)::text, 'unknown')),
+                   'a prepared transaction (pg_prepared_xacts)'), ', ')
+        FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.relation IN (SELECT oid FROM tables) AND l.mode = 'RowExclusiveLock' AND l.granted
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        GROUP BY 1 ORDER BY 1";
+    let failed = |error: tokio_postgres::Error| sql_failure("looking for open transactions", &error);
+    let read = |row: &tokio_postgres::Row| Ok(Writer { transaction: row.try_get(0)?, who: row.try_get(1)? });
+    client.query(sql, &[&tables]).await.and_then(|rows| rows.iter().map(read).collect()).map_err(failed)
+}
+
+fn refused(name: &str, plan: &Plan, filter: Option<&str>, error: &tokio_postgres::Error) -> Failure {
+    let doing = match filter {
         Some(key) => format!("PostgreSQL refuses the filter `{key}`"),
         None => format!("can't create or change the publication \"{name}\""),
     };
@@ -245,13 +302,12 @@ fn refused(name: &str, plan: &Plan, statement: &Statement, error: &tokio_postgre
     let Failure::Definite(definite) = failure else { return failure };
     match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            let statements: Vec<&str> = plan.statements.iter().map(|it| it.sql.as_str()).collect();
             let is_filtered = plan.statements.iter().any(|statement| statement.filter.is_some());
             let then = if is_filtered { " The publication is yours then: remove `source.filters`." } else { "" };
             let hint = format!(
                 "A publication takes CREATE on the database and ownership of its tables. Let somebody who has both run: \
                  {};{then}",
-                statements.join("; ")
+                plan.script()
             );
             Definite { hint, ..definite }.into()
         }
@@ -262,9 +318,7 @@ fn refused(name: &str, plan: &Plan, statement: &Statement, error: &tokio_postgre
             | &SqlState::UNDEFINED_OBJECT
             | &SqlState::LOCK_NOT_AVAILABLE,
         ) => Failure::Transient(definite.error),
-        Some(_) | None if statement.filter.is_some() => {
-            Definite { hint: filters::ROWS_HINT.to_owned(), ..definite }.into()
-        }
+        Some(_) | None if filter.is_some() => Definite { hint: filters::ROWS_HINT.to_owned(), ..definite }.into(),
         Some(_) | None => definite.into(),
     }
 }

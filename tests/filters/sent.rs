@@ -86,6 +86,7 @@ async fn filters_that_are_altered_under_load_lose_nothing_and_a_transaction_that
     if !has_filters(&scene.database).await {
         return;
     }
+    scene.database.execute("CREATE TABLE elsewhere (id int)").await;
     let mut process = scene.run().await;
     let mut traffic = Traffic::start(&scene, Account::default());
     traffic.more(100, SOON).await;
@@ -99,7 +100,7 @@ async fn filters_that_are_altered_under_load_lose_nothing_and_a_transaction_that
         };
         let client = scene.database.client().await;
         let insert = "INSERT INTO ledger DEFAULT VALUES";
-        client.batch_execute(&format!("BEGIN; {insert}")).await.expect("writes");
+        client.batch_execute("BEGIN; INSERT INTO elsewhere VALUES (1)").await.expect("writes");
         traffic.during(restarted(&scene, &mut process, &filter)).await;
         client.batch_execute(&format!("{insert}; COMMIT")).await.expect("commits");
         traffic.more(100, SOON).await;

@@ -26,7 +26,9 @@ impl Found<'_> {
         let generated = if self.inventory.version >= 180_000 { ", publish_generated_columns = stored" } else { "" };
         let _ = writeln!(
             text,
-            "\n-- What is sent. A table that is selected later: ALTER PUBLICATION {publication} ADD TABLE …;"
+            "\n-- What is sent. A table that is selected later joins while no transaction that has written to it is open:\n\
+             -- BEGIN; SET LOCAL lock_timeout = '500ms'; LOCK TABLE … IN SHARE ROW EXCLUSIVE MODE;\n\
+             -- ALTER PUBLICATION {publication} ADD TABLE …; COMMIT;"
         );
         let _ =
             writeln!(text, "CREATE PUBLICATION {publication}{of} WITH (publish_via_partition_root = true{generated});");

@@ -1,13 +1,14 @@
 //! What has to be done to a publication. Decides without IO; `apply`, beside it, runs what was decided.
 
 use anyhow::anyhow;
+use tracing::{info, warn};
 
 use super::record::digest;
 use super::{Member, Publication, Sent};
 use crate::failure::{Definite, Kind};
 use crate::postgres::catalog::{Table, Wanted};
 use crate::postgres::filters::Filter;
-use crate::postgres::ident::quote_ident;
+use crate::postgres::ident::{quote_ident, quote_qualified};
 use crate::postgres::preflight::Server;
 
 /// What to do, and what to say about it.
@@ -15,6 +16,8 @@ use crate::postgres::preflight::Server;
 pub struct Plan {
     /// To run in one transaction; none when the publication is fine as it is.
     pub statements: Vec<Statement>,
+    /// The tables, quoted, of which PostgreSQL sends more, less or something else from then on.
+    pub locked: Vec<String>,
     /// What may surprise the user, or hurt the database.
     pub warnings: Vec<String>,
     /// What is worth knowing.
@@ -79,16 +82,20 @@ fn alter(name: &str, publication: &Publication, wanted: &Wanted) -> Plan {
         }
     }
     let dropped = publication.members.iter().filter(|member| !staying.contains(&member.membership.table));
-    let dropped: Vec<String> = dropped.map(|member| format!("ONLY {}", member.quoted)).collect();
+    let dropped: Vec<&str> = dropped.map(|member| member.quoted.as_str()).collect();
     let mut plan = Plan::default();
+    let sent = || publication.sent.iter().map(|sent| quote_qualified(&sent.schema, &sent.table));
+    plan.locked.extend(joining.iter().chain(&altered).map(|table| table.quoted()));
     if !publication.schemas.is_empty() {
+        plan.locked.extend(sent());
         // Of a schema that is in it as a whole no filter holds.
         let schemas: Vec<String> = publication.schemas.iter().map(|schema| quote_ident(schema)).collect();
         plan.run(format!("ALTER PUBLICATION {quoted} DROP TABLES IN SCHEMA {}", schemas.join(", ")));
     }
     // In one transaction with what follows: no change is decoded between the two.
     if !dropped.is_empty() {
-        plan.run(format!("ALTER PUBLICATION {quoted} DROP TABLE {}", dropped.join(", ")));
+        plan.run(format!("ALTER PUBLICATION {quoted} DROP TABLE ONLY {}", dropped.join(", ONLY ")));
+        plan.locked.extend(dropped.into_iter().map(str::to_owned));
     }
     let added = || joining.iter().chain(&altered).copied();
     let whole: Vec<&Table> = added().filter(|table| filter_of(wanted, table).is_none()).collect();
@@ -107,11 +114,38 @@ fn alter(name: &str, publication: &Publication, wanted: &Wanted) -> Plan {
     if !publication.via_root || !publication.unpublished.is_empty() || publication.generated == Some(false) {
         let generated = if publication.generated.is_some() { GENERATED } else { "" };
         plan.run(format!("ALTER PUBLICATION {quoted} SET ({PARAMETERS}{generated})"));
+        plan.locked.extend(sent().chain(wanted.tables.iter().map(Table::quoted)));
     }
+    plan.locked.sort();
+    plan.locked.dedup();
     plan
 }
 
 impl Plan {
+    /// Says what will be done.
+    pub fn tell(&self, name: &str) {
+        for warning in &self.warnings {
+            warn!(publication = name, "{warning}");
+        }
+        for note in &self.notes {
+            info!(publication = name, "{note}");
+        }
+        for statement in &self.statements {
+            info!(publication = name, statement = statement.sql, "changing the publication");
+        }
+    }
+
+    /// As somebody would run it; empty when nothing has to be done.
+    #[must_use]
+    pub fn script(&self) -> String {
+        let statements: Vec<&str> = self.statements.iter().map(|it| it.sql.as_str()).collect();
+        if self.locked.is_empty() {
+            statements.join("; ")
+        } else {
+            without_writers(&self.locked, &statements.join("; "))
+        }
+    }
+
     fn run(&mut self, sql: String) {
         self.statements.push(Statement { sql, filter: None });
     }
@@ -124,6 +158,19 @@ impl Plan {
             self.statements.push(Statement { sql, filter: Some(filter.settings.key.clone()) });
         }
     }
+}
+
+/// The statements as a transaction in which nobody writes to `tables`.
+fn without_writers(tables: &[String], statements: &str) -> String {
+    format!("BEGIN; SET LOCAL lock_timeout = '500ms'; {}; {statements}; COMMIT", lock(tables, NO_WRITERS))
+}
+
+/// A mode of LOCK TABLE that no writer's goes with.
+pub(super) const NO_WRITERS: &str = "SHARE ROW EXCLUSIVE";
+
+/// Without ONLY: it is partitions that are written to.
+pub(super) fn lock(tables: &[String], mode: &str) -> String {
+    format!("LOCK TABLE {} IN {mode} MODE", tables.join(", "))
 }
 
 fn filter_of<'a>(wanted: &'a Wanted, table: &Table) -> Option<&'a Filter> {
@@ -225,9 +272,12 @@ fn lacks_tables(name: &str, publication: &Publication, lacking: &[&Table]) -> De
         )
     } else {
         format!(
-            "pgsluice did not create this publication, so it does not alter it. Run ALTER PUBLICATION {quoted} ADD TABLE \
-             {}; or select other tables, or set `source.publication` to a name that pgsluice creates.",
-            list(lacking)
+            "pgsluice did not create this publication, so it does not alter it. Run {}; or select other tables, or set \
+             `source.publication` to a name that pgsluice creates.",
+            without_writers(
+                &lacking.iter().map(|table| table.quoted()).collect::<Vec<_>>(),
+                &format!("ALTER PUBLICATION {quoted} ADD TABLE {}", list(lacking))
+            )
         )
     };
     Definite::new(Kind::Source, error, hint)
