@@ -36,7 +36,7 @@ fn tables(deliveries: &[Delivery]) -> String {
 
 /// Of the transaction that was waited for no row of the ledger comes: either it had not joined, or it is not selected any more.
 #[tokio::test]
-async fn a_table_joins_or_leaves_once_those_that_have_written_to_it_are_done_and_nobody_is_held_up() {
+async fn a_table_joins_or_leaves_once_those_that_have_written_to_it_are_done() {
     for joins in [true, false] {
         let scene = Scene::new().await;
         let mut process = stopped(&scene, !joins).await;

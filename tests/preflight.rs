@@ -217,7 +217,7 @@ async fn a_publication_of_ours_follows_the_configuration() {
     assert_eq!(published(&database, "p").await, "public.b public.c");
     assert!(plan.notes.iter().any(|note| note.contains("public.c")), "{:?}", plan.notes);
     // Those that are written to now are sent in part; the one that stays is not held up.
-    let script = "BEGIN; SET LOCAL lock_timeout = '500ms'; \
+    let script = "BEGIN; SET LOCAL statement_timeout = '500ms'; \
                   LOCK TABLE \"public\".\"a\", \"public\".\"c\" IN SHARE ROW EXCLUSIVE MODE; \
                   ALTER PUBLICATION \"p\" DROP TABLE ONLY \"public\".\"a\"; \
                   ALTER PUBLICATION \"p\" ADD TABLE ONLY \"public\".\"c\"; COMMIT";
@@ -229,31 +229,55 @@ async fn a_publication_of_ours_follows_the_configuration() {
     assert_eq!(published(&database, "p").await, "public.b public.c");
 }
 
-/// The last line: who began to write after we looked.
 #[tokio::test]
 async fn a_publication_is_not_changed_beneath_a_transaction_that_has_written_to_what_joins() {
-    let (database, client) = database(
-        "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY) PARTITION BY RANGE (id); \
-         CREATE TABLE b_1 PARTITION OF b FOR VALUES FROM (0) TO (9)",
-    )
-    .await;
+    let private = PostgresServer::private(&[("max_prepared_transactions", "1")]);
+    let database = private.database().await;
+    database
+        .execute(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY) PARTITION BY RANGE (id); \
+             CREATE TABLE b_1 PARTITION OF b FOR VALUES FROM (0) TO (9); CREATE TABLE c (id int PRIMARY KEY)",
+        )
+        .await;
+    let client = database.client().await;
+    client.batch_execute("SET search_path = ''").await.expect("sets");
     publish(&client, "p", &wanted(&client, &["public.a"], None).await).await.expect("creates");
     let server = preflight::check(&client, Look::First).await.expect("passes");
-    let both = wanted(&client, &["public.a", "public.b"], None).await;
+    let all = wanted(&client, &["public.*"], None).await;
     let publication = publication::read(&client, "p").await.expect("reads");
-    let plan = publication::plan("p", publication.as_ref(), &both, &server).expect("plans");
+    let plan = publication::plan("p", publication.as_ref(), &all, &server).expect("plans");
+    let writers = async || {
+        let writers = publication::writers(&client, plan.locked.keys().copied()).await.expect("looks");
+        writers.into_iter().map(|writer| writer.who).collect::<Vec<_>>().join("; ")
+    };
     let writer = database.client().await;
-    writer.batch_execute("BEGIN; INSERT INTO a VALUES (1); INSERT INTO b_1 VALUES (1)").await.expect("writes");
-    let writers = publication::writers(&client, &plan.locked).await.expect("looks");
-    assert!(writers.len() == 1 && writers[0].who.contains("idle in transaction"), "{writers:?}");
-    assert!(!publication::apply(&client, "p", &plan, &both).await.expect("gives way"));
+    for (wrote, who, end) in [
+        ("INSERT INTO b_1 VALUES (1)", "idle in transaction", "ROLLBACK"),
+        ("INSERT INTO c VALUES (1); PREPARE TRANSACTION 'it'", "a prepared transaction", "ROLLBACK PREPARED 'it'"),
+    ] {
+        writer.batch_execute(&format!("BEGIN; INSERT INTO a VALUES (1); {wrote}")).await.expect("writes");
+        assert!(writers().await.contains(who), "{}", writers().await);
+        assert!(!publication::apply(&client, "p", &plan, &all).await.expect("gives way"), "{wrote}");
+        writer.batch_execute(end).await.expect("was not ended");
+    }
+    // It has `b` and waits for `c`; who has `c` and waits for `b` is not the victim of that.
+    writer.batch_execute("BEGIN; INSERT INTO c VALUES (1)").await.expect("writes");
+    let crossing = async {
+        let sql = "SELECT count(*) FROM pg_locks \
+                   WHERE relation = 'b'::regclass AND mode = 'ShareRowExclusiveLock' AND granted";
+        let is_locked = async || (database.query_one(sql).await == "1").then_some(());
+        support::eventually("it has locked b", support::SOON, is_locked).await;
+        writer.batch_execute("INSERT INTO b VALUES (2)").await
+    };
+    let (applied, crossed) = tokio::join!(publication::apply(&client, "p", &plan, &all), crossing);
+    assert!(!applied.expect("gives way"));
+    crossed.expect("has its turn");
     assert_eq!(published(&database, "p").await, "public.a");
-    writer.batch_execute("INSERT INTO b VALUES (2); COMMIT").await.expect("was not ended");
     // Who has only read, or written to what stays, is not in the way.
-    writer.batch_execute("BEGIN; INSERT INTO a VALUES (2); SELECT FROM b FOR UPDATE").await.expect("reads");
-    assert!(publication::writers(&client, &plan.locked).await.expect("looks").is_empty());
-    assert!(publication::apply(&client, "p", &plan, &both).await.expect("alters"));
-    assert_eq!(published(&database, "p").await, "public.a public.b");
+    writer.batch_execute("ROLLBACK; BEGIN; INSERT INTO a VALUES (2); SELECT FROM b FOR UPDATE").await.expect("reads");
+    assert_eq!(writers().await, "");
+    assert!(publication::apply(&client, "p", &plan, &all).await.expect("alters"));
+    assert_eq!(published(&database, "p").await, "public.a public.b public.c");
     let timeout = client.query_one("SHOW statement_timeout", &[]).await.expect("shows").get::<_, String>(0);
     assert_eq!(timeout, "0");
 }

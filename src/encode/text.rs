@@ -55,13 +55,14 @@ pub fn json_escaped(out: &mut Vec<u8>, text: &str) {
 /// How many bytes at the front stand for themselves; with `ASCII`, and are ASCII. In blocks, for which there are vector
 /// instructions.
 fn plain<const ASCII: bool>(bytes: &[u8]) -> usize {
+    // Bits, because for the branches of `||` there are no vector instructions.
     let is_escaped = |byte: u8| {
         let is_outside = if ASCII { byte.wrapping_sub(b' ') >= 0x60 } else { byte < b' ' };
-        is_outside | (byte == b'"') | (byte == b'\\')
+        u8::from(is_outside) | u8::from(byte == b'"') | u8::from(byte == b'\\')
     };
-    let is_plain = |block: &&[u8; 16]| !block.iter().fold(false, |found, byte| found | is_escaped(*byte));
+    let is_plain = |block: &&[u8; 16]| block.iter().fold(0, |found, byte| found | is_escaped(*byte)) == 0;
     let blocks = bytes.as_chunks().0.iter().take_while(is_plain).count() * 16;
-    let rest = bytes[blocks..].iter().position(|&byte| is_escaped(byte));
+    let rest = bytes[blocks..].iter().position(|&byte| is_escaped(byte) != 0);
     rest.map_or(bytes.len(), |rest| blocks + rest)
 }
 

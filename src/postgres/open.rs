@@ -27,6 +27,7 @@ use super::sql;
 use super::streamed::{self, CommittedStream};
 use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
 use super::watch::{self, WatchedStream};
+use crate::backoff::Backoff;
 use crate::checkpoint::Checkpoint;
 use crate::config::{OutboxSettings, RuleSettings, SourceSettings};
 use crate::failure::{Failure, Kind, within};
@@ -38,6 +39,8 @@ use crate::telemetry::health::{self, Health};
 const PREPARE_LIMIT: Duration = Duration::from_mins(1);
 /// How often to look whether a slot or a walsender is free.
 const POLL: Duration = Duration::from_millis(250);
+/// The longest pause for those who write to a table that joins.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a walsender may take to notice that its client has ended.
 const LET_GO: Duration = Duration::from_secs(10);
 /// How long a standby looks on one connection.
@@ -215,7 +218,9 @@ impl Inner {
         let look = if again { Look::Again } else { Look::First };
         // What held the slot before was ourselves: after a cut network the server takes its time to notice.
         let patience = self.settings.standby_timeout.filter(|_| look == Look::First);
-        let mut waiting = Waiting { deadline: patience.map(|patience| Instant::now() + patience), told: false };
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut waiting =
+            Waiting { deadline, told: false, writers: Backoff::new(POLL, PATIENCE), told_of_writers: false };
         // Who had the slot has changed what was looked at before.
         loop {
             let sql = self.logins.judge(sql::connect(&self.settings.conninfo).await)?;
@@ -228,7 +233,7 @@ impl Inner {
         }
     }
 
-    /// None when another client has the slot.
+    /// None when another client has the slot; or while others were waited for, all may have changed.
     async fn attempt(
         &self,
         sql: &Client,
@@ -243,7 +248,9 @@ impl Inner {
             prepared = limited("checking the database", self.prepare(sql, look)).await?;
         }
         let Some((session, decision)) = self.decide(&mut connection, resume).await? else { return Ok(None) };
-        self.publish(sql, &session, &decision, &mut prepared).await?;
+        if !self.publish(sql, &session, &decision, &mut prepared, waiting).await? {
+            return Ok(None);
+        }
         let start = self.begin(sql, &mut connection, &session, decision).await?;
         let starting =
             CommittedStream::start(connection, &self.settings.slot, &self.settings, &self.mode, start.flushed);
@@ -339,14 +346,15 @@ impl Inner {
         }
     }
 
-    /// Brings the publication in order, unless that can't help any more.
+    /// Brings the publication in order, unless that can't help any more; false when somebody was in the way, who is gone now.
     async fn publish(
         &self,
         sql: &Client,
         session: &Session,
         decision: &Decision,
         prepared: &mut Prepared,
-    ) -> Result<(), Failure> {
+        waiting: &mut Waiting,
+    ) -> Result<bool, Failure> {
         let name = &self.settings.publication;
         match decision {
             Decision::Resume(start) | Decision::Adopt(start) if prepared.publication.is_none() => {
@@ -359,14 +367,18 @@ impl Inner {
             }
             Decision::Create => {}
         }
-        if let Some((plan, wanted)) = prepared.plan.take() {
-            plan.tell(name);
-            loop {
-                wait_for_writers(sql, name, &plan.locked).await?;
-                let changing = publication::apply(sql, name, &plan, &wanted);
-                if limited("bringing the publication in order", changing).await? {
-                    break;
-                }
+        if let Some((mut plan, wanted)) = prepared.plan.take() {
+            if let Decision::Create = decision {
+                // A slot begins behind all transactions that are open.
+                plan.locked.clear();
+            }
+            if waiting.writers.attempts() == 0 {
+                plan.tell(name);
+            }
+            let changing = publication::apply(sql, name, &plan, &wanted);
+            if !limited("bringing the publication in order", changing).await? {
+                waiting.for_writers(sql, name, &plan).await?;
+                return Ok(false);
             }
             if !wanted.filters.is_empty() {
                 for unfit in filters::unfit(sql, name).await? {
@@ -377,7 +389,7 @@ impl Inner {
                 publication::keep_record(sql, name, publication).await?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The selected tables that the publication sends as the stream begins; those of ours go on record.
@@ -523,6 +535,9 @@ struct Waiting {
     /// None: no hurry.
     deadline: Option<Instant>,
     told: bool,
+    /// Each time that writers come in between, they have longer until the next.
+    writers: Backoff,
+    told_of_writers: bool,
 }
 
 impl Waiting {
@@ -550,6 +565,33 @@ impl Waiting {
         Ok(())
     }
 
+    /// Waits for the transactions that are in the way by now; not for those that come, so that it ends, and without a lock, so
+    /// that nobody has to wait for us.
+    async fn for_writers(&mut self, sql: &Client, publication: &str, plan: &Plan) -> Result<(), Failure> {
+        let look = async || {
+            let looking = publication::writers(sql, plan.locked.keys().copied());
+            limited("looking for open transactions", looking).await
+        };
+        let mut writers = look().await?;
+        if let Some(writer) = writers.first()
+            && !std::mem::replace(&mut self.told_of_writers, true)
+        {
+            let tables = plan.locked.values().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let who = &writer.who;
+            warn!(
+                publication,
+                tables, "waiting for an open transaction that has written to what joins or leaves: {who}"
+            );
+        }
+        tokio::time::sleep(self.writers.next_wait()).await;
+        while !writers.is_empty() {
+            let now = look().await?;
+            writers.retain(|writer| now.iter().any(|it| it.is(writer)));
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     async fn for_walsender(&mut self, sql: &Client, error: ClientError) -> Result<(), Failure> {
         if self.given_up() {
             let asking = preflight::no_free_walsender(sql);
@@ -564,31 +606,6 @@ impl Waiting {
         tokio::time::sleep(POLL).await;
         Ok(())
     }
-}
-
-/// Waits for the transactions that have written to these tables by now; not for those that come, so that it ends, and without
-/// a lock, so that nobody has to wait for us.
-async fn wait_for_writers(sql: &Client, publication: &str, tables: &[String]) -> Result<(), Failure> {
-    if tables.is_empty() {
-        return Ok(());
-    }
-    let open = async || limited("looking for open transactions", publication::writers(sql, tables)).await;
-    let mut writers = open().await?;
-    let mut told = false;
-    while !writers.is_empty() {
-        tokio::time::sleep(POLL).await;
-        let now = open().await?;
-        writers.retain(|writer| now.iter().any(|it| it.is(writer)));
-        if !told && let Some(writer) = writers.first() {
-            let (who, tables) = (&writer.who, tables.join(", "));
-            warn!(
-                publication,
-                tables, "waiting for an open transaction that has written to what joins or leaves: {who}"
-            );
-            told = true;
-        }
-    }
-    Ok(())
 }
 
 /// Who `pid` is. Others' details are hidden from a role without `pg_read_all_stats`.

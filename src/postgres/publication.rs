@@ -21,12 +21,17 @@ use crate::failure::{Definite, Failure};
 pub use plan::{Plan, Statement, plan};
 pub use record::{MARK, Record, Recorded, digest, keep_record, removed, renew_record, unsent};
 
-/// A publication locks its tables against VACUUM, not against writers; it must not queue for long behind DDL.
+/// A publication locks its tables against VACUUM; it must not queue for long behind DDL.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+/// Whoever waits for a lock of ours must not wait for a host of ours that has vanished.
+const IDLE_TIMEOUT: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
-/// For how long writers may have to wait behind us, while we wait for one that is open: less than `deadlock_timeout`, so that it is not
-/// the application's transaction that is ended.
-const WRITERS_TIMEOUT: &str = "SET LOCAL statement_timeout = '500ms'";
+/// Writers have to wait behind us while we wait for one that is open: for less than `deadlock_timeout`, so that it is never the
+/// application's transaction that is ended.
+const WRITERS_TIMEOUT: &str = "SELECT set_config('statement_timeout', LEAST(500, GREATEST(1, setting::int / 2))::text, true) \
+     FROM pg_settings WHERE name = 'deadlock_timeout'";
+/// And while we have the lock.
+const LOCKED_TIMEOUTS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL lock_timeout = '500ms'";
 
 /// A publication as the server has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -198,8 +203,8 @@ async fn has_filters(client: &Client) -> Result<bool, tokio_postgres::Error> {
     client.query_one(sql, &[]).await?.try_get(0)
 }
 
-/// Does what is planned, as a whole or not at all; not (and then gives false) while a transaction is open that has written to
-/// a table of which something else is sent then.
+/// Does what is planned, as a whole or not at all; not, and then gives false, while a transaction is open that has written to one
+/// of [`Plan::locked`].
 ///
 /// # Errors
 /// Definite without the privilege, with the statements for somebody who has it; and for a filter with which PostgreSQL would
@@ -209,7 +214,7 @@ pub async fn apply(client: &Client, name: &str, plan: &Plan, wanted: &Wanted) ->
         return Ok(true);
     }
     let failed = |error: tokio_postgres::Error| sql_failure("changing the publication", &error);
-    client.batch_execute(&format!("BEGIN; {LOCK_TIMEOUT}")).await.map_err(failed)?;
+    client.batch_execute(&format!("BEGIN; {LOCK_TIMEOUT}; {IDLE_TIMEOUT}")).await.map_err(failed)?;
     let done = change(client, name, plan, wanted).await;
     let end = if matches!(done, Ok(true)) { "COMMIT" } else { "ROLLBACK" };
     client.batch_execute(end).await.map_err(failed).and(done)
@@ -244,14 +249,16 @@ async fn lock_out_writers(client: &Client, name: &str, plan: &Plan) -> Result<bo
         return Ok(true);
     }
     let failed = |error: tokio_postgres::Error| refused(name, plan, None, &error);
+    let lock = |mode| plan::lock(plan.locked.values(), mode);
     // A VACUUM is waited for before writers have to wait for us; an autovacuum gives way.
-    client.batch_execute(&plan::lock(&plan.locked, "SHARE UPDATE EXCLUSIVE")).await.map_err(failed)?;
-    client.batch_execute(WRITERS_TIMEOUT).await.map_err(failed)?;
-    match client.batch_execute(&plan::lock(&plan.locked, plan::NO_WRITERS)).await {
-        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => return Ok(false),
-        locked => locked.map_err(failed)?,
+    for sql in [&lock("SHARE UPDATE EXCLUSIVE"), WRITERS_TIMEOUT, &lock(plan::NO_WRITERS), LOCKED_TIMEOUTS] {
+        match client.batch_execute(sql).await {
+            Err(error) if matches!(error.code(), Some(&SqlState::QUERY_CANCELED | &SqlState::LOCK_NOT_AVAILABLE)) => {
+                return Ok(false);
+            }
+            done => done.map_err(failed)?,
+        }
     }
-    client.batch_execute("SET LOCAL statement_timeout TO DEFAULT").await.map_err(failed)?;
     Ok(true)
 }
 
@@ -272,24 +279,27 @@ impl Writer {
     }
 }
 
-/// Who has written to `tables` (quoted), or to their partitions, in a transaction that is open.
+/// Who is in the way of locking these tables (`pg_class.oid`) and their partitions.
 ///
 /// # Errors
 /// When the server can't answer.
-pub async fn writers(client: &Client, tables: &[String]) -> Result<Vec<Writer>, Failure> {
+pub async fn writers(client: &Client, tables: impl Iterator<Item = u32>) -> Result<Vec<Writer>, Failure> {
     let sql = "\
         WITH RECURSIVE tables (oid) AS (
-            SELECT to_regclass(name)::oid FROM unnest($1::text[]) name
-            UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = oid)
-        SELECT l.virtualtransaction, string_agg(DISTINCT COALESCE(format('PID %s (user %s, %s, since %s)', a.pid, a.usename,
-                   COALESCE(a.state, 'unknown'), COALESCE(a.xact_start::timestamptz(0)::text, 'unknown')),
-                   'a prepared transaction (pg_prepared_xacts)'), ', ')
+            SELECT unnest($1::oid[]) UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = oid)
+        SELECT l.virtualtransaction, string_agg(DISTINCT CASE WHEN l.pid IS NULL
+                   THEN 'a prepared transaction (pg_prepared_xacts)'
+                   ELSE format('PID %s (user %s, %s, since %s)', l.pid, COALESCE(a.usename, 'unknown'),
+                               COALESCE(a.state, 'unknown'), COALESCE(a.xact_start::timestamptz(0)::text, 'unknown'))
+               END, ', ')
         FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-        WHERE l.relation IN (SELECT oid FROM tables) AND l.mode = 'RowExclusiveLock' AND l.granted
+        WHERE l.relation IN (SELECT oid FROM tables) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+              AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
         GROUP BY 1 ORDER BY 1";
     let failed = |error: tokio_postgres::Error| sql_failure("looking for open transactions", &error);
     let read = |row: &tokio_postgres::Row| Ok(Writer { transaction: row.try_get(0)?, who: row.try_get(1)? });
+    let tables: Vec<u32> = tables.collect();
     client.query(sql, &[&tables]).await.and_then(|rows| rows.iter().map(read).collect()).map_err(failed)
 }
 
@@ -305,8 +315,8 @@ fn refused(name: &str, plan: &Plan, filter: Option<&str>, error: &tokio_postgres
             let is_filtered = plan.statements.iter().any(|statement| statement.filter.is_some());
             let then = if is_filtered { " The publication is yours then: remove `source.filters`." } else { "" };
             let hint = format!(
-                "A publication takes CREATE on the database and ownership of its tables. Let somebody who has both run: \
-                 {};{then}",
+                "A publication takes CREATE on the database, ownership of its tables, and the right to write to them. Let \
+                 somebody who has all that run: {};{then}",
                 plan.script()
             );
             Definite { hint, ..definite }.into()

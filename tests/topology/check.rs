@@ -123,7 +123,7 @@ async fn what_would_be_changed_and_what_is_in_doubt() {
     scene.database.execute("CREATE TABLE late (id int PRIMARY KEY)").await;
     let (code, output, _) = check(&more, &[]).await;
     assert_eq!(code, 0, "{output}");
-    let statement = "ok       postgresql: publication \"shop\" will be changed: BEGIN; SET LOCAL lock_timeout = '500ms'; \
+    let statement = "ok       postgresql: publication \"shop\" will be changed: BEGIN; SET LOCAL statement_timeout = '500ms'; \
                      LOCK TABLE \"public\".\"late\" IN SHARE ROW EXCLUSIVE MODE; ALTER PUBLICATION \"shop\" ADD TABLE ";
     lines(&output, &[statement]);
     scene.database.execute("ALTER PUBLICATION shop DROP TABLE orders").await;

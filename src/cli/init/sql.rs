@@ -27,7 +27,7 @@ impl Found<'_> {
         let _ = writeln!(
             text,
             "\n-- What is sent. A table that is selected later joins while no transaction that has written to it is open:\n\
-             -- BEGIN; SET LOCAL lock_timeout = '500ms'; LOCK TABLE … IN SHARE ROW EXCLUSIVE MODE;\n\
+             -- BEGIN; SET LOCAL statement_timeout = '500ms'; LOCK TABLE … IN SHARE ROW EXCLUSIVE MODE;\n\
              -- ALTER PUBLICATION {publication} ADD TABLE …; COMMIT;"
         );
         let _ =

@@ -1,5 +1,7 @@
 //! What has to be done to a publication. Decides without IO; `apply`, beside it, runs what was decided.
 
+use std::collections::BTreeMap;
+
 use anyhow::anyhow;
 use tracing::{info, warn};
 
@@ -16,8 +18,8 @@ use crate::postgres::preflight::Server;
 pub struct Plan {
     /// To run in one transaction; none when the publication is fine as it is.
     pub statements: Vec<Statement>,
-    /// The tables, quoted, of which PostgreSQL sends more, less or something else from then on.
-    pub locked: Vec<String>,
+    /// The tables of which PostgreSQL sends more, less or something else from then on: by `pg_class.oid`, quoted.
+    pub locked: BTreeMap<u32, String>,
     /// What may surprise the user, or hurt the database.
     pub warnings: Vec<String>,
     /// What is worth knowing.
@@ -82,10 +84,11 @@ fn alter(name: &str, publication: &Publication, wanted: &Wanted) -> Plan {
         }
     }
     let dropped = publication.members.iter().filter(|member| !staying.contains(&member.membership.table));
-    let dropped: Vec<&str> = dropped.map(|member| member.quoted.as_str()).collect();
+    let dropped: BTreeMap<u32, String> =
+        dropped.map(|member| (member.membership.table, member.quoted.clone())).collect();
     let mut plan = Plan::default();
-    let sent = || publication.sent.iter().map(|sent| quote_qualified(&sent.schema, &sent.table));
-    plan.locked.extend(joining.iter().chain(&altered).map(|table| table.quoted()));
+    let sent = || publication.sent.iter().map(|sent| (sent.oid, quote_qualified(&sent.schema, &sent.table)));
+    plan.locked.extend(joining.iter().chain(&altered).map(|table| (table.oid, table.quoted())));
     if !publication.schemas.is_empty() {
         plan.locked.extend(sent());
         // Of a schema that is in it as a whole no filter holds.
@@ -94,8 +97,8 @@ fn alter(name: &str, publication: &Publication, wanted: &Wanted) -> Plan {
     }
     // In one transaction with what follows: no change is decoded between the two.
     if !dropped.is_empty() {
-        plan.run(format!("ALTER PUBLICATION {quoted} DROP TABLE ONLY {}", dropped.join(", ONLY ")));
-        plan.locked.extend(dropped.into_iter().map(str::to_owned));
+        plan.run(format!("ALTER PUBLICATION {quoted} DROP TABLE {}", only(dropped.values())));
+        plan.locked.extend(dropped);
     }
     let added = || joining.iter().chain(&altered).copied();
     let whole: Vec<&Table> = added().filter(|table| filter_of(wanted, table).is_none()).collect();
@@ -114,10 +117,8 @@ fn alter(name: &str, publication: &Publication, wanted: &Wanted) -> Plan {
     if !publication.via_root || !publication.unpublished.is_empty() || publication.generated == Some(false) {
         let generated = if publication.generated.is_some() { GENERATED } else { "" };
         plan.run(format!("ALTER PUBLICATION {quoted} SET ({PARAMETERS}{generated})"));
-        plan.locked.extend(sent().chain(wanted.tables.iter().map(Table::quoted)));
+        plan.locked.extend(sent().chain(wanted.tables.iter().map(|table| (table.oid, table.quoted()))));
     }
-    plan.locked.sort();
-    plan.locked.dedup();
     plan
 }
 
@@ -139,11 +140,8 @@ impl Plan {
     #[must_use]
     pub fn script(&self) -> String {
         let statements: Vec<&str> = self.statements.iter().map(|it| it.sql.as_str()).collect();
-        if self.locked.is_empty() {
-            statements.join("; ")
-        } else {
-            without_writers(&self.locked, &statements.join("; "))
-        }
+        let statements = statements.join("; ");
+        if self.locked.is_empty() { statements } else { without_writers(self.locked.values(), &statements) }
     }
 
     fn run(&mut self, sql: String) {
@@ -160,17 +158,17 @@ impl Plan {
     }
 }
 
-/// The statements as a transaction in which nobody writes to `tables`.
-fn without_writers(tables: &[String], statements: &str) -> String {
-    format!("BEGIN; SET LOCAL lock_timeout = '500ms'; {}; {statements}; COMMIT", lock(tables, NO_WRITERS))
+/// The statements as a transaction in which nobody else writes to `tables`.
+fn without_writers<T: AsRef<str>>(tables: impl Iterator<Item = T>, statements: &str) -> String {
+    format!("BEGIN; SET LOCAL statement_timeout = '500ms'; {}; {statements}; COMMIT", lock(tables, NO_WRITERS))
 }
 
 /// A mode of LOCK TABLE that no writer's goes with.
 pub(super) const NO_WRITERS: &str = "SHARE ROW EXCLUSIVE";
 
 /// Without ONLY: it is partitions that are written to.
-pub(super) fn lock(tables: &[String], mode: &str) -> String {
-    format!("LOCK TABLE {} IN {mode} MODE", tables.join(", "))
+pub(super) fn lock<T: AsRef<str>>(tables: impl Iterator<Item = T>, mode: &str) -> String {
+    format!("LOCK TABLE {} IN {mode} MODE", joined(tables, ""))
 }
 
 fn filter_of<'a>(wanted: &'a Wanted, table: &Table) -> Option<&'a Filter> {
@@ -275,7 +273,7 @@ fn lacks_tables(name: &str, publication: &Publication, lacking: &[&Table]) -> De
             "pgsluice did not create this publication, so it does not alter it. Run {}; or select other tables, or set \
              `source.publication` to a name that pgsluice creates.",
             without_writers(
-                &lacking.iter().map(|table| table.quoted()).collect::<Vec<_>>(),
+                lacking.iter().map(|table| table.quoted()),
                 &format!("ALTER PUBLICATION {quoted} ADD TABLE {}", list(lacking))
             )
         )
@@ -344,7 +342,15 @@ fn warn_of_other_identities(plan: &mut Plan, wanted: &Wanted) {
 
 /// `ONLY`, because a table's inheritance children are tables of their own, selected or not.
 fn list(tables: &[&Table]) -> String {
-    tables.iter().map(|table| format!("ONLY {}", table.quoted())).collect::<Vec<_>>().join(", ")
+    only(tables.iter().map(|table| table.quoted()))
+}
+
+fn only<T: AsRef<str>>(tables: impl Iterator<Item = T>) -> String {
+    joined(tables, "ONLY ")
+}
+
+fn joined<T: AsRef<str>>(tables: impl Iterator<Item = T>, before: &str) -> String {
+    tables.map(|table| format!("{before}{}", table.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
 fn names<'a>(tables: impl Iterator<Item = &'a Table>) -> String {
