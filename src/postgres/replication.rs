@@ -67,6 +67,8 @@ impl ChangeStream for ReplicationStream {
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
         if self.arrivals.has_heard() {
             self.silence.heard();
+        } else {
+            self.write_end.make_room()?;
         }
         // 0/0, `InvalidXLogRecPtr`, moves nothing at the server (`ProcessStandbyReplyMessage`).
         let reply = self.silence.asks();

@@ -18,6 +18,9 @@ use crate::postgres::client::stream::Stream;
 /// One read from the socket brings at most so many encrypted bytes.
 const ENCRYPTED_BYTES: usize = 256 << 10;
 
+/// For what is not read for long; Linux gives twice of it, or of `net.core.rmem_max`.
+const UNREAD_BYTES: usize = 1 << 20;
+
 /// What both ends share.
 #[derive(Debug)]
 struct Shared {
@@ -52,20 +55,29 @@ pub(super) struct ReadEnd {
     to: usize,
 }
 
+impl Shared {
+    /// Whether it is TCP, and the server is on this machine.
+    fn is_loopback(&self) -> bool {
+        let server = self.socket.peer_addr().ok().and_then(|address| address.as_socket());
+        server.is_some_and(|address| address.ip().to_canonical().is_loopback())
+    }
+
+    /// Whether something has arrived that nobody has read.
+    fn has_more(&self) -> bool {
+        let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut sockets, PollTimeout::ZERO) == Ok(1)
+    }
+}
+
 impl ReadEnd {
     /// Whether it is TCP, and the server is on this machine.
     pub(super) fn is_loopback(&self) -> bool {
-        let server = self.shared.socket.peer_addr().ok().and_then(|address| address.as_socket());
-        server.is_some_and(|address| address.ip().to_canonical().is_loopback())
+        self.shared.is_loopback()
     }
 
     /// Whether a read would not block. Of TLS nobody knows: what is there may be a part of a record.
     pub(super) fn has_more(&self) -> bool {
-        if self.shared.session.is_some() {
-            return false;
-        }
-        let mut sockets = [PollFd::new(self.shared.socket.as_fd(), PollFlags::POLLIN)];
-        poll(&mut sockets, PollTimeout::ZERO) == Ok(1)
+        self.shared.session.is_none() && self.shared.has_more()
     }
 
     /// Blocks until something is there; 0: the end.
@@ -119,6 +131,16 @@ pub(super) struct WriteEnd {
 }
 
 impl WriteEnd {
+    /// Nobody has read for a while, as while the broker is away. Over loopback the small receive buffer (`client::dial`) can then
+    /// be fuller than full. What else arrives Linux drops, and what confirms our reports with it: they would be sent again after
+    /// longer and longer pauses, until the walsender has heard nothing of us for too long.
+    pub(super) fn make_room(&self) -> io::Result<()> {
+        if self.shared.is_loopback() && self.shared.has_more() {
+            self.shared.socket.set_recv_buffer_size(UNREAD_BYTES)?;
+        }
+        Ok(())
+    }
+
     /// Writes what the socket takes at once. `WouldBlock`: nothing.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.shared.session {
