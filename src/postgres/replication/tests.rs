@@ -1,7 +1,7 @@
 //! The stream against a peer that is a test: messages between frames, and writes that block.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpListener, TcpSocket, UnixStream};
 
 use super::*;
 use crate::failure::Kind;
@@ -125,6 +125,35 @@ async fn what_is_not_taken_holds_up_the_server() {
         }
     }
     assert_eq!(taken, FRAMES);
+}
+
+/// As after the first report that finds everything unread.
+#[tokio::test]
+async fn over_loopback_what_nobody_reads_gets_room() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(32 << 10).expect("is small");
+    let address = listener.local_addr().expect("an address");
+    let (ours, theirs) = tokio::join!(socket.connect(address), listener.accept());
+    let (ours, (mut server, _)) = (ours.expect("connects"), theirs.expect("accepts"));
+    let mut stream =
+        ReplicationStream::new(Stream::Tcp(ours), &BytesMut::new(), Silence::new(None)).expect("a stream");
+    let frame = message(b'd', &[7; 1_000]);
+    let mut accepted = 0;
+    // Until nothing more is taken for so long.
+    let mut fill = async |patience| {
+        let before = accepted;
+        while let Ok(written) = tokio::time::timeout(patience, server.write(&frame[accepted % frame.len()..])).await {
+            accepted += written.expect("written");
+        }
+        accepted - before
+    };
+    fill(Duration::from_millis(500)).await;
+    for _ in 0..2 {
+        stream.report(Status { received: Lsn(1), flushed: None }).await.expect("reports");
+    }
+    let more = fill(Duration::from_secs(2)).await;
+    assert!(more > 64 << 10, "{more} bytes more");
 }
 
 #[tokio::test]
