@@ -136,8 +136,7 @@ async fn over_loopback_what_nobody_reads_gets_room() {
     let address = listener.local_addr().expect("an address");
     let (ours, theirs) = tokio::join!(socket.connect(address), listener.accept());
     let (ours, (mut server, _)) = (ours.expect("connects"), theirs.expect("accepts"));
-    let mut stream =
-        ReplicationStream::new(Stream::Tcp(ours), &BytesMut::new(), Silence::new(None)).expect("a stream");
+    let mut stream = ReplicationStream::new(Stream::Tcp(ours), &BytesMut::new(), Silence::new(None)).expect("a stream");
     let frame = message(b'd', &[7; 1_000]);
     let mut accepted = 0;
     // Until nothing more is taken for so long.
