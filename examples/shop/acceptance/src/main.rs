@@ -43,7 +43,7 @@ struct Options {
     #[arg(long)]
     seed: Option<u64>,
 
-    /// The load goes on for at least so long, and until the last kill
+    /// The load goes on for at least so long, until the last kill, and until each way to an order's end was taken
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     seconds: u64,
 
@@ -122,6 +122,7 @@ async fn run(options: Options, report: Report) -> anyhow::Result<bool> {
     let enough = tokio::time::sleep(Duration::from_secs(options.seconds));
     chaos::play(&mut shop, &chaos::schedule(seed, options.kills, lock_timeout), report).await?;
     enough.await;
+    proof::each_way_taken(&shop).await?;
     report.event(&format!("{} orders were placed; no more come", load.placed()));
     let ledger = load.stop().await?;
 
