@@ -88,3 +88,33 @@ async fn a_transaction_that_spans_the_change_is_the_same_to_each_session() {
     let of_other = scene.vhost.consume("all", 5, SOON).await;
     assert_eq!(seen(&of_one), seen(&of_other));
 }
+
+/// While a start waits, another instance, which needs no change, takes the slot: the first looks at everything anew, and its turn
+/// comes later.
+#[tokio::test]
+async fn who_has_waited_for_writers_and_finds_the_slot_taken_stands_by() {
+    let scene = Scene::new().await;
+    let path = format!("path = \"{}\"", scene.checkpoint().display());
+    let in_a_table = |with_ledger| config(&scene, with_ledger).replacen(&path, "store = \"postgres\"", 1);
+    let mut other = pgsluice(&in_a_table(false));
+    other.wait_for_log("streaming from PostgreSQL", SOON).await;
+    other.terminate();
+    assert_eq!(other.wait(SOON).await.0, Some(0));
+    let writer = scene.database.client().await;
+    writer.batch_execute(&format!("BEGIN; {LEDGER}; {}", order(1))).await.expect("writes");
+    let process = pgsluice(&in_a_table(true));
+    process.wait_for_log("waiting for an open transaction", SOON).await;
+    other.restart();
+    other.wait_for_log("streaming from PostgreSQL", SOON).await;
+    writer.batch_execute("COMMIT").await.expect("commits");
+    process.wait_for_log("standing by", SOON).await;
+    scene.database.execute(&format!("{LEDGER}; {}", order(2))).await;
+    assert_eq!(tables(&scene.vhost.consume("all", 2, SOON).await), "orders orders");
+    scene.acknowledged().await;
+    assert!(!process.stderr().contains("streaming from PostgreSQL"), "{}", process.stderr());
+    other.kill();
+    process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    scene.database.execute(&format!("{LEDGER}; {}", order(3))).await;
+    assert_eq!(tables(&scene.vhost.consume("all", 2, SOON).await), "ledger orders");
+    assert_eq!(scene.vhost.depth("all").await, 0);
+}
