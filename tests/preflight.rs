@@ -1,16 +1,22 @@
 //! What is wrong with a database is said before anything is changed in it, with what to do about it;
 //! and the publication holds exactly what the configuration selects.
 
+use bytes::BytesMut;
 use pgsluice::config::{OnUpdate, Ordering, OutboxColumns, OutboxOf, OutboxSettings, OutboxTableSettings};
 use pgsluice::failure::{Definite, Failure, Kind};
 use pgsluice::postgres::catalog::{Wanted, resolve};
+use pgsluice::postgres::conninfo::Conninfo;
 use pgsluice::postgres::preflight::{self, Look};
 use pgsluice::postgres::publication::{self, Plan};
+use pgsluice::postgres::sql;
 use pgsluice::route::select::Selection;
 use pgsluice::route::template::Template;
+use postgres_protocol::message::frontend;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio_postgres::{Client, NoTls};
 
-use crate::support::{self, Database, PostgresServer};
+use crate::support::{self, Database, PostgresServer, SOON, eventually};
 
 fn selection(patterns: &[&str]) -> Selection {
     Selection::parse(&patterns.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("valid patterns")
@@ -108,6 +114,68 @@ async fn a_server_and_a_role_that_fit_pass() {
     let server = preflight::check(&database.client().await, Look::First).await.expect("passes");
     assert!(server.version >= 140_000);
     assert_eq!(server.database, database.name());
+}
+
+/// A walsender whose client has flushed something.
+async fn walsender(database: &Database, application_name: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", database.port())).await.expect("connects");
+    let mut messages = BytesMut::new();
+    let parameters = [("user", "postgres"), ("replication", "true"), ("application_name", application_name)];
+    frontend::startup_message(parameters, &mut messages).expect("no zero bytes");
+    let from = database.query_one("SELECT pg_current_wal_flush_lsn()").await;
+    frontend::query(&format!("START_REPLICATION PHYSICAL {from}"), &mut messages).expect("no zero bytes");
+    // Standby status update: written, flushed, applied, the time, no answer wanted.
+    let status: Vec<u8> = [&b"r"[..], &1_i64.to_be_bytes(), &1_i64.to_be_bytes(), &[0; 17]].concat();
+    frontend::CopyData::new(&status[..]).expect("short").write(&mut messages);
+    stream.write_all(&messages).await.expect("writes");
+    stream
+}
+
+/// Held against what PostgreSQL says of a walsender of that name.
+#[tokio::test]
+async fn pgsluice_must_not_be_a_synchronous_standby() {
+    let server = PostgresServer::private(&[("synchronous_commit", "local")]);
+    let database = server.database().await;
+    for (setting, name) in [
+        ("", "pgsluice"),
+        ("*", "pgsluice"),
+        ("standby", "pgsluice"),
+        ("standby, PgSluice", "pgsluice"),
+        ("ANY 1 (standby, pgsluice_2)", "pgsluice"),
+        ("any 1 (standby, pgsluice)", "pgsluice"),
+        ("2(standby, *)", "pgsluice"),
+        (r#"first 1 ("a "" (b), c", other)"#, r#"a " (b), c"#),
+        (r#"first 1 ("a "" (b), c", other)"#, "c"),
+        (r#""*""#, "pgsluice"),
+        ("7", "7"),
+        ("1 (7)", "1"),
+    ] {
+        database.execute(&format!("ALTER SYSTEM SET synchronous_standby_names = '{setting}'")).await;
+        database.execute("SELECT pg_reload_conf()").await;
+        let show = "SHOW synchronous_standby_names";
+        eventually(setting, SOON, async || (database.query_one(show).await == setting).then_some(())).await;
+        let text = format!("host=127.0.0.1 port={} user=postgres dbname={}", database.port(), database.name());
+        let text = format!("{text} application_name='{name}'");
+        let conninfo = Conninfo::parse_with(&text, &|_| None).expect("a connection string");
+        let walsender = walsender(&database, name).await;
+        let port = walsender.local_addr().expect("an address").port();
+        let sql = format!(
+            "SELECT (SELECT sync_priority FROM pg_stat_replication WHERE client_port = {port} AND flush_lsn IS NOT NULL) \
+             IS NOT DISTINCT FROM "
+        );
+        let is = async |priority: &str| database.query_one(&format!("{sql}{priority}")).await == "t";
+        eventually("it has reported", SOON, async || (!is("NULL").await).then_some(())).await;
+        let is_asynchronous = is("0").await;
+        drop(walsender);
+        let client = sql::connect(&conninfo).await.expect("connects");
+        let checked = preflight::check(&client, Look::First).await;
+        if is_asynchronous {
+            assert!(checked.is_ok(), "{setting} for {name}: {checked:?}");
+        } else {
+            let parts = [&format!("synchronous_standby_names is {setting}"), "would wait for RabbitMQ"];
+            refused(checked, Kind::Source, &parts);
+        }
+    }
 }
 
 #[tokio::test]

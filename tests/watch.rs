@@ -1,7 +1,9 @@
 //! What the stream can't tell of itself: a publication that somebody alters, and a server that shuts down.
 
 use crate::bad_input::{ended, says, streaming};
-use crate::support::{Account, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice_command};
+use crate::support::{
+    Account, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice_command, rabbitmq,
+};
 
 const OFTEN: &[(&str, &str)] = &[("source.watch_every_ms", "200"), ("source.report_every_ms", "200")];
 
@@ -173,4 +175,24 @@ async fn a_database_can_be_shut_down_while_the_broker_is_away_and_nothing_is_rea
     rabbitmq.resume();
     account.settle(&scene, &mut consumer, SOON * 2).await;
     assert_eq!(account.len(), 20_000);
+}
+
+/// It would be one for PostgreSQL: commits would wait for RabbitMQ, and then count as replicated though no standby has them.
+#[tokio::test]
+async fn a_stream_that_becomes_a_synchronous_standby_ends_until_it_is_none() {
+    let postgres = PostgresServer::private(&[("synchronous_commit", "local")]);
+    let scene = Scene::on(&postgres, rabbitmq()).await;
+    let (process, mut account, mut consumer) = watched(&scene).await;
+    let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_priority > 0";
+    for statement in ["ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"] {
+        scene.database.execute(statement).await;
+    }
+    process.wait_for_log("a synchronous standby: commits would wait for RabbitMQ", SOON).await;
+    eventually("it has let go", SOON, async || (scene.database.query_one(synchronous).await == "0").then_some(()))
+        .await;
+    insert(&scene).await;
+    for statement in ["ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"] {
+        scene.database.execute(statement).await;
+    }
+    account.settle(&scene, &mut consumer, SOON).await;
 }

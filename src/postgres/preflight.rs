@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::ident::quote_ident;
 use super::sql;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Definite, Failure, Kind};
 
 /// The oldest major version that we test against, as `server_version_num`.
 const OLDEST: i32 = 140_000;
@@ -43,14 +43,67 @@ struct Facts {
     managed: Option<&'static str>,
 }
 
-/// Version, `wal_level`, role, and that it is no standby.
+/// Version, `wal_level`, role, that it is no standby and does not take us for one.
 ///
 /// # Errors
 /// Definite for what needs a person, transient when the server can't answer.
 pub async fn check(client: &Client, look: Look) -> Result<Server, Failure> {
     let facts = facts(client).await.map_err(|error| sql_failure("asking the server for its settings", &error))?;
     judge(&facts, look)?;
+    match (taken_for_standby(client).await?, look) {
+        (None, _) => {}
+        (Some(definite), Look::First) => return Err(definite.into()),
+        // Whoever manages a cluster may set it for a while.
+        (Some(definite), Look::Again) => return Err(Failure::Transient(definite.error)),
+    }
     Ok(Server { version: facts.version, database: facts.database })
+}
+
+/// PostgreSQL takes any walsender for a synchronous standby whose `application_name` fits, one of pgsluice too. Why it does so of
+/// ours, if it does.
+///
+/// # Errors
+/// When the server can't answer.
+pub(super) async fn taken_for_standby(client: &Client) -> Result<Option<Definite>, Failure> {
+    let sql = "SELECT current_setting('synchronous_standby_names'), current_setting('application_name')";
+    let settings = two_texts(client, sql).await;
+    let (setting, ours) = settings.map_err(|error| sql_failure("asking the server for its standbys", &error))?;
+    let names = synchronous_standbys(&setting);
+    let hint = if names.iter().any(|name| name == "*") {
+        "Name the standbys: ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (standby_1, standby_2)'; then SELECT \
+         pg_reload_conf(); (`application_name` in pg_stat_replication is what each is called)."
+    } else if names.iter().any(|name| name.eq_ignore_ascii_case(&ours)) {
+        "Give pgsluice another `application_name` in `source.url`, or take that name out of synchronous_standby_names."
+    } else {
+        return Ok(None);
+    };
+    let error = anyhow!(
+        "synchronous_standby_names is {setting}, which makes pgsluice (application_name {ours}) a synchronous standby: commits \
+         would wait for RabbitMQ, and then count as replicated though no standby has them"
+    );
+    Ok(Some(Definite::new(Kind::Source, error, hint)))
+}
+
+/// The names in `synchronous_standby_names`, unquoted: `a, b`, `2 (a, b)`, `FIRST 2 (a, "b")`, `ANY 1 (*)`.
+fn synchronous_standbys(setting: &str) -> Vec<String> {
+    let (mut names, mut name, mut quoted) = (Vec::new(), String::new(), false);
+    let mut rest = setting.chars().peekable();
+    while let Some(char) = rest.next() {
+        match char {
+            '"' if quoted && rest.next_if_eq(&'"').is_some() => name.push('"'),
+            '"' => quoted = !quoted,
+            _ if quoted => name.push(char),
+            // It was the method, and how many.
+            '(' => name.clear(),
+            ',' => names.push(std::mem::take(&mut name)),
+            ')' => {}
+            _ if char.is_ascii_whitespace() => {}
+            _ => name.push(char),
+        }
+    }
+    names.push(name);
+    names.retain(|name| !name.is_empty());
+    names
 }
 
 async fn facts(client: &Client) -> Result<Facts, tokio_postgres::Error> {
@@ -212,6 +265,20 @@ mod tests {
         let role = Facts { may_replicate: false, ..facts() };
         refused(&role, &["\"App\"", "ALTER ROLE \"App\" REPLICATION"]);
         refused(&Facts { managed: Some("rds_replication"), ..role }, &["GRANT rds_replication TO \"App\""]);
+    }
+
+    #[test]
+    fn standbys_are_named_with_and_without_a_method() {
+        for (setting, names) in [
+            ("", vec![]),
+            ("*", vec!["*"]),
+            ("a, B ,c_1", vec!["a", "B", "c_1"]),
+            ("2 (a,b)", vec!["a", "b"]),
+            ("FIRST 1 (a)", vec!["a"]),
+            ("any 2(a, \"b (1), \"\"x\"\"\", *)", vec!["a", "b (1), \"x\"", "*"]),
+        ] {
+            assert_eq!(synchronous_standbys(setting), names, "{setting}");
+        }
     }
 
     #[test]

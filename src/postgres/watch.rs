@@ -3,7 +3,7 @@
 //! pgoutput says nothing when a table leaves the publication: its changes just stop coming. And a server that shuts
 //! down waits for a stream that is not being read, for as long as the broker is away. So from time to time somebody
 //! looks, on a connection of its own, that lasts no longer than the look: an idle session would hold up a smart
-//! shutdown. What the types are made of that the stream names is asked for on such a connection, too.
+//! shutdown. A stream that the server takes for a synchronous standby ends, too, before commits wait for the broker. What the types are made of that the stream names is asked for on such a connection, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,14 +16,14 @@ use tokio_postgres::Client;
 
 use super::client::ClientError;
 use super::filters::{self, Unfit};
-use super::preflight::sql_failure;
+use super::preflight::{self, sql_failure};
 use super::publication;
 use super::streamed::CommittedStream;
 use super::types::finder::TypeFinder;
 use super::walsender::ANSWER_LIMIT;
 use super::{cost, slot, sql};
 use crate::config::SourceSettings;
-use crate::failure::{Definite, Failure, Kind, within};
+use crate::failure::{Failure, within};
 use crate::lsn::Lsn;
 use crate::source::{Batch, ChangeStream, Status};
 use crate::telemetry::health::Health;
@@ -39,7 +39,7 @@ pub struct WatchedStream {
     is_far_behind: bool,
     /// When somebody left it, with something or without, and has not come back for more.
     left: Option<Instant>,
-    found: oneshot::Receiver<Definite>,
+    found: oneshot::Receiver<Failure>,
     server_ends: Arc<AtomicBool>,
     task: AbortHandle,
     types: TypeFinder,
@@ -87,14 +87,14 @@ impl ChangeStream for WatchedStream {
     async fn next(&mut self) -> Result<Batch, Failure> {
         let _left = Left::by(&mut self.left);
         tokio::select! { biased;
-            Ok(definite) = &mut self.found => Err(definite.into()),
+            Ok(failure) = &mut self.found => Err(failure),
             batch = self.types.complete(self.stream.next()) => batch,
         }
     }
 
     async fn report(&mut self, status: Status) -> Result<(), Failure> {
-        if let Ok(definite) = self.found.try_recv() {
-            return Err(definite.into());
+        if let Ok(failure) = self.found.try_recv() {
+            return Err(failure);
         }
         let is_held_up = self.left.is_some_and(|left| left.elapsed() > LATELY);
         if (is_held_up || self.is_far_behind) && self.server_ends.load(Ordering::Relaxed) {
@@ -134,11 +134,11 @@ struct Watch {
 }
 
 impl Watch {
-    async fn until_found(mut self) -> Definite {
+    async fn until_found(mut self) -> Failure {
         loop {
             match self.look().await {
-                Ok(()) => {}
-                Err(Failure::Definite(definite)) if definite.kind == Kind::InDoubt => return definite,
+                Ok(None) => {}
+                Ok(Some(found)) => return found,
                 // Whatever else is wrong, the stream says so, or goes on in spite of it.
                 Err(failure) => tracing::debug!(error = %failure, "could not look at the publication"),
             }
@@ -146,15 +146,19 @@ impl Watch {
         }
     }
 
-    async fn look(&mut self) -> Result<(), Failure> {
+    /// What the stream must end for.
+    async fn look(&mut self) -> Result<Option<Failure>, Failure> {
         let connected = sql::first(&self.settings.conninfo).await;
         self.server_ends.store(connected.as_ref().is_err_and(is_shutting_down), Ordering::Relaxed);
         let client = connected?;
         within(ANSWER_LIMIT, "looking at the publication", self.compare(&client)).await
     }
 
-    async fn compare(&mut self, client: &Client) -> Result<(), Failure> {
-        let Some(sent) = &self.sent else { return Ok(()) };
+    async fn compare(&mut self, client: &Client) -> Result<Option<Failure>, Failure> {
+        if let Some(definite) = preflight::taken_for_standby(client).await? {
+            return Ok(Some(Failure::Transient(definite.error)));
+        }
+        let Some(sent) = &self.sent else { return Ok(None) };
         match cost::look(client, &self.settings.slot).await {
             Ok(cost) => self.health.metrics().slot().look(Instant::now(), cost),
             Err(failure) => tracing::debug!(error = %failure, "could not look at what the slot costs"),
@@ -162,16 +166,16 @@ impl Watch {
         let now = end_of_wal(client).await?;
         let name = &self.settings.publication;
         // Without the publication, reading the stream fails.
-        let Some(publication) = publication::read(client, name).await? else { return Ok(()) };
+        let Some(publication) = publication::read(client, name).await? else { return Ok(None) };
         let left = match &publication.record {
             Some(record) => publication::removed(client, record, &publication).await?,
             None => publication::unsent(client, sent, &publication).await?,
         };
         if left.is_empty() {
             self.fine_until = now;
-            return self.warn_of_unfit(client).await;
+            return self.warn_of_unfit(client).await.and(Ok(None));
         }
-        Err(slot::tables_left(name, &left, self.fine_until, end_of_wal(client).await?).into())
+        Ok(Some(slot::tables_left(name, &left, self.fine_until, end_of_wal(client).await?).into()))
     }
 
     /// Somebody may have altered a table's replica identity.
