@@ -327,6 +327,8 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
         self.report_tick = report_timer(report_every);
         self.publisher.hold(false);
         self.intake.forget_transaction();
+        // The server may be another one, with less of a log.
+        self.intake.received = start.flushed;
         self.stuck = None;
         self.health.event(None);
         if let Some(cleanup) = &mut self.intake.cleanup {
@@ -383,14 +385,16 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
     /// Tells PostgreSQL what is durable and need not be kept for a replay. A stream that does not take it is lost, and
     /// opened again by the loop.
     ///
-    /// While events are unsettled or the past is retained, an LSN that was told before is not told again: a server that
-    /// shuts down waits until what it sent is flushed, if it hears of a flush, and else until it is received. So it need
-    /// not wait for a broker that is away, nor for the end of the retention.
+    /// While events are unsettled, the past is retained or the checkpoint can't be stored, an LSN that was told before is not
+    /// told again: a server that shuts down waits until what it sent is flushed, if it hears of a flush, and else until it
+    /// is received. So it need not wait for a broker that is away, nor for the end of the retention, nor for itself where
+    /// it keeps the checkpoints.
     async fn report(&mut self) {
         self.intake.report_now = false;
         let durable = self.checkpointer.as_ref().and_then(Checkpointer::durable);
         let released = durable.and_then(|durable| self.release(durable));
-        let all = self.window.is_empty() && released == durable;
+        let is_late = self.checkpointer.as_ref().is_some_and(Checkpointer::is_late);
+        let all = self.window.is_empty() && released == durable && !is_late;
         let flushed = released.filter(|_| all || released != self.reported);
         self.reported = released;
         self.source.report(Status { received: self.intake.received, flushed }).await;
@@ -427,6 +431,10 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             };
             while !(self.window.is_empty() && is_stored(self)) {
                 self.checkpointer.iter_mut().for_each(Checkpointer::hurry);
+                if self.source.is_broken() {
+                    // Somebody else may have the slot.
+                    self.publisher.hold(true);
+                }
                 match self.turn(false).await {
                     Ok(()) => {}
                     Err(Stop::Unpublishable(definite) | Stop::Unsendable(definite) | Stop::Failed(definite)) => {

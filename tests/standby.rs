@@ -234,6 +234,23 @@ async fn a_table_that_can_not_be_used_is_named() {
     assert!(output.contains("permission denied"), "{output}");
 }
 
+/// It can't store any more what it has received last, and the server waits until what it has sent is flushed, if it hears of any
+/// flush.
+#[tokio::test]
+async fn a_server_that_has_the_checkpoints_too_can_be_stopped() {
+    let postgres = PostgresServer::private(&[]);
+    let scene = Scene::on(&postgres, rabbitmq()).await;
+    let _pgsluice = streaming(&in_a_table(&scene)).await;
+    let (mut account, mut consumer) = (Account::default(), scene.vhost.consumer("all").await);
+    scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
+    account.settle(&scene, &mut consumer, SOON).await;
+    scene.acknowledged().await;
+    postgres.stop();
+    postgres.start();
+    scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
+    account.settle(&scene, &mut consumer, SOON).await;
+}
+
 /// The positions' server goes away and comes back: nothing is acknowledged meanwhile, and nothing stops.
 #[tokio::test]
 async fn a_checkpoint_server_that_is_away_is_waited_for() {

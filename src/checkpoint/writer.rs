@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Checkpoint, DurableLsn, Mark, Store, Storing};
 use crate::backoff::Backoff;
@@ -33,13 +33,25 @@ pub struct Checkpointer {
     health: Health,
 }
 
+/// A write that lasts longer is late: who waits for it may have to go on without.
+const LATE: Duration = Duration::from_secs(1);
+/// And one that lasts so long has failed, as far as anybody can tell who looks at us.
+const HANGS: Duration = Duration::from_secs(30);
+
 enum State {
     /// Nothing is being written, since the instant.
     Resting(Instant),
-    Writing(Storing),
+    Writing {
+        write: Storing,
+        since: Instant,
+        /// It was said that it hangs.
+        told: bool,
+    },
     /// The last write failed; the next attempt starts at the instant.
     Failed(Instant),
 }
+
+const NOT_STORED: &str = "the checkpoint can't be stored; nothing more is acknowledged to PostgreSQL until it can";
 
 impl Checkpointer {
     /// A writer that goes on from `binding`. It is stored first, so that server and slot are on record
@@ -79,6 +91,15 @@ impl Checkpointer {
     #[must_use]
     pub fn has_stored(&self, progress: Progress) -> bool {
         matches!(self.state, State::Resting(_)) && self.binding.progress() == progress
+    }
+
+    /// What was offered is not stored yet, and when it will be nobody knows.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        match self.state {
+            State::Writing { since, .. } if since.elapsed() > LATE => true,
+            State::Writing { .. } | State::Resting(_) | State::Failed(_) => self.backoff.attempts() > 0,
+        }
     }
 
     /// The server or its timeline changed under way (a failover that was verified).
@@ -133,9 +154,13 @@ impl Checkpointer {
                     sleep_until(*until).await;
                     self.write();
                 }
-                State::Writing(write) => match write.await {
-                    Ok(()) => {
-                        if self.backoff.attempts() > 0 {
+                State::Writing { write, since, told } => match finished(write, *since, *told).await {
+                    None => {
+                        *told = true;
+                        self.hangs();
+                    }
+                    Some(Ok(())) => {
+                        if *told || self.backoff.attempts() > 0 {
                             tracing::info!("the checkpoint is being stored again");
                         }
                         self.backoff.reset();
@@ -145,8 +170,8 @@ impl Checkpointer {
                         self.durable = Some(durable);
                         return Ok(durable);
                     }
-                    Err(Failure::Transient(error)) => self.retry_later(&error),
-                    Err(Failure::Definite(definite)) => {
+                    Some(Err(Failure::Transient(error))) => self.retry_later(&error),
+                    Some(Err(Failure::Definite(definite))) => {
                         // The future is used up.
                         self.state = State::Failed(Instant::now());
                         return Err(definite);
@@ -160,20 +185,31 @@ impl Checkpointer {
         self.urgent = false;
         self.settled[1] = self.settled[0];
         self.binding = self.binding.at(self.wanted);
-        self.state = State::Writing(Arc::clone(&self.store).store(self.binding.clone()));
+        let write = Arc::clone(&self.store).store(self.binding.clone());
+        self.state = State::Writing { write, since: Instant::now(), told: false };
+    }
+
+    /// A disk or a server that neither stores nor fails.
+    fn hangs(&self) {
+        let error = format!("no answer within {} s", HANGS.as_secs());
+        tracing::error!(error, "{NOT_STORED}");
+        self.health.metrics().trouble("checkpoint", &error);
+        self.health.checkpoint(health::Checkpoint::Failing);
     }
 
     fn retry_later(&mut self, error: &anyhow::Error) {
         if self.backoff.attempts() == 0 {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "the checkpoint can't be stored; nothing more is acknowledged to PostgreSQL until it can"
-            );
+            tracing::error!(error = format!("{error:#}"), "{NOT_STORED}");
         }
         self.health.metrics().trouble("checkpoint", &format!("{error:#}"));
         self.health.checkpoint(health::Checkpoint::Failing);
         self.state = State::Failed(Instant::now() + self.backoff.next_wait());
     }
+}
+
+/// None: it hangs, and nobody was told.
+async fn finished(write: &mut Storing, since: Instant, told: bool) -> Option<Result<(), Failure>> {
+    if told { Some(write.await) } else { timeout_at(since + HANGS, write).await.ok() }
 }
 
 #[cfg(test)]
@@ -228,5 +264,31 @@ mod tests {
         let begin = Instant::now();
         assert_eq!(writer.stored().await.expect("stores").lsn(), Lsn(20));
         assert!(begin.elapsed() < interval / 4 && writer.has_stored(checkpoint(20).progress()));
+    }
+
+    /// A disk that neither stores nor fails.
+    #[derive(Debug)]
+    struct Hanging;
+
+    impl Store for Hanging {
+        fn load(self: Arc<Self>) -> crate::checkpoint::Loading {
+            Box::pin(async { Ok(None) })
+        }
+
+        fn store(self: Arc<Self>, _: Checkpoint) -> Storing {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_hangs_is_late_and_then_counts_as_failing() {
+        let health = Health::default();
+        let mut writer = Checkpointer::new(Arc::new(Hanging), Duration::ZERO, checkpoint(10), health.clone());
+        assert!(!writer.is_late());
+        assert!(tokio::time::timeout(LATE * 2, writer.stored()).await.is_err());
+        assert!(writer.is_late());
+        assert_eq!(health.state().checkpoint, health::Checkpoint::Fine);
+        assert!(tokio::time::timeout(HANGS, writer.stored()).await.is_err());
+        assert_eq!(health.state().checkpoint, health::Checkpoint::Failing);
     }
 }
