@@ -44,6 +44,8 @@ pub enum Poison {
     NoExchange,
     /// The broker has no exchange of that name.
     UnknownExchange,
+    /// We may not publish to the exchange of that name, or with this routing key.
+    NotPermitted,
     /// What a column says can't be said in an AMQP property.
     Property,
     /// The table lacks a column that an outbox or a rule uses.
@@ -64,6 +66,7 @@ impl Poison {
             Self::HeadersTooLarge => "headers_too_large",
             Self::NoExchange => "no_exchange",
             Self::UnknownExchange => "unknown_exchange",
+            Self::NotPermitted => "not_permitted",
             Self::Property => "property",
             Self::Columns => "columns",
             Self::Expression => "expression",

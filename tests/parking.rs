@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Delivery, Process, RabbitServer, SOON, Scene, eventually, pgsluice, pgsluice_command, postgres};
+use crate::support::{
+    Delivery, Process, RabbitServer, SOON, Scene, eventually, pgsluice, pgsluice_command, postgres, rabbitmq,
+};
 
 const QUEUE: &str = "shop.parked";
 const READY: &str = "http.listen = \"127.0.0.1:0\"\n";
@@ -46,8 +48,7 @@ async fn command(process: &Process, arguments: &[&str]) -> (Option<i32>, String)
 
 async fn one(scene: &Scene, queue: &str) -> Delivery {
     eventually("a queue", SOON, async || {
-        let answer =
-            crate::support::rabbitmq().try_api("GET", &format!("/queues/{}/{queue}", scene.vhost.name()), None);
+        let answer = rabbitmq().try_api("GET", &format!("/queues/{}/{queue}", scene.vhost.name()), None);
         answer.is_ok_and(|(status, _)| status == 200).then_some(())
     })
     .await;
@@ -55,7 +56,7 @@ async fn one(scene: &Scene, queue: &str) -> Delivery {
 }
 
 /// Every way in which an event can't be published: keys of `[rabbitmq]`, of `[outbox]`, its type and payload, and the reason.
-fn kinds() -> [(&'static str, &'static str, &'static str, &'static str, &'static str); 6] {
+fn kinds() -> [(&'static str, &'static str, &'static str, &'static str, &'static str); 7] {
     [
         ("", "", "repeat('x', 300)", "'2'", "name_too_long"),
         ("max_message_bytes = 2000\n", "", "'Large'", "to_jsonb(repeat('x', 5000))", "too_large"),
@@ -70,6 +71,7 @@ fn kinds() -> [(&'static str, &'static str, &'static str, &'static str, &'static
         ("", "exchange = \"{aggregatetype}\"\n", "''", "'2'", "no_exchange"),
         ("", "exchange = \"{aggregatetype}\"\n", "'nowhere'", "'2'", "unknown_exchange"),
         ("", "properties = { priority = \"{aggregatetype}\" }\n", "'high'", "'2'", "property"),
+        ("", "properties = { reply_to = \"{aggregatetype}\" }\n", "'amq.rabbitmq.reply-to'", "'2'", "property"),
     ]
 }
 
@@ -116,6 +118,30 @@ async fn what_can_not_be_published_is_parked_and_the_rest_goes_on() {
         assert_eq!(scene.vhost.depth(QUEUE).await, 0, "parked once");
         assert_eq!(readyz(&process).await["ready"], true);
     }
+}
+
+/// RabbitMQ looks for the permission first, so it does not even say whether the exchange exists.
+#[tokio::test]
+async fn an_event_for_where_pgsluice_may_not_publish_is_parked_and_the_rest_goes_on() {
+    let scene = Scene::new().await;
+    let (vhost, user) = (scene.vhost.name(), format!("user_{}", scene.vhost.name()));
+    rabbitmq().api("PUT", &format!("/users/{user}"), Some(&json!({"password": "secret", "tags": ""})));
+    let permissions = json!({"configure": ".*", "write": "^shop[.]", "read": ".*"});
+    rabbitmq().api("PUT", &format!("/permissions/{vhost}/{user}"), Some(&permissions));
+    let outbox = "exchange = \"{aggregatetype}\"\n";
+    let config = format!("{READY}{}", scene.config("poison.policy = \"park\"\n"));
+    let config = config.replacen(&scene.vhost.url(), &scene.vhost.url_as(&format!("{user}:secret")), 1);
+    let process = pgsluice(&config.replace("[checkpoint]", &format!("{outbox}\n[checkpoint]")));
+    process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    let rows = [("'shop.events'", "'1'"), ("'other'", "'2'"), ("'shop.events'", "'3'")];
+    scene.database.execute(&rows.map(|(exchange, payload)| insert(exchange, payload)).join("; ")).await;
+    scene.acknowledged().await;
+    let parked = one(&scene, QUEUE).await;
+    assert_eq!((&parked.headers["parked_reason"], parked.text()), (&json!("not_permitted"), "2".to_owned()));
+    assert!(parked.headers["parked_error"].as_str().is_some_and(|error| error.contains("exchange 'other'")));
+    let rest = scene.vhost.consumer("all").await;
+    { rest }.until(SOON, |all| all.last().is_some_and(|it| it.text() == "3")).await;
+    assert_eq!(readyz(&process).await["ready"], true);
 }
 
 #[tokio::test]

@@ -69,6 +69,9 @@ pub enum Unfit {
     /// Of the property.
     #[error("its expiration is no number of milliseconds, from 0 to 4294967295")]
     Expiration,
+    /// Of the property.
+    #[error("its reply_to is what RabbitMQ keeps for who publishes and waits for an answer")]
+    ReplyTo,
     /// Of the column.
     #[error("its timestamp is no time after 1970")]
     Timestamp,
@@ -82,7 +85,7 @@ impl Unfit {
     #[must_use]
     pub fn poison(&self) -> Poison {
         match self {
-            Self::Priority | Self::Expiration | Self::Timestamp => Poison::Property,
+            Self::Priority | Self::Expiration | Self::ReplyTo | Self::Timestamp => Poison::Property,
             Self::CloudEvent(_) => Poison::Other,
         }
     }
@@ -344,6 +347,8 @@ fn set(event: &mut Event, property: Property, text: &str) -> Result<(), Unfit> {
         Property::ContentEncoding => &mut event.content_encoding,
         Property::ContentType => &mut event.content_type,
         Property::CorrelationId => &mut event.correlation_id,
+        // Direct reply-to: the broker would close our channel, which has asked for no answer.
+        Property::ReplyTo if text == "amq.rabbitmq.reply-to" => return Err(Unfit::ReplyTo),
         Property::ReplyTo => &mut event.reply_to,
     };
     text.clone_into(out);

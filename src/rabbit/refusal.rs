@@ -15,7 +15,7 @@ use crate::failure::{Definite, Failure, Kind, Poison};
 
 const INVALID_PATH: u16 = 402;
 const ACCESS_REFUSED: u16 = 403;
-pub(super) const NOT_FOUND: u16 = 404;
+const NOT_FOUND: u16 = 404;
 const RESOURCE_LOCKED: u16 = 405;
 const PRECONDITION_FAILED: u16 = 406;
 const COMMAND_INVALID: u16 = 503;
@@ -75,10 +75,13 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             format!("create it, rabbitmqctl add_vhost '{vhost}', or correct the path of rabbitmq.url"),
         ),
         (NOT_ALLOWED, Stage::Login) => broker(&format!("virtual host '{vhost}' to user '{user}'"), permissions),
-        (ACCESS_REFUSED, Stage::Topology { .. } | Stage::Publishing { .. }) if text.contains("access to topic '") => broker(
-            "the routing key",
-            format!("rabbitmqctl set_topic_permissions -p '{vhost}' '{user}' '<exchange>' '<write>' '<read>'"),
-        ),
+        // The event names the exchange or the routing key, and so it is about this one only.
+        (ACCESS_REFUSED, Stage::Publishing { declared }) if text.contains("access to topic '") || !names(text, declared) => {
+            let topic = format!("rabbitmqctl set_topic_permissions -p '{vhost}' '{user}' '<exchange>' '<write>' '<read>'");
+            let error = anyhow!("an event is for where '{user}' may not publish: {text} ({code})");
+            let hint = "correct the template or the row that names it, or give the permission";
+            Definite::poison(Poison::NotPermitted, error, format!("{hint}: {permissions}; {topic}")).into()
+        }
         (ACCESS_REFUSED, Stage::Publishing { .. }) if text.contains("internal exchange") => {
             broker("to take events", "give the events another exchange, to which the internal one is bound".into())
         }
@@ -94,7 +97,7 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
         },
         // One that was there a moment ago is declared again, or missed, by the next connection.
         (NOT_FOUND, Stage::Publishing { declared })
-            if text.contains("no exchange") && !declared.iter().any(|it| text.contains(&format!("'{}'", it.name))) =>
+            if text.contains("no exchange") && !names(text, declared) =>
         {
             Definite::poison(
                 Poison::UnknownExchange,
@@ -110,8 +113,24 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
              which event it is before it is sent",
         )
         .into(),
+        (PRECONDITION_FAILED, Stage::Publishing { .. }) => Definite::poison(
+            Poison::Other,
+            anyhow!("RabbitMQ refuses an event: {text} ({code})"),
+            "correct the template or the row that gives the event this property or header",
+        )
+        .into(),
         _ => transient(code, text),
     }
+}
+
+/// Whether it is about one of these: `… exchange 'shop.events' in vhost 'shop' …`
+fn names(text: &str, exchanges: &[Exchange]) -> bool {
+    exchanges.iter().any(|it| text.contains(&format!("exchange '{}' in vhost", it.name)))
+}
+
+/// It does not exist. One whose node is down comes with the same code.
+pub(super) fn is_absent(code: u16, text: &str) -> bool {
+    code == NOT_FOUND && (text.contains("no queue '") || text.contains("no exchange '"))
 }
 
 /// What is refused, and what helps; none: another try may.
@@ -131,6 +150,7 @@ fn of_topology(code: u16, text: &str, step: Step<'_>, permissions: &str) -> Opti
                         rabbitmq.declare = false";
             (to_declare, format!("{permissions}; {hint}"))
         }
+        (NOT_FOUND, _) if !is_absent(code, text) => return None,
         (NOT_FOUND, Step::Expect { by: By::Topology, .. }) => {
             let hint = "create it, or let pgsluice declare it with rabbitmq.declare = true";
             (format!("{step}: it does not exist"), hint.to_owned())
@@ -221,6 +241,7 @@ mod tests {
         let step = Step::Exchange(&exchange);
         let topology = Stage::Topology { step, is_first: true };
         let again = Stage::Topology { step, is_first: false };
+        let publishing = Stage::Publishing { declared: std::slice::from_ref(&exchange) };
         for (code, text, stage, kind) in [
             (403, "ACCESS_REFUSED - Login was refused using PLAIN", Stage::Login, Some(Kind::Broker)),
             (530, "NOT_ALLOWED - vhost shop not found", Stage::Login, Some(Kind::Broker)),
@@ -229,20 +250,37 @@ mod tests {
             (541, "INTERNAL_ERROR - … vhost 'shop' is down", Stage::Login, None),
             (403, "ACCESS_REFUSED - access to exchange 'e'", topology, Some(Kind::Broker)),
             (406, "PRECONDITION_FAILED - inequivalent arg 'type'", topology, Some(Kind::Broker)),
-            (404, "NOT_FOUND - no exchange 'e'", topology, Some(Kind::Broker)),
+            (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", topology, Some(Kind::Broker)),
+            (404, "NOT_FOUND - home node 'rabbit@mq1' of durable queue 'q' in vhost 'shop' is down", topology, None),
             (405, "RESOURCE_LOCKED - cannot obtain exclusive access", topology, Some(Kind::Broker)),
             (540, "NOT_IMPLEMENTED - …", topology, Some(Kind::Broker)),
             (541, "INTERNAL_ERROR - Cannot declare a queue on node 'rabbit@mq1': nodedown", topology, None),
             (541, "INTERNAL_ERROR", topology, Some(Kind::Broker)),
             (541, "INTERNAL_ERROR", again, None),
-            (
-                404,
-                "NOT_FOUND - no exchange 'e' in vhost 'shop'",
-                Stage::Publishing { declared: &[Exchange::durable("e".to_owned(), "topic")] },
-                None,
-            ),
+            (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", publishing, None),
             (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", PUBLISHING, Some(Kind::Event)),
-            (403, "ACCESS_REFUSED - access to exchange 'e'", PUBLISHING, Some(Kind::Broker)),
+            (404, "NOT_FOUND - no exchange 'f' in vhost 'e'", publishing, Some(Kind::Event)),
+            (403, "ACCESS_REFUSED - access to exchange 'e' in vhost 'shop' refused", publishing, Some(Kind::Broker)),
+            (403, "ACCESS_REFUSED - access to exchange 'f' in vhost 'e' refused", publishing, Some(Kind::Event)),
+            (
+                403,
+                "ACCESS_REFUSED - cannot publish to internal exchange 'e' in vhost 'shop'",
+                publishing,
+                Some(Kind::Broker),
+            ),
+            (
+                403,
+                "ACCESS_REFUSED - cannot publish to internal exchange 'f' in vhost 'shop'",
+                publishing,
+                Some(Kind::Event),
+            ),
+            (
+                403,
+                "ACCESS_REFUSED - access to topic 'k' in exchange 'e' in vhost 'shop' …",
+                publishing,
+                Some(Kind::Event),
+            ),
+            (406, "PRECONDITION_FAILED - fast reply consumer does not exist", PUBLISHING, Some(Kind::Event)),
             (406, "PRECONDITION_FAILED - message size 9 is larger than 8", PUBLISHING, Some(Kind::Event)),
             (320, "CONNECTION_FORCED - broker forced connection closure", PUBLISHING, None),
         ] {

@@ -294,7 +294,8 @@ fn properties(name: &str) -> ConnectionProperties {
 }
 
 fn is_not_found(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::ProtocolError(close) if close.get_id() == refusal::NOT_FOUND)
+    let ErrorKind::ProtocolError(close) = error.kind() else { return false };
+    refusal::is_absent(close.get_id(), close.get_message().as_str())
 }
 
 /// A close by the broker means what it means on our own connection; anything else is a broken connection.

@@ -20,7 +20,7 @@ async fn connections_that_are_cut_under_load_lose_nothing() {
     let (stream, mut traffic) = (walsender(&scene).await, Traffic::start(&scene, Account::default()));
     for round in 1..=3 {
         traffic.more(1000, RECOVERY).await;
-        let cut = eventually("it is connected again", SOON, async || {
+        let cut = eventually("it is connected again", RECOVERY, async || {
             scene.vhost.close_connections(rabbitmq()).await;
             (connections(&pgsluice).len() > round).then_some(())
         });

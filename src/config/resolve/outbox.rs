@@ -204,6 +204,13 @@ pub(super) fn headers(
         if header.is_empty() || header.len() > NAME_BYTES_MAX {
             return Err(at.wrong(&key, "is no name of a header", "allowed: 1 to 255 bytes, by AMQP"));
         }
+        if matches!(header.as_str(), "CC" | "BCC") {
+            return Err(at.wrong(
+                &key,
+                "is where RabbitMQ looks for a list of more routing keys",
+                "choose another name",
+            ));
+        }
         if is_own(&header) {
             return Err(at.wrong(&key, "is a header that pgsluice writes itself", "choose another name"));
         }

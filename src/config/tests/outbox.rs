@@ -47,6 +47,7 @@ fn what_an_outbox_can_not_be_is_said() {
     };
     wrong("on_update = \"crash\"", "outbox.on_update can't be \"crash\"\nallowed: warn, ignore, fail");
     wrong("headers.position = \"x\"", "outbox.headers.position is a header that pgsluice writes itself");
+    wrong("headers.CC = \"x\"", "outbox.headers.CC is where RabbitMQ looks for a list of more routing keys");
     wrong("headers.parked_x = \"x\"", "outbox.headers.parked_x is a header that pgsluice writes itself");
     wrong(&format!("headers.{} = \"x\"", "h".repeat(256)), "is no name of a header");
     wrong("headers.x = \"{\"", "outbox.headers.x can't be used");
