@@ -36,6 +36,8 @@ const SESSION: &str =
     "SET lock_timeout = '500ms'; SET statement_timeout = '10s'; SET synchronous_commit = off; SET row_security = off";
 /// Between two attempts.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// A session that is not used for so long is ended: it would hold up a smart shutdown of the server.
+const LINGER: Duration = Duration::from_secs(3);
 /// How long the end waits for what is passed by then.
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// So many rows are found in one go to be in the way; the others that may be are looked for in the next.
@@ -165,14 +167,18 @@ impl Work {
     async fn batch(&mut self) -> Option<Batch> {
         let partitions_due = self.partitions.as_ref().map(|(due, _)| *due);
         let due = self.aside.due().into_iter().chain(partitions_due).min();
-        let first = match due {
-            None => self.receiver.recv().await,
-            // New rows may come without end.
-            Some(due) if due <= Instant::now() => return Some(self.due()),
-            Some(due) => match timeout_at(due, self.receiver.recv()).await {
-                Ok(first) => first,
-                Err(_) => return Some(self.due()),
-            },
+        // New rows may come without end.
+        if due.is_some_and(|due| due <= Instant::now()) {
+            return Some(self.due());
+        }
+        let first = loop {
+            let unused = self.session.as_ref().map(|_| Instant::now() + LINGER);
+            let Some(until) = due.into_iter().chain(unused).min() else { break self.receiver.recv().await };
+            match timeout_at(until, self.receiver.recv()).await {
+                Ok(first) => break first,
+                Err(_) if due.is_some_and(|due| due <= Instant::now()) => return Some(self.due()),
+                Err(_) => self.session = None,
+            }
         };
         let mut ids = vec![first?];
         let until = Instant::now() + self.cleanup.every;

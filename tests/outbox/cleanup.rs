@@ -21,6 +21,11 @@ async fn published_rows_are_deleted_and_no_others() {
     left.await;
     assert_eq!(scene.database.query_one("SELECT id FROM inbox").await, "from before the slot");
     assert_eq!(events[49].message_id, "it's \"50");
+    // A session that is idle would hold up a smart shutdown.
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                    AND backend_type = 'client backend' AND application_name LIKE 'pgsluice%'";
+    eventually("no session is left", SOON, async || (scene.database.query_one(sessions).await == "0").then_some(()))
+        .await;
     assert!(!running.stderr().contains("can't"), "{}", running.stderr());
 }
 
