@@ -125,6 +125,49 @@ async fn a_table_that_is_dropped_or_renamed_leaves_nothing_in_doubt() {
     assert_eq!(process.wait(SOON).await.0, Some(0));
 }
 
+const SWAP: &str = "ALTER TABLE ledger RENAME TO ledger_before; \
+                    CREATE TABLE ledger (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, filler text)";
+
+/// As migrations do it: rows of the new table are in no publication, and of the old one nothing is selected any more.
+#[tokio::test]
+async fn another_table_in_the_place_of_one_that_is_named_is_in_doubt_until_a_human_has_looked() {
+    for swap in [SWAP, "ALTER TABLE ledger RENAME TO ledger_before", "DROP TABLE ledger; CREATE TABLE ledger (id int)"]
+    {
+        let scene = Scene::new().await;
+        let (mut process, ..) = watched(&scene).await;
+        scene.database.execute(swap).await;
+        let left = "public.ledger (renamed, or another table by now) left the publication";
+        says(&ended(&mut process, 5).await, &[left]);
+        if swap != SWAP {
+            continue;
+        }
+        insert(&scene).await;
+        process.restart();
+        says(&ended(&mut process, 5).await, &[left]);
+        reset(&process).await;
+        process.restart();
+        process.wait_for_log("streaming from PostgreSQL", SOON).await;
+        insert(&scene).await;
+        let delivery = scene.vhost.consume("all", 1, SOON).await.remove(0);
+        assert_eq!((&delivery.json()["table"], &delivery.json()["after"]["id"]), (&"ledger".into(), &2.into()));
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_joins_the_publication_as_it_takes_the_place_of_another_leaves_nothing_in_doubt() {
+    let scene = Scene::new().await;
+    let (mut process, ..) = watched(&scene).await;
+    scene.database.execute(&format!("BEGIN; {SWAP}; ALTER PUBLICATION shop ADD TABLE ledger; COMMIT")).await;
+    for id in 1..=2 {
+        insert(&scene).await;
+        let delivery = scene.vhost.consume("all", 1, SOON).await.remove(0);
+        assert_eq!((&delivery.json()["table"], &delivery.json()["after"]["id"]), (&"ledger".into(), &id.into()));
+        scene.acknowledged().await;
+        process.restart();
+        process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    }
+}
+
 /// Its owner may alter it, but a table that is selected has to be in it.
 #[tokio::test]
 async fn a_selected_table_that_leaves_a_publication_of_the_users_own_is_in_doubt() {
@@ -145,6 +188,12 @@ async fn a_selected_table_that_leaves_a_publication_of_the_users_own_is_in_doubt
     Account::default().settle(&scene, &mut scene.vhost.consumer("all").await, SOON).await;
     scene.database.execute("ALTER PUBLICATION mine DROP TABLE orders").await;
     says(&ended(&mut process, 5).await, &["public.orders left the publication \"mine\""]);
+    scene.database.execute("ALTER PUBLICATION mine ADD TABLE orders").await;
+    reset(&process).await;
+    process.restart();
+    process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    scene.database.execute(SWAP).await;
+    says(&ended(&mut process, 5).await, &["public.ledger (renamed, or another table by now) left the publication"]);
 }
 
 /// The window is full, and more than the socket holds is waiting: nobody reads what the server wants to get rid of.

@@ -167,7 +167,8 @@ impl Examination<'_> {
                 return Err(slot::no_publication(name, from, server).into());
             }
             (Some((Decision::Resume(_) | Decision::Adopt(_), _)), Some(publication)) => {
-                let altered = not_altered(sql, name, publication).await;
+                let named = publication::named(self.settings, self.outboxes, self.rules);
+                let altered = not_altered(sql, name, &named, publication).await;
                 self.unless_fine(altered);
             }
             (Some((Decision::Create, _)) | None, _) => {}

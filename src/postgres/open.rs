@@ -22,13 +22,13 @@ use super::held;
 use super::login::Logins;
 use super::mode::Mode;
 use super::preflight::{self, Look, sql_failure};
-use super::publication::{self, Plan, Publication, Sent};
+use super::publication::{self, Name, Plan, Publication, Sent};
 use super::rule_tables;
 use super::slot::{self, Decision, SlotState, verify};
 use super::sql;
 use super::streamed::{self, CommittedStream};
 use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
-use super::watch::{self, WatchedStream};
+use super::watch::{self, Sends, WatchedStream};
 use crate::checkpoint::Checkpoint;
 use crate::config::{OutboxSettings, RuleSettings, SourceSettings};
 use crate::failure::{Failure, Kind, within};
@@ -260,8 +260,9 @@ impl Inner {
             Ok(stream) => {
                 self.look_again(sql, &session, &start).await?;
                 let sent = limited("reading the publication", self.sent(sql)).await?;
+                let sends = Some(Sends { sent, named: self.named() });
                 let stream =
-                    WatchedStream::new(stream, self.settings.clone(), Some(sent), start.flushed, self.health.clone());
+                    WatchedStream::new(stream, self.settings.clone(), sends, start.flushed, self.health.clone());
                 Ok(Some(Opened { stream, start, report_every: report_every(&self.settings, &session) }))
             }
             // Somebody was quicker than we between looking and starting.
@@ -363,7 +364,7 @@ impl Inner {
             }
             Decision::Resume(_) | Decision::Adopt(_) => {
                 if let Some(publication) = &prepared.publication {
-                    not_altered(sql, name, publication).await?;
+                    not_altered(sql, name, &self.named(), publication).await?;
                 }
             }
             Decision::Create => {}
@@ -394,16 +395,20 @@ impl Inner {
     }
 
     /// The selected tables that the publication sends as the stream begins; those of ours go on record.
-    async fn sent(&self, sql: &Client) -> Result<Vec<u32>, Failure> {
+    async fn sent(&self, sql: &Client) -> Result<Vec<Sent>, Failure> {
         let name = &self.settings.publication;
         let Some(publication) = publication::read(sql, name).await? else { return Ok(Vec::new()) };
-        not_altered(sql, name, &publication).await?;
+        not_altered(sql, name, &self.named(), &publication).await?;
         let is_outbox = |schema: &str, table: &str| self.outboxes.iter().any(|outbox| outbox.is(schema, table));
         let is_of_rule = |schema: &str, table: &str| self.rules.iter().any(|rule| rule.tables.selects(schema, table));
-        let sent = publication.sent.iter().filter(|Sent { schema, table, .. }| {
+        let sent = publication.sent.into_iter().filter(|Sent { schema, table, .. }| {
             self.settings.tables.selects(schema, table) || is_outbox(schema, table) || is_of_rule(schema, table)
         });
-        Ok(sent.map(|sent| sent.oid).collect())
+        Ok(sent.collect())
+    }
+
+    fn named(&self) -> Vec<Name> {
+        publication::named(&self.settings, &self.outboxes, &self.rules)
     }
 
     /// Where the stream starts; creates the slot if that has to be.
@@ -513,10 +518,16 @@ pub(super) fn report_every(settings: &SourceSettings, session: &Session) -> Dura
     settings.report_every.min(server).max(SHORTEST_REPORT)
 }
 
-/// Nobody has taken anything out of a publication of ours, since that was written down.
-pub(super) async fn not_altered(sql: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
+/// Nobody has taken anything out of a publication of ours, since that was written down; nor put another table in the place of one
+/// that is `named`.
+pub(super) async fn not_altered(
+    sql: &Client,
+    name: &str,
+    named: &[Name],
+    publication: &Publication,
+) -> Result<(), Failure> {
     let Some(record) = &publication.record else { return Ok(()) };
-    let left = publication::removed(sql, record, publication).await?;
+    let left = publication::removed(sql, record, named, publication).await?;
     if left.is_empty() {
         return Ok(());
     }

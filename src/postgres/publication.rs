@@ -16,6 +16,7 @@ use super::catalog::Wanted;
 use super::filters::{self, Filter};
 use super::ident::quote_qualified;
 use super::preflight::sql_failure;
+use crate::config::{OutboxSettings, RuleSettings, SourceSettings};
 use crate::failure::{Definite, Failure};
 
 pub use plan::{Plan, Statement, plan};
@@ -32,6 +33,35 @@ const WRITERS_TIMEOUT: &str = "SELECT set_config('statement_timeout', LEAST(500,
      FROM pg_settings WHERE name = 'deadlock_timeout'";
 /// And while we have the lock.
 const LOCKED_TIMEOUTS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL lock_timeout = '500ms'";
+
+/// The name of a table, as the configuration has it, without wildcards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// Its schema, unquoted.
+    pub schema: String,
+    /// Its name, unquoted.
+    pub table: String,
+}
+
+impl Name {
+    fn is(&self, schema: &str, table: &str) -> bool {
+        self.schema == schema && self.table == table
+    }
+
+    fn quoted(&self) -> String {
+        quote_qualified(&self.schema, &self.table)
+    }
+}
+
+/// The tables that the configuration names one by one.
+#[must_use]
+pub fn named(settings: &SourceSettings, outboxes: &[OutboxSettings], rules: &[RuleSettings]) -> Vec<Name> {
+    let of_outboxes = outboxes.iter().filter_map(OutboxSettings::table);
+    let of_outboxes = of_outboxes.map(|table| (table.schema.clone(), table.table.clone()));
+    let of_rules = rules.iter().flat_map(|rule| rule.tables.named());
+    let all = settings.tables.named().chain(of_rules).chain(of_outboxes);
+    all.map(|(schema, table)| Name { schema, table }).collect()
+}
 
 /// A publication as the server has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,6 +87,13 @@ pub struct Publication {
 }
 
 impl Publication {
+    /// Whether it sends a table of that name, by itself or as a part of another.
+    fn has(&self, name: &Name) -> bool {
+        let quoted = name.quoted();
+        self.sent.iter().any(|sent| name.is(&sent.schema, &sent.table))
+            || self.members.iter().any(|member| member.quoted == quoted)
+    }
+
     /// The digest of a member's row filter, if that is as we have made it.
     fn rows_on_record(&self, member: &Member) -> Option<&str> {
         let record = self.record.as_ref()?;

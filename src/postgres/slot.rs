@@ -178,8 +178,8 @@ pub fn tables_left(publication: &str, tables: &[String], from: Lsn, to: Lsn) -> 
              {to}: such changes in that range may be missing",
             tables.join(", ")
         ),
-        "Somebody has altered the publication. One that pgsluice has made follows `source.tables` by itself, at its next \
-         start.",
+        "Somebody has altered the publication, or renamed a table. A publication that pgsluice has made follows \
+         `source.tables` by itself, at its next start.",
     )
 }
 

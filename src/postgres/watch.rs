@@ -17,7 +17,7 @@ use tokio_postgres::Client;
 use super::client::ClientError;
 use super::filters::{self, Unfit};
 use super::preflight::{self, sql_failure};
-use super::publication;
+use super::publication::{self, Name, Sent};
 use super::streamed::CommittedStream;
 use super::types::finder::TypeFinder;
 use super::walsender::ANSWER_LIMIT;
@@ -46,22 +46,22 @@ pub struct WatchedStream {
 }
 
 impl WatchedStream {
-    /// Looks after `stream`, which sends these tables. None: it is a replay. What becomes of the publication is nothing to
+    /// Looks after `stream`, of these tables. None: it is a replay. What becomes of the publication is nothing to
     /// the past, and a server that shuts down need not wait until the stream has caught up, however well it is read.
     pub(super) fn new(
         stream: CommittedStream,
         settings: SourceSettings,
-        sent: Option<Vec<u32>>,
+        sends: Option<Sends>,
         from: Lsn,
         health: Health,
     ) -> Self {
-        let is_far_behind = sent.is_none();
+        let is_far_behind = sends.is_none();
         let (tell, found) = oneshot::channel();
         let server_ends = Arc::new(AtomicBool::new(false));
         let types = TypeFinder::new(settings.conninfo.clone(), stream.mode());
         let watch = Watch {
             settings,
-            sent,
+            sends,
             fine_until: from,
             server_ends: Arc::clone(&server_ends),
             unfit: Vec::new(),
@@ -120,10 +120,19 @@ impl Drop for Left<'_> {
     }
 }
 
+/// What a publication is there for.
+#[derive(Debug)]
+pub(super) struct Sends {
+    /// The selected tables that it sent when the stream began.
+    pub(super) sent: Vec<Sent>,
+    /// Those that the configuration names one by one.
+    pub(super) named: Vec<Name>,
+}
+
 struct Watch {
     settings: SourceSettings,
-    /// The selected tables that the publication sent when the stream began; none: they don't matter.
-    sent: Option<Vec<u32>>,
+    /// None: the publication does not matter.
+    sends: Option<Sends>,
     /// Up to here nothing was found.
     fine_until: Lsn,
     server_ends: Arc<AtomicBool>,
@@ -158,7 +167,7 @@ impl Watch {
         if let Some(definite) = preflight::taken_for_standby(client).await? {
             return Ok(Some(Failure::Transient(definite.error)));
         }
-        let Some(sent) = &self.sent else { return Ok(None) };
+        let Some(Sends { sent, named }) = &self.sends else { return Ok(None) };
         match cost::look(client, &self.settings.slot).await {
             Ok(cost) => self.health.metrics().slot().look(Instant::now(), cost),
             Err(failure) => tracing::debug!(error = %failure, "could not look at what the slot costs"),
@@ -168,8 +177,8 @@ impl Watch {
         // Without the publication, reading the stream fails.
         let Some(publication) = publication::read(client, name).await? else { return Ok(None) };
         let left = match &publication.record {
-            Some(record) => publication::removed(client, record, &publication).await?,
-            None => publication::unsent(client, sent, &publication).await?,
+            Some(record) => publication::removed(client, record, named, &publication).await?,
+            None => publication::unsent(client, sent, named, &publication).await?,
         };
         if left.is_empty() {
             self.fine_until = now;

@@ -87,6 +87,13 @@ impl Selection {
         self.includes.iter().any(|pattern| pattern.is_one_table() && pattern.matches(schema, table))
     }
 
+    /// The tables that are selected by their names, whether they exist or not: schema and table, unquoted.
+    pub fn named(&self) -> impl Iterator<Item = (String, String)> {
+        let one_table = self.includes.iter().filter(|pattern| pattern.is_one_table());
+        let names = one_table.map(|pattern| (text(&pattern.schema), text(&pattern.table)));
+        names.filter(|(schema, table)| self.selects(schema, table))
+    }
+
     /// The tables that both select.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -124,6 +131,15 @@ impl Pattern {
     fn is_one_table(&self) -> bool {
         self.schema.iter().chain(&self.table).all(|glyph| matches!(glyph, Glyph::Literal(_)))
     }
+}
+
+/// Of a pattern without wildcards.
+fn text(pattern: &[Glyph]) -> String {
+    let character = |glyph: &Glyph| match glyph {
+        Glyph::Literal(character) => Some(*character),
+        Glyph::AnyOne | Glyph::AnyMany => None,
+    };
+    pattern.iter().filter_map(character).collect()
 }
 
 /// Matches with one point of return, the last `*`: a later `*` can always take over from an earlier one.

@@ -6,7 +6,7 @@
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::Client;
 
-use super::{LOCK_TIMEOUT, Member, Membership, Publication, has_filters, members};
+use super::{LOCK_TIMEOUT, Member, Membership, Name, Publication, Sent, has_filters, members};
 use crate::failure::Failure;
 use crate::lsn::Lsn;
 use crate::postgres::filters::Filter;
@@ -34,16 +34,25 @@ pub struct Record {
 pub struct Recorded {
     /// That it was in it.
     pub membership: Membership,
+    /// The [digest](name_digest) of the name that it had; none where an older pgsluice wrote it down.
+    pub name: Option<String>,
     /// The [`digest`] of its row filter; none without one that the configuration asked for.
     pub rows: Option<String>,
 }
 
-/// `… tables as of 0/16B3748: 16390:16401 16395:16402:055557a359c75ed7`
+/// `… tables as of 0/16B3748: 16390:16401:=5f3a9c01 16395:16402:=e77a0b3d:055557a359c75ed7`
 pub(super) fn parse(comment: &str) -> Option<Record> {
     let recorded = |text: &str| {
         let mut parts = text.split(':');
         let membership = Membership { table: parts.next()?.parse().ok()?, entry: parts.next()?.parse().ok()? };
-        Some(Recorded { membership, rows: parts.next().map(str::to_owned) })
+        let mut recorded = Recorded { membership, name: None, rows: None };
+        for part in parts {
+            match part.strip_prefix('=') {
+                Some(name) => recorded.name = Some(name.to_owned()),
+                None => recorded.rows = Some(part.to_owned()),
+            }
+        }
+        Some(recorded)
     };
     let (as_of, members) = comment.strip_prefix(COMMENT)?.split_once(": ")?;
     Some(Record { as_of: as_of.parse().ok()?, members: members.split(' ').filter_map(recorded).collect() })
@@ -60,15 +69,34 @@ pub fn digest(written: &str, made: &str) -> String {
     digest
 }
 
+/// Stands for a table's name: 8 hexadecimal digits. A name can be anything, and the comment is read by its spaces.
+fn name_digest(quoted: &str) -> String {
+    let mut digest = format!("{:x}", Sha256::digest(quoted));
+    digest.truncate(8);
+    digest
+}
+
 /// What was taken out of a publication of ours behind our back, if only for a moment, or filtered otherwise: of the tables
-/// that are on record, those which still exist; and what else decides which changes come.
+/// that are on record, those which still exist; of those that the configuration names, those which were renamed, or have
+/// another table in their place; and what else decides which changes come.
 ///
 /// # Errors
 /// When the server can't answer.
-pub async fn removed(client: &Client, record: &Record, now: &Publication) -> Result<Vec<String>, Failure> {
+pub async fn removed(
+    client: &Client,
+    record: &Record,
+    named: &[Name],
+    now: &Publication,
+) -> Result<Vec<String>, Failure> {
     let is_in = |before: &Membership| now.members.iter().any(|member| member.membership == *before);
     let before = record.members.iter().map(|recorded| recorded.membership);
     let mut removed = existing(client, before.filter(|it| !is_in(it)).map(|it| it.table).collect()).await?;
+    let had_name = |name: &Name| {
+        let digest = name_digest(&name.quoted());
+        let of_name = |recorded: &&Recorded| recorded.name.as_ref() == Some(&digest);
+        record.members.iter().find(of_name).map(|recorded| recorded.membership.table)
+    };
+    removed.extend(renamed(client, named, had_name, now).await?);
     removed.extend(now.unpublished.iter().map(|operation| format!("every {operation}")));
     if !now.via_root {
         removed.push("the rows of partitions under their root's name".to_owned());
@@ -76,13 +104,50 @@ pub async fn removed(client: &Client, record: &Record, now: &Publication) -> Res
     Ok(removed)
 }
 
-/// Which of the tables that were sent are sent no more, and still exist.
+/// Which of the tables that were sent are sent no more, and still exist; of those that the configuration names, in any way.
 ///
 /// # Errors
 /// When the server can't answer.
-pub async fn unsent(client: &Client, before: &[u32], now: &Publication) -> Result<Vec<String>, Failure> {
-    let is_sent = |before: &&u32| now.sent.iter().any(|sent| sent.oid == **before);
-    existing(client, before.iter().filter(|before| !is_sent(before)).copied().collect()).await
+pub async fn unsent(
+    client: &Client,
+    before: &[Sent],
+    named: &[Name],
+    now: &Publication,
+) -> Result<Vec<String>, Failure> {
+    let is_sent = |before: &&Sent| now.sent.iter().any(|sent| sent.oid == before.oid);
+    let mut unsent = existing(client, before.iter().filter(|it| !is_sent(it)).map(|it| it.oid).collect()).await?;
+    let had_name = |name: &Name| before.iter().find(|sent| name.is(&sent.schema, &sent.table)).map(|sent| sent.oid);
+    unsent.extend(renamed(client, named, had_name, now).await?);
+    Ok(unsent)
+}
+
+/// Of the tables that the configuration names and that were published under that name (with this oid, says `had_name`), those
+/// of which nothing comes any more: they were renamed, or another table has the name.
+async fn renamed(
+    client: &Client,
+    named: &[Name],
+    had_name: impl Fn(&Name) -> Option<u32>,
+    now: &Publication,
+) -> Result<Vec<String>, Failure> {
+    let (mut schemas, mut tables, mut oids) = (Vec::new(), Vec::new(), Vec::new());
+    for name in named.iter().filter(|name| !now.has(name)) {
+        if let Some(oid) = had_name(name) {
+            schemas.push(&name.schema);
+            tables.push(&name.table);
+            oids.push(oid);
+        }
+    }
+    if oids.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Either the table with another name, or another table with the name.
+    let sql = "SELECT format('%s.%s (renamed, or another table by now)', was.schema, was.name) \
+               FROM unnest($1::text[], $2::text[], $3::oid[]) AS was (schema, name, oid) \
+               WHERE EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') \
+                             AND (c.oid = was.oid) <> (n.nspname = was.schema AND c.relname = was.name)) ORDER BY 1";
+    let failed = |error: tokio_postgres::Error| sql_failure("looking for tables that were renamed", &error);
+    let rows = client.query(sql, &[&schemas, &tables, &oids]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }
 
 async fn existing(client: &Client, tables: Vec<u32>) -> Result<Vec<String>, Failure> {
@@ -102,10 +167,12 @@ async fn existing(client: &Client, tables: Vec<u32>) -> Result<Vec<String>, Fail
 /// # Errors
 /// Definite when it is not ours.
 pub async fn keep_record(client: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
-    let members = publication.members.iter().map(|member| member.membership);
     let is_kept = publication.record.as_ref().is_some_and(|record| {
-        let is_on_record = |it| record.members.iter().any(|recorded| recorded.membership == it);
-        record.members.len() == publication.members.len() && members.clone().all(is_on_record)
+        let is_on_record = |member: &Member| {
+            let name = Some(name_digest(&member.quoted));
+            record.members.iter().any(|it| it.membership == member.membership && it.name == name)
+        };
+        record.members.len() == publication.members.len() && publication.members.iter().all(is_on_record)
     });
     if is_kept || !publication.managed { Ok(()) } else { renew_record(client, name, publication).await }
 }
@@ -136,7 +203,7 @@ async fn write(client: &Client, name: &str, rows: impl Fn(&Member) -> Option<Str
     let recorded = members.iter().map(|member| {
         let Membership { table, entry } = member.membership;
         let rows = rows(member).map(|digest| format!(":{digest}")).unwrap_or_default();
-        format!("{table}:{entry}{rows}")
+        format!("{table}:{entry}:={}{rows}", name_digest(&member.quoted))
     });
     let comment = format!("{COMMENT}{as_of}: {}", recorded.collect::<Vec<_>>().join(" "));
     let sql = format!("{LOCK_TIMEOUT}; COMMENT ON PUBLICATION {} IS {}", quote_ident(name), quote_literal(&comment));
