@@ -122,7 +122,7 @@ pub(crate) fn stream(data: &[u8]) -> usize {
                                     events += 1;
                                 }
                             }
-                            Verdict::Misfit(_) | Verdict::RuleMisfit(_) => {}
+                            Verdict::Misfit(_) | Verdict::RuleMisfit(_) | Verdict::Renamed => {}
                             Verdict::Skip(_) => assert!(!matches!(change.row, Row::Insert { .. })),
                         }
                     }

@@ -295,7 +295,10 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             }
             news = self.source.next(), if may_read => match news.map_err(|definite| self.source_failed(definite))? {
                 News::Batch(batch) => self.intake.read(batch)?,
-                News::Opened { start, report_every } => self.opened(start, report_every),
+                News::Opened { start, selected, report_every } => {
+                    self.intake.select(selected);
+                    self.opened(start, report_every);
+                }
                 News::Lost => self.lost(),
             },
             // Whoever asks is answered by the next turn.

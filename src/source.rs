@@ -53,6 +53,8 @@ pub struct Opened<S> {
     pub stream: S,
     /// Where it starts, bound to server and slot: the checkpoint, or the first one.
     pub start: Checkpoint,
+    /// The tables (`pg_class.oid`) that are selected by the names that they have now; not for what is read of the past alone.
+    pub selected: Vec<u32>,
     /// How often to report to the server, well within its `wal_sender_timeout`.
     pub report_every: Duration,
 }

@@ -14,6 +14,8 @@ pub struct Topology {
     pub queues: Vec<Queue>,
     /// Their ends need not be among the above.
     pub bindings: Vec<Binding>,
+    /// Those of the exchanges that the configuration sends events to by name.
+    pub destinations: Vec<String>,
 }
 
 /// An exchange.
@@ -71,8 +73,10 @@ impl Topology {
     pub fn with_destinations(mut self, names: Vec<String>, kind: &str) -> Self {
         for name in names {
             if !name.is_empty() && self.exchange(&name).is_none() {
-                self.exchanges.push(Exchange::durable(name, kind));
+                self.exchanges.push(Exchange::durable(name.clone(), kind));
             }
+            // As the broker calls its default exchange.
+            self.destinations.push(if name.is_empty() { "amq.default".to_owned() } else { name });
         }
         self
     }

@@ -110,6 +110,11 @@ impl Intake {
         }
     }
 
+    /// These tables are selected by their present names: none of their changes is to be passed over.
+    pub(super) fn select(&mut self, tables: Vec<u32>) {
+        self.encode.router.select(tables);
+    }
+
     /// The stream starts anew: a transaction that was half read comes again from its beginning.
     pub(super) fn forget_transaction(&mut self) {
         self.pending = Batch::default();
@@ -400,7 +405,12 @@ impl fmt::Display for Place<'_> {
 fn row_to_clean<'c>(verdict: Verdict<'_, 'c>) -> Option<(usize, &'c str)> {
     match verdict {
         Verdict::Outbox(plan, row) => plan.cleanup.zip(row.text(plan.id)),
-        Verdict::Change(..) | Verdict::Rule(_) | Verdict::RuleMisfit(_) | Verdict::Misfit(_) | Verdict::Skip(_) => None,
+        Verdict::Change(..)
+        | Verdict::Rule(_)
+        | Verdict::RuleMisfit(_)
+        | Verdict::Misfit(_)
+        | Verdict::Renamed
+        | Verdict::Skip(_) => None,
     }
 }
 
@@ -416,7 +426,9 @@ fn is_whole(made: &Result<bool, Definite>, event: &Event, limit: usize) -> bool 
 /// depends on the change alone.
 fn was_event(verdict: Verdict<'_, '_>, change: &Change<'_>) -> bool {
     match verdict {
-        Verdict::Change(..) | Verdict::Outbox(..) | Verdict::Misfit(_) | Verdict::RuleMisfit(_) => true,
+        Verdict::Change(..) | Verdict::Outbox(..) | Verdict::Misfit(_) | Verdict::RuleMisfit(_) | Verdict::Renamed => {
+            true
+        }
         Verdict::Rule(plan) => plan.wants(change).unwrap_or(true),
         Verdict::Skip(_) => false,
     }
@@ -480,6 +492,7 @@ fn make(
             event.message_id.extend([":", &why.name]);
             return Err(rule_misfit(why, change));
         }
+        Verdict::Renamed => return Err(renamed(change)),
         Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Fail)) => return Err(updated(change)),
         Verdict::Skip(Skip::OutboxUpdate(OnUpdate::Warn | OnUpdate::Ignore) | Skip::OutboxCleanup) => return Ok(false),
     }
@@ -500,6 +513,17 @@ fn updated(change: &Change<'_>) -> Definite {
     let error = anyhow!("a row of the outbox {} was updated at {}", change.relation, change.position);
     let hint = "outbox.on_update = \"warn\" goes on: its event is out already, as the row was inserted. Then find who updates it";
     Definite::new(Kind::Event, error, hint).as_asked()
+}
+
+/// Passed over, its changes would be missing.
+fn renamed(change: &Change<'_>) -> Definite {
+    let Change { relation, position, .. } = change;
+    let error = anyhow!("{relation} was renamed: by another name it is selected, by this one it is not, at {position}");
+    let hint = format!(
+        "Nothing was passed over. Select this name too (a pattern with a wildcard may name what is not there), or, to leave \
+         its changes out, exclude it: \"!{relation}\" in `source.tables`."
+    );
+    Definite::new(Kind::Usage, error, hint)
 }
 
 /// The outbox was altered since the start.

@@ -44,7 +44,7 @@ enum State<S: Source> {
 /// What the loop hears.
 pub(super) enum News {
     /// A stream begins, from `start`.
-    Opened { start: Checkpoint, report_every: Duration },
+    Opened { start: Checkpoint, selected: Vec<u32>, report_every: Duration },
     /// Frames.
     Batch(Batch),
     /// The stream is gone; what was half read will come again.
@@ -81,14 +81,14 @@ impl<S: Source> Link<S> {
                     continue;
                 }
                 State::Opening(opening) => match opening.await {
-                    Ok(Opened { stream, start, report_every }) => {
+                    Ok(Opened { stream, start, selected, report_every }) => {
                         tracing::info!(from = %start.flushed, slot = start.slot, "streaming from PostgreSQL");
                         self.state = State::Open { stream, since: Instant::now() };
                         self.fail_fast = false;
                         self.connecting.done();
                         self.health.source(health::Source::Streaming);
                         self.health.metrics().streams.add(1);
-                        return Ok(News::Opened { start, report_every });
+                        return Ok(News::Opened { start, selected, report_every });
                     }
                     Err(failure) => failure,
                 },
@@ -200,7 +200,8 @@ mod tests {
                 position: None,
                 retained: Vec::new(),
             };
-            async { Ok(Opened { stream: Stream { batches: 1 }, start, report_every: LONGEST_WAIT }) }
+            let (stream, selected) = (Stream { batches: 1 }, Vec::new());
+            async { Ok(Opened { stream, start, selected, report_every: LONGEST_WAIT }) }
         }
     }
 

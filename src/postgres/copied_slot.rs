@@ -125,7 +125,8 @@ impl Inner {
         let starting = async { Ok(starting.await?) };
         let stream = within(ANSWER_LIMIT, "starting the replication stream", starting).await?;
         let stream = WatchedStream::new(stream, self.settings.clone(), None, start.flushed, Health::default());
-        Ok(Opened { stream, start, report_every: report_every(&self.settings, &session) })
+        let report_every = report_every(&self.settings, &session);
+        Ok(Opened { stream, start, selected: Vec::new(), report_every })
     }
 
     async fn connect(&self, sql: &Client, look: Look) -> Result<Connection, Failure> {

@@ -260,10 +260,11 @@ impl Inner {
             Ok(stream) => {
                 self.look_again(sql, &session, &start).await?;
                 let sent = limited("reading the publication", self.sent(sql)).await?;
+                let selected = sent.iter().map(|sent| sent.oid).collect();
                 let sends = Some(Sends { sent, named: self.named() });
                 let stream =
                     WatchedStream::new(stream, self.settings.clone(), sends, start.flushed, self.health.clone());
-                Ok(Some(Opened { stream, start, report_every: report_every(&self.settings, &session) }))
+                Ok(Some(Opened { stream, start, selected, report_every: report_every(&self.settings, &session) }))
             }
             // Somebody was quicker than we between looking and starting.
             Err(error) if error.code() == Some("55006") => Ok(None),

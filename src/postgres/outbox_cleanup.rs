@@ -182,6 +182,9 @@ impl Work {
         };
         let mut ids = vec![first?];
         let until = Instant::now() + self.cleanup.every;
+        if self.cleanup.every > LINGER {
+            self.session = None;
+        }
         while ids.len() < self.cleanup.batch_rows
             && let Ok(Some(id)) = timeout_at(until, self.receiver.recv()).await
         {
@@ -218,6 +221,7 @@ impl Work {
             }
             if !is_of_rows {
                 parts.push(ids);
+                self.session = None;
                 sleep(backoff.next_wait()).await;
             } else if ids.len() == 1 {
                 alone += 1;

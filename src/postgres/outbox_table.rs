@@ -139,7 +139,8 @@ impl Inner {
             over: false,
             unsettled: Arc::clone(&self.unsettled),
         };
-        Ok(Opened { stream, start: nowhere(&format!("{schema}.{table}")), report_every: REPORT_EVERY })
+        let start = nowhere(&format!("{schema}.{table}"));
+        Ok(Opened { stream, start, selected: Vec::new(), report_every: REPORT_EVERY })
     }
 
     fn statement(&self, columns: &[Column], order_by: &str) -> String {

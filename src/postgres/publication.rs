@@ -35,7 +35,7 @@ const WRITERS_TIMEOUT: &str = "SELECT set_config('statement_timeout', LEAST(500,
 const LOCKED_TIMEOUTS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL lock_timeout = '500ms'";
 
 /// The name of a table, as the configuration has it, without wildcards.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
     /// Its schema, unquoted.
     pub schema: String,
@@ -60,7 +60,10 @@ pub fn named(settings: &SourceSettings, outboxes: &[OutboxSettings], rules: &[Ru
     let of_outboxes = of_outboxes.map(|table| (table.schema.clone(), table.table.clone()));
     let of_rules = rules.iter().flat_map(|rule| rule.tables.named());
     let all = settings.tables.named().chain(of_rules).chain(of_outboxes);
-    all.map(|(schema, table)| Name { schema, table }).collect()
+    let mut named: Vec<Name> = all.map(|(schema, table)| Name { schema, table }).collect();
+    named.sort();
+    named.dedup();
+    named
 }
 
 /// A publication as the server has it.
@@ -276,7 +279,7 @@ async fn change(client: &Client, name: &str, plan: &Plan, wanted: &Wanted) -> Re
             }
         }
     }
-    record::write_altered(client, name, &wanted.filters).await.and(Ok(true))
+    record::write_altered(client, name, wanted).await.and(Ok(true))
 }
 
 /// Keeps all others from writing to the tables of `plan` until our transaction ends. What PostgreSQL sends of one that spans it

@@ -178,7 +178,7 @@ pub fn tables_left(publication: &str, tables: &[String], from: Lsn, to: Lsn) -> 
              {to}: such changes in that range may be missing",
             tables.join(", ")
         ),
-        "Somebody has altered the publication, or renamed a table. A publication that pgsluice has made follows \
+        "Somebody has altered the publication, or put another table in the place of one. A publication that pgsluice has made follows \
          `source.tables` by itself, at its next start.",
     )
 }

@@ -88,7 +88,8 @@ impl Inner {
         let stream = within(ANSWER_LIMIT, "starting the replication stream", starting).await?;
         let stream = WatchedStream::new(stream, self.settings.clone(), None, from, Health::default());
         info!(target: "pgsluice::tail", %from, "showing what is committed from now on");
-        Ok(Opened { stream, start, report_every: report_every(&self.settings, &session) })
+        let report_every = report_every(&self.settings, &session);
+        Ok(Opened { stream, start, selected: Vec::new(), report_every })
     }
 
     /// Waits for every transaction that is open now, and says for which.

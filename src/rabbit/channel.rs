@@ -174,8 +174,8 @@ impl RabbitChannel {
             match self.link.inbox.next() {
                 Ok(Some(Incoming::Reply(reply))) => return Poll::Ready(Ok(reply)),
                 Ok(Some(Incoming::Method(_, method))) => {
-                    let declared = &self.plan.topology.exchanges;
-                    let failure = refusal::unexpected(&method, Stage::Publishing { declared }, &self.plan.uri);
+                    let stage = Stage::Publishing(&self.plan.topology);
+                    let failure = refusal::unexpected(&method, stage, &self.plan.uri);
                     return Poll::Ready(Err(failure.context(format!("can't publish to RabbitMQ at {}", self.peer))));
                 }
                 Ok(None) => {}

@@ -107,7 +107,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         link.send(AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
         match link.method().await? {
             AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)) => Ok(()),
-            other => Err(refusal::unexpected(&other, Stage::Publishing { declared: &plan.topology.exchanges }, uri)),
+            other => Err(refusal::unexpected(&other, Stage::Publishing(&plan.topology), uri)),
         }
     })
     .await?;
@@ -115,7 +115,7 @@ pub(super) async fn open(plan: &Plan, host: &str, port: u16) -> Result<Opened, F
         link.send(AMQPClass::Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false }))).await?;
         match link.method().await? {
             AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(_)) => Ok(()),
-            other => Err(refusal::unexpected(&other, Stage::Publishing { declared: &plan.topology.exchanges }, uri)),
+            other => Err(refusal::unexpected(&other, Stage::Publishing(&plan.topology), uri)),
         }
     })
     .await?;

@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use super::inbox::{ProtocolError, method_name};
 use super::steps::{By, Step};
 use super::uri::BrokerUri;
-use crate::config::topology::Exchange;
+use crate::config::topology::Topology;
 use crate::failure::{Definite, Failure, Kind, Poison};
 
 const INVALID_PATH: u16 = 402;
@@ -23,6 +23,8 @@ const NOT_ALLOWED: u16 = 530;
 const NOT_IMPLEMENTED: u16 = 540;
 const INTERNAL_ERROR: u16 = 541;
 
+const NOT_INTERNAL: &str = "give the events another exchange, to which the internal one is bound";
+
 /// What was being done when the broker closed.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stage<'a> {
@@ -30,8 +32,8 @@ pub(super) enum Stage<'a> {
     Login,
     /// Declaring, or looking for, something; for the first time in this process, or again.
     Topology { step: Step<'a>, is_first: bool },
-    /// Everything later, with these exchanges declared, or found.
-    Publishing { declared: &'a [Exchange] },
+    /// Everything later, with this declared, or found.
+    Publishing(&'a Topology),
 }
 
 /// A method that was not expected here: the broker closes, or breaks the protocol.
@@ -76,16 +78,23 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
         ),
         (NOT_ALLOWED, Stage::Login) => broker(&format!("virtual host '{vhost}' to user '{user}'"), permissions),
         // The event names the exchange or the routing key, and so it is about this one only.
-        (ACCESS_REFUSED, Stage::Publishing { declared }) if text.contains("access to topic '") || !names(text, declared) => {
-            let topic = format!("rabbitmqctl set_topic_permissions -p '{vhost}' '{user}' '<exchange>' '<write>' '<read>'");
+        (ACCESS_REFUSED, Stage::Publishing(topology))
+            if text.contains("access to topic '") || !names(text, topology.destinations.iter()) =>
+        {
+            let correct = "correct the template or the row that names it";
+            let hint = if text.contains("internal exchange") {
+                format!("{correct}: {NOT_INTERNAL}")
+            } else {
+                let topic = "rabbitmqctl set_topic_permissions";
+                format!("{correct}, or give the permission: {permissions}; {topic} -p '{vhost}' '{user}' '<exchange>' '<write>' '<read>'")
+            };
             let error = anyhow!("an event is for where '{user}' may not publish: {text} ({code})");
-            let hint = "correct the template or the row that names it, or give the permission";
-            Definite::poison(Poison::NotPermitted, error, format!("{hint}: {permissions}; {topic}")).into()
+            Definite::poison(Poison::NotPermitted, error, hint).into()
         }
-        (ACCESS_REFUSED, Stage::Publishing { .. }) if text.contains("internal exchange") => {
-            broker("to take events", "give the events another exchange, to which the internal one is bound".into())
+        (ACCESS_REFUSED, Stage::Publishing(_)) if text.contains("internal exchange") => {
+            broker("to take events", NOT_INTERNAL.into())
         }
-        (ACCESS_REFUSED, Stage::Publishing { .. }) => broker("to take events", permissions),
+        (ACCESS_REFUSED, Stage::Publishing(_)) => broker("to take events", permissions),
         // A node that is down comes with more words. These may pass too, but not when they come at the first try.
         (INTERNAL_ERROR, Stage::Topology { step, is_first: true }) if text == "INTERNAL_ERROR" => {
             let hint = "the broker fails at it, and its log says how: a value in its arguments may be none that it can read";
@@ -96,8 +105,8 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             None => transient(code, text),
         },
         // One that was there a moment ago is declared again, or missed, by the next connection.
-        (NOT_FOUND, Stage::Publishing { declared })
-            if text.contains("no exchange") && !names(text, declared) =>
+        (NOT_FOUND, Stage::Publishing(topology))
+            if text.contains("no exchange") && !names(text, topology.exchanges.iter().map(|it| &it.name)) =>
         {
             Definite::poison(
                 Poison::UnknownExchange,
@@ -106,14 +115,14 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
             )
             .into()
         }
-        (PRECONDITION_FAILED, Stage::Publishing { .. }) if text.contains("message size") => Definite::poison(
+        (PRECONDITION_FAILED, Stage::Publishing(_)) if text.contains("message size") => Definite::poison(
             Poison::TooLarge,
             anyhow!("an event is larger than RabbitMQ takes: {text} ({code})"),
             "raise max_message_size on the broker; set rabbitmq.max_message_bytes to the broker's limit to learn \
              which event it is before it is sent",
         )
         .into(),
-        (PRECONDITION_FAILED, Stage::Publishing { .. }) => Definite::poison(
+        (PRECONDITION_FAILED, Stage::Publishing(_)) => Definite::poison(
             Poison::Other,
             anyhow!("RabbitMQ refuses an event: {text} ({code})"),
             "correct the template or the row that gives the event this property or header",
@@ -124,8 +133,8 @@ pub(super) fn closed(code: u16, text: &str, stage: Stage<'_>, uri: &BrokerUri) -
 }
 
 /// Whether it is about one of these: `… exchange 'shop.events' in vhost 'shop' …`
-fn names(text: &str, exchanges: &[Exchange]) -> bool {
-    exchanges.iter().any(|it| text.contains(&format!("exchange '{}' in vhost", it.name)))
+fn names<'e>(text: &str, mut exchanges: impl Iterator<Item = &'e String>) -> bool {
+    exchanges.any(|name| text.contains(&format!("exchange '{name}' in vhost")))
 }
 
 /// It does not exist. One whose node is down comes with the same code.
@@ -228,8 +237,6 @@ mod tests {
     use super::*;
     use crate::config::topology::{Exchange, Queue};
 
-    const PUBLISHING: Stage<'static> = Stage::Publishing { declared: &[] };
-
     fn sort(code: u16, text: &str, stage: Stage<'_>) -> Failure {
         let uri = BrokerUri::parse("amqp://app:hunter2@mq1/shop").expect("a good URI");
         closed(code, text, stage, &uri)
@@ -241,7 +248,11 @@ mod tests {
         let step = Step::Exchange(&exchange);
         let topology = Stage::Topology { step, is_first: true };
         let again = Stage::Topology { step, is_first: false };
-        let publishing = Stage::Publishing { declared: std::slice::from_ref(&exchange) };
+        let described = Topology { exchanges: vec![exchange.clone()], ..Topology::default() };
+        let publishing = Topology::default().with_destinations(vec!["e".to_owned()], "topic");
+        let (publishing, described, nothing) =
+            (Stage::Publishing(&publishing), Stage::Publishing(&described), Topology::default());
+        let nothing = Stage::Publishing(&nothing);
         for (code, text, stage, kind) in [
             (403, "ACCESS_REFUSED - Login was refused using PLAIN", Stage::Login, Some(Kind::Broker)),
             (530, "NOT_ALLOWED - vhost shop not found", Stage::Login, Some(Kind::Broker)),
@@ -258,9 +269,10 @@ mod tests {
             (541, "INTERNAL_ERROR", topology, Some(Kind::Broker)),
             (541, "INTERNAL_ERROR", again, None),
             (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", publishing, None),
-            (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", PUBLISHING, Some(Kind::Event)),
+            (404, "NOT_FOUND - no exchange 'e' in vhost 'shop'", nothing, Some(Kind::Event)),
             (404, "NOT_FOUND - no exchange 'f' in vhost 'e'", publishing, Some(Kind::Event)),
             (403, "ACCESS_REFUSED - access to exchange 'e' in vhost 'shop' refused", publishing, Some(Kind::Broker)),
+            (403, "ACCESS_REFUSED - access to exchange 'e' in vhost 'shop' refused", described, Some(Kind::Event)),
             (403, "ACCESS_REFUSED - access to exchange 'f' in vhost 'e' refused", publishing, Some(Kind::Event)),
             (
                 403,
@@ -280,9 +292,9 @@ mod tests {
                 publishing,
                 Some(Kind::Event),
             ),
-            (406, "PRECONDITION_FAILED - fast reply consumer does not exist", PUBLISHING, Some(Kind::Event)),
-            (406, "PRECONDITION_FAILED - message size 9 is larger than 8", PUBLISHING, Some(Kind::Event)),
-            (320, "CONNECTION_FORCED - broker forced connection closure", PUBLISHING, None),
+            (406, "PRECONDITION_FAILED - fast reply consumer does not exist", nothing, Some(Kind::Event)),
+            (406, "PRECONDITION_FAILED - message size 9 is larger than 8", nothing, Some(Kind::Event)),
+            (320, "CONNECTION_FORCED - broker forced connection closure", nothing, None),
         ] {
             let found = match sort(code, text, stage) {
                 Failure::Transient(error) => {

@@ -177,6 +177,7 @@ mod tests {
                 binding("a", Bound::Queue("theirs".to_owned())),
                 binding("dead", Bound::Exchange("c".to_owned())),
             ],
+            destinations: Vec::new(),
         }
     }
 

@@ -104,7 +104,7 @@ impl<'p> Lapin<'p> {
     }
 
     pub(super) async fn channel(&self) -> Result<Channel, Failure> {
-        let refused = |error| sort(error, Stage::Publishing { declared: &[] }, &self.plan.uri);
+        let refused = |error| sort(error, Stage::Publishing(&self.plan.topology), &self.plan.uri);
         let opening = async { self.connection.create_channel().await.map_err(refused) };
         within(self.plan.uri.connection_timeout, "opening a channel for the topology", opening).await
     }

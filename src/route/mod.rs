@@ -47,6 +47,8 @@ pub struct Router {
     types: Arc<Types>,
     messages: MessagesPlan,
     plans: OidMap<Plan>,
+    /// Tables that are selected by the names that they have now.
+    selected: Vec<u32>,
 }
 
 /// What becomes of one relation's changes.
@@ -68,6 +70,8 @@ pub struct TablePlan {
     /// None: its changes are no row events.
     changes: Option<ChangesPlan>,
     rules: Vec<Result<RulePlan, domain::Misfit>>,
+    /// Nothing selects it by this name, but by the one that it has now.
+    is_renamed: bool,
 }
 
 impl TablePlan {
@@ -96,6 +100,8 @@ pub enum Verdict<'r, 'c> {
     Outbox(&'r OutboxPlan, Tuple<'c>),
     /// It can't be published: the table is not what the configuration says.
     Misfit(&'r Misfit),
+    /// It can't be passed over: the table is selected by another name.
+    Renamed,
     /// Settle it at once.
     Skip(Skip),
 }
@@ -169,12 +175,18 @@ impl Router {
             types: Arc::default(),
             messages: MessagesPlan::new(&settings.name, &settings.messages),
             plans: OidMap::default(),
+            selected: Vec::new(),
         }
     }
 
     /// What is known of types from now on. What was learned before is to be learned again.
     pub fn set_types(&mut self, types: Arc<Types>) {
         self.types = types;
+    }
+
+    /// These tables are selected by the names that they have now.
+    pub fn select(&mut self, tables: Vec<u32>) {
+        self.selected = tables;
     }
 
     /// Makes the plan for a relation that the stream has just described. True: what comes next may have another key than what
@@ -203,9 +215,13 @@ impl Router {
             is_selected.then(|| ChangesPlan::new((&self.name, &self.database), &self.changes, relation, kinds));
         let rules = self.rules.iter().filter(|rule| rule.tables.selects(&relation.schema, &relation.name));
         let key = RowKey::new(self.ordering, relation);
-        let rules =
+        let rules: Vec<_> =
             rules.map(|rule| RulePlan::new((&self.name, &self.database), rule, relation, kinds, &key)).collect();
-        Ok(TablePlan { changes: changes.transpose()?, rules, key })
+        let is_renamed = changes.is_none()
+            && rules.is_empty()
+            && self.selected.contains(&relation.oid)
+            && !self.tables.excludes(&relation.schema, &relation.name);
+        Ok(TablePlan { changes: changes.transpose()?, rules, key, is_renamed })
     }
 
     /// What becomes of the changes of a relation that was learned.
@@ -233,7 +249,7 @@ impl Router {
         let (first, rules): (_, &[_]) = match plan {
             Plan::Table(plan) => {
                 let row = plan.changes.as_ref().map(|plan| Verdict::Change(plan, plan.destination(&change.row)));
-                (row, &plan.rules)
+                (row.or(plan.is_renamed.then_some(Verdict::Renamed)), &plan.rules)
             }
             Plan::Outbox(plan) => (Some(outbox(change, plan.on_update, |row| Verdict::Outbox(plan, row))), &[]),
             Plan::Misfit(misfit) => (Some(outbox(change, misfit.on_update, |_| Verdict::Misfit(misfit))), &[]),

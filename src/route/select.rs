@@ -81,6 +81,13 @@ impl Selection {
         any(&self.includes) && !any(&self.excludes) && within()
     }
 
+    /// Whether a pattern leaves the table out, whatever the others select. Names as PostgreSQL has them, unquoted.
+    #[must_use]
+    pub fn excludes(&self, schema: &str, table: &str) -> bool {
+        let is_left_out = self.excludes.iter().any(|pattern| pattern.matches(schema, table));
+        is_left_out || self.within.as_ref().is_some_and(|within| !within.selects(schema, table))
+    }
+
     /// Whether a pattern is the name of just this table. Names as PostgreSQL has them, unquoted.
     #[must_use]
     pub fn names(&self, schema: &str, table: &str) -> bool {

@@ -87,7 +87,7 @@ impl Connection {
         stream.opened(&mut world);
         let report_every = std::time::Duration::from_millis(world.schedule.report_every_ms);
         drop(world);
-        Ok(Some(Opened { stream, start, report_every }))
+        Ok(Some(Opened { stream, start, selected: Vec::new(), report_every }))
     }
 
     fn slot(&self) -> Option<SlotState> {

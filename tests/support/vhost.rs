@@ -182,21 +182,10 @@ impl Vhost {
         Consumer { inner, channel, acks: false, last_tag: 0, again: None }
     }
 
-    /// Closes all client connections to this virtual host, the helpers' own too, through the management API.
-    /// Waits until there is one: the API learns of a connection with some delay.
+    /// Closes all client connections to this virtual host, the helpers' own too.
     pub(crate) async fn close_connections(&self, server: &super::RabbitServer) {
         self.shared.lock().await.take();
-        let path = format!("/vhosts/{}/connections", self.name());
-        let names = super::eventually("a connection to close", SOON, async || {
-            let answer = server.api("GET", &path, None);
-            let names: Vec<_> =
-                answer.as_array()?.iter().filter_map(|one| one["name"].as_str().map(String::from)).collect();
-            (!names.is_empty()).then_some(names)
-        });
-        for name in names.await {
-            let name = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
-            let _ = server.try_api("DELETE", &format!("/connections/{name}"), None);
-        }
+        server.close_connections_to(self.name()).await;
     }
 }
 

@@ -59,7 +59,8 @@ impl Source for MemorySource {
             position: None,
             retained: Vec::new(),
         };
-        std::future::ready(Ok(Opened { stream, start, report_every: Duration::from_secs(10) }))
+        let report_every = Duration::from_secs(10);
+        std::future::ready(Ok(Opened { stream, start, selected: Vec::new(), report_every }))
     }
 }
 

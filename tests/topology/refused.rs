@@ -134,11 +134,11 @@ async fn a_user_who_may_not_bind() {
 #[tokio::test]
 async fn an_internal_exchange_that_an_event_names() {
     let scene = Scene::new().await;
-    let config = config(&scene, "", &exchange("inner.order", "internal = true"));
+    let config = config(&scene, "poison.policy = \"stop\"\n", &exchange("inner.order", "internal = true"));
     let mut running = pgsluice(&config.replacen("exchange = \"t.events\"", "exchange = \"inner.{aggregatetype}\"", 1));
     running.wait_for_log("streaming from PostgreSQL", SOON).await;
     outbox(&scene, "order", "paid").await;
-    let message = ended(&mut running, 4).await;
-    says(&message, &["RabbitMQ refuses to take events", "internal exchange", "hint: give the events another exchange"]);
+    let message = ended(&mut running, 8).await;
+    says(&message, &["an event is for where", "internal exchange", "give the events another exchange"]);
     insert(&scene).await;
 }

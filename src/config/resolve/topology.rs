@@ -38,6 +38,7 @@ pub(super) fn topology(
         exchanges: each_exchange.collect::<Result<_, _>>()?,
         queues: each_queue.collect::<Result<_, _>>()?,
         bindings: each_binding.collect::<Result<_, _>>()?,
+        destinations: Vec::new(),
     };
     unique(at, "exchanges", topology.exchanges.iter().map(|exchange| exchange.name.as_str()))?;
     unique(at, "queues", topology.queues.iter().map(|queue| queue.name.as_str()))?;

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use super::{LOCK_TIMEOUT, Member, Membership, Name, Publication, Sent, has_filters, members};
 use crate::failure::Failure;
 use crate::lsn::Lsn;
-use crate::postgres::filters::Filter;
+use crate::postgres::catalog::{Table, Wanted};
 use crate::postgres::ident::{quote_ident, quote_literal};
 use crate::postgres::preflight::sql_failure;
 use crate::postgres::watch::end_of_wal;
@@ -77,8 +77,8 @@ fn name_digest(quoted: &str) -> String {
 }
 
 /// What was taken out of a publication of ours behind our back, if only for a moment, or filtered otherwise: of the tables
-/// that are on record, those which still exist; of those that the configuration names, those which were renamed, or have
-/// another table in their place; and what else decides which changes come.
+/// that are on record, those which still exist; of those that the configuration names, those which have another table in their
+/// place; and what else decides which changes come.
 ///
 /// # Errors
 /// When the server can't answer.
@@ -96,7 +96,7 @@ pub async fn removed(
         let of_name = |recorded: &&Recorded| recorded.name.as_ref() == Some(&digest);
         record.members.iter().find(of_name).map(|recorded| recorded.membership.table)
     };
-    removed.extend(renamed(client, named, had_name, now).await?);
+    removed.extend(replaced(client, named, had_name, now).await?);
     removed.extend(now.unpublished.iter().map(|operation| format!("every {operation}")));
     if !now.via_root {
         removed.push("the rows of partitions under their root's name".to_owned());
@@ -104,7 +104,8 @@ pub async fn removed(
     Ok(removed)
 }
 
-/// Which of the tables that were sent are sent no more, and still exist; of those that the configuration names, in any way.
+/// Which of the tables that were sent are sent no more, and still exist; of those that the configuration names, also those
+/// which have another table in their place.
 ///
 /// # Errors
 /// When the server can't answer.
@@ -117,13 +118,13 @@ pub async fn unsent(
     let is_sent = |before: &&Sent| now.sent.iter().any(|sent| sent.oid == before.oid);
     let mut unsent = existing(client, before.iter().filter(|it| !is_sent(it)).map(|it| it.oid).collect()).await?;
     let had_name = |name: &Name| before.iter().find(|sent| name.is(&sent.schema, &sent.table)).map(|sent| sent.oid);
-    unsent.extend(renamed(client, named, had_name, now).await?);
+    unsent.extend(replaced(client, named, had_name, now).await?);
     Ok(unsent)
 }
 
 /// Of the tables that the configuration names and that were published under that name (with this oid, says `had_name`), those
-/// of which nothing comes any more: they were renamed, or another table has the name.
-async fn renamed(
+/// in whose place there is another one that is not. (Where there is none, the stream says so at the first change.)
+async fn replaced(
     client: &Client,
     named: &[Name],
     had_name: impl Fn(&Name) -> Option<u32>,
@@ -140,12 +141,12 @@ async fn renamed(
     if oids.is_empty() {
         return Ok(Vec::new());
     }
-    // Either the table with another name, or another table with the name.
-    let sql = "SELECT format('%s.%s (renamed, or another table by now)', was.schema, was.name) \
+    let sql = "SELECT format('%s.%s (another table by now)', was.schema, was.name) \
                FROM unnest($1::text[], $2::text[], $3::oid[]) AS was (schema, name, oid) \
-               WHERE EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') \
-                             AND (c.oid = was.oid) <> (n.nspname = was.schema AND c.relname = was.name)) ORDER BY 1";
-    let failed = |error: tokio_postgres::Error| sql_failure("looking for tables that were renamed", &error);
+               JOIN pg_namespace n ON n.nspname = was.schema \
+               JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = was.name \
+               WHERE c.oid <> was.oid AND c.relkind IN ('r', 'p') ORDER BY 1";
+    let failed = |error: tokio_postgres::Error| sql_failure("looking for tables that were replaced", &error);
     let rows = client.query(sql, &[&schemas, &tables, &oids]).await.map_err(failed)?;
     rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }
@@ -167,14 +168,27 @@ async fn existing(client: &Client, tables: Vec<u32>) -> Result<Vec<String>, Fail
 /// # Errors
 /// Definite when it is not ours.
 pub async fn keep_record(client: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
-    let is_kept = publication.record.as_ref().is_some_and(|record| {
-        let is_on_record = |member: &Member| {
-            let name = Some(name_digest(&member.quoted));
-            record.members.iter().any(|it| it.membership == member.membership && it.name == name)
-        };
-        record.members.len() == publication.members.len() && publication.members.iter().all(is_on_record)
-    });
-    if is_kept || !publication.managed { Ok(()) } else { renew_record(client, name, publication).await }
+    if !publication.managed {
+        return Ok(());
+    }
+    let on_record = |member: &Member| {
+        let record = publication.record.as_ref()?;
+        record.members.iter().find(|recorded| recorded.membership == member.membership)
+    };
+    let has_name = |member| on_record(member).is_some_and(|it| it.name.as_ref() == Some(&name_digest(&member.quoted)));
+    let is_kept = publication.record.as_ref().is_some_and(|record| record.members.len() == publication.members.len())
+        && publication.members.iter().all(|member| on_record(member).is_some());
+    if is_kept && publication.members.iter().all(has_name) {
+        return Ok(());
+    }
+    match renew_record(client, name, publication).await {
+        // Not its owner any more; but the tables are on record, if not by these names.
+        Err(Failure::Definite(definite)) if is_kept => {
+            tracing::debug!(error = %definite, "can't write down the names of the publication's tables");
+            Ok(())
+        }
+        renewed => renewed,
+    }
 }
 
 /// Writes down which tables are in a publication of ours, whatever was on record. A row filter that is not as it was on
@@ -183,19 +197,28 @@ pub async fn keep_record(client: &Client, name: &str, publication: &Publication)
 /// # Errors
 /// Definite when it is not ours.
 pub async fn renew_record(client: &Client, name: &str, publication: &Publication) -> Result<(), Failure> {
-    write(client, name, |member| publication.rows_on_record(member).map(str::to_owned)).await
+    let rows = |member: &Member| publication.rows_on_record(member).map(str::to_owned);
+    let read = |member: &Member| publication.members.iter().find(|it| it.membership == member.membership);
+    write(client, name, rows, |member| read(member).unwrap_or(member).quoted.clone()).await
 }
 
 /// Writes down which tables are in it, after we have altered it.
-pub(super) async fn write_altered(client: &Client, name: &str, filters: &[Filter]) -> Result<(), Failure> {
+pub(super) async fn write_altered(client: &Client, name: &str, wanted: &Wanted) -> Result<(), Failure> {
     let rows = |member: &Member| {
-        let filter = filters.iter().find(|filter| filter.table == member.membership.table)?;
+        let filter = wanted.filters.iter().find(|filter| filter.table == member.membership.table)?;
         Some(digest(filter.settings.rows.as_ref()?, member.rows.as_ref()?))
     };
-    write(client, name, rows).await
+    let read = |member: &Member| wanted.tables.iter().find(|table| table.oid == member.membership.table);
+    write(client, name, rows, |member| read(member).map_or_else(|| member.quoted.clone(), Table::quoted)).await
 }
 
-async fn write(client: &Client, name: &str, rows: impl Fn(&Member) -> Option<String>) -> Result<(), Failure> {
+/// `quoted`: the table's name as it was read when the publication was judged.
+async fn write(
+    client: &Client,
+    name: &str,
+    rows: impl Fn(&Member) -> Option<String>,
+    quoted: impl Fn(&Member) -> String,
+) -> Result<(), Failure> {
     let failed = |error: tokio_postgres::Error| sql_failure("keeping the record of the publication's tables", &error);
     let as_of = end_of_wal(client).await?;
     let has_filters = has_filters(client).await.map_err(failed)?;
@@ -203,7 +226,7 @@ async fn write(client: &Client, name: &str, rows: impl Fn(&Member) -> Option<Str
     let recorded = members.iter().map(|member| {
         let Membership { table, entry } = member.membership;
         let rows = rows(member).map(|digest| format!(":{digest}")).unwrap_or_default();
-        format!("{table}:{entry}:={}{rows}", name_digest(&member.quoted))
+        format!("{table}:{entry}:={}{rows}", name_digest(&quoted(member)))
     });
     let comment = format!("{COMMENT}{as_of}: {}", recorded.collect::<Vec<_>>().join(" "));
     let sql = format!("{LOCK_TIMEOUT}; COMMENT ON PUBLICATION {} IS {}", quote_ident(name), quote_literal(&comment));
