@@ -296,7 +296,7 @@ impl<S: Source, B: Broker + Clone> Pipeline<S, B> {
             news = self.source.next(), if may_read => match news.map_err(|definite| self.source_failed(definite))? {
                 News::Batch(batch) => self.intake.read(batch)?,
                 News::Opened { start, selected, report_every } => {
-                    self.intake.select(selected);
+                    self.intake.select(&selected);
                     self.opened(start, report_every);
                 }
                 News::Lost => self.lost(),

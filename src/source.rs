@@ -46,6 +46,17 @@ impl Resume {
     }
 }
 
+/// A table, and its name at some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// `pg_class.oid`
+    pub oid: u32,
+    /// Its schema, unquoted.
+    pub schema: String,
+    /// Its name, unquoted.
+    pub table: String,
+}
+
 /// A stream that was opened, and what the server said of itself.
 #[derive(Debug)]
 pub struct Opened<S> {
@@ -53,8 +64,8 @@ pub struct Opened<S> {
     pub stream: S,
     /// Where it starts, bound to server and slot: the checkpoint, or the first one.
     pub start: Checkpoint,
-    /// The tables (`pg_class.oid`) that are selected by the names that they have now; not for what is read of the past alone.
-    pub selected: Vec<u32>,
+    /// The tables that are selected by the names that they have now; none for what is read of the past alone.
+    pub selected: Vec<Named>,
     /// How often to report to the server, well within its `wal_sender_timeout`.
     pub report_every: Duration,
 }

@@ -2,7 +2,7 @@
 
 use crate::bad_input::{ended, says, streaming};
 use crate::support::{
-    Account, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice_command, rabbitmq,
+    Account, PostgresServer, Process, RabbitServer, SOON, Scene, eventually, pgsluice, pgsluice_command, rabbitmq,
 };
 
 const OFTEN: &[(&str, &str)] = &[("source.watch_every_ms", "200"), ("source.report_every_ms", "200")];
@@ -177,17 +177,50 @@ async fn a_table_that_is_renamed_to_what_nothing_selects_stops_at_its_first_chan
     process.wait_for_log("streaming from PostgreSQL", SOON).await;
     scene.database.execute("ALTER TABLE book RENAME TO ledger; INSERT INTO ledger DEFAULT VALUES").await;
     says(&ended(&mut process, 2).await, &["public.ledger was renamed"]);
+    process.restart();
+    says(&ended(&mut process, 3).await, &["public.book"]);
     select("\"public.orders\", \"public.l*\", \"public.b*\"");
     process.restart();
     process.wait_for_log("streaming from PostgreSQL", SOON).await;
     account.settle(&scene, &mut consumer, SOON).await;
     // Who wants none of it says so.
     scene.database.execute("ALTER TABLE ledger RENAME TO archive; INSERT INTO archive DEFAULT VALUES").await;
-    says(&ended(&mut process, 2).await, &["public.archive was renamed", "\"!public.archive\""]);
+    says(&ended(&mut process, 2).await, &["public.archive was renamed", "`\"!schema.table\"`"]);
+    process.restart();
+    says(&ended(&mut process, 2).await, &["public.archive was renamed", "pgsluice checkpoint reset"]);
     select("\"public.orders\", \"public.l*\", \"public.b*\", \"!public.archive\"");
     process.restart();
     scene.acknowledged().await;
     assert_eq!(scene.vhost.depth("all").await, 0);
+}
+
+/// An outbox that is renamed while the broker is away: the stream that is opened again finds it by its new name, as a table of
+/// which every change is selected, and the outbox's events would be lost.
+#[tokio::test]
+async fn an_outbox_that_is_renamed_to_what_a_pattern_selects_stops_too_and_after_a_reconnect() {
+    let scene = Scene::new().await;
+    let config = scene.config("[http]\nlisten = \"127.0.0.1:0\"\n");
+    let mut process = pgsluice(&config.replacen("\"public.orders\", \"public.ledger\"", "\"public.*\"", 1));
+    process.wait_for_log("streaming from PostgreSQL", SOON).await;
+    let client = scene.database.client().await;
+    client.batch_execute("BEGIN; ALTER TABLE outbox RENAME TO outbox_before").await.expect("renames");
+    let slot = scene.database.name();
+    let kill = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = ";
+    client.batch_execute("COMMIT").await.expect("commits");
+    scene.database.execute(&format!("{kill}'{slot}'")).await;
+    let event = "INSERT INTO outbox_before (aggregatetype, aggregateid, type, payload) VALUES ('a', '1', 'b', '{}')";
+    // What empties it makes no event of the outbox.
+    scene.database.execute("TRUNCATE outbox_before").await;
+    insert(&scene).await;
+    let before = scene.vhost.consume("all", 2, SOON).await;
+    assert_eq!(before.iter().map(|it| it.json()["op"].clone()).collect::<Vec<_>>(), ["truncate", "insert"]);
+    scene.database.execute(event).await;
+    says(&ended(&mut process, 2).await, &["public.outbox_before was renamed", "set `outbox.table` to this name"]);
+    let path = process.config_path();
+    let config = std::fs::read_to_string(&path).expect("read the configuration");
+    std::fs::write(&path, config.replace("\"public.outbox\"", "\"public.outbox_before\"")).expect("write it");
+    process.restart();
+    assert_eq!(scene.vhost.consume("all", 1, SOON).await[0].text(), "{}");
 }
 
 #[tokio::test]

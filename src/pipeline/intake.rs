@@ -31,8 +31,8 @@ use crate::rabbit::lanes::Lanes;
 use crate::rabbit::publisher::PublishError;
 use crate::route::domain::{self, RuleError};
 use crate::route::outbox::Misfit;
-use crate::route::{MessageVerdict, Router, Skip, Verdict};
-use crate::source::Batch;
+use crate::route::{MessageVerdict, RENAMED_HINT, Router, Skip, Verdict};
+use crate::source::{Batch, Named};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::meter::{Meter, TableId};
 use crate::telemetry::otlp::events::EventSpans;
@@ -110,8 +110,8 @@ impl Intake {
         }
     }
 
-    /// These tables are selected by their present names: none of their changes is to be passed over.
-    pub(super) fn select(&mut self, tables: Vec<u32>) {
+    /// These tables are selected by their present names: nothing of theirs is to be passed over.
+    pub(super) fn select(&mut self, tables: &[Named]) {
         self.encode.router.select(tables);
     }
 
@@ -426,11 +426,9 @@ fn is_whole(made: &Result<bool, Definite>, event: &Event, limit: usize) -> bool 
 /// depends on the change alone.
 fn was_event(verdict: Verdict<'_, '_>, change: &Change<'_>) -> bool {
     match verdict {
-        Verdict::Change(..) | Verdict::Outbox(..) | Verdict::Misfit(_) | Verdict::RuleMisfit(_) | Verdict::Renamed => {
-            true
-        }
+        Verdict::Change(..) | Verdict::Outbox(..) | Verdict::Misfit(_) | Verdict::RuleMisfit(_) => true,
         Verdict::Rule(plan) => plan.wants(change).unwrap_or(true),
-        Verdict::Skip(_) => false,
+        Verdict::Renamed | Verdict::Skip(_) => false,
     }
 }
 
@@ -519,11 +517,7 @@ fn updated(change: &Change<'_>) -> Definite {
 fn renamed(change: &Change<'_>) -> Definite {
     let Change { relation, position, .. } = change;
     let error = anyhow!("{relation} was renamed: by another name it is selected, by this one it is not, at {position}");
-    let hint = format!(
-        "Nothing was passed over. Select this name too (a pattern with a wildcard may name what is not there), or, to leave \
-         its changes out, exclude it: \"!{relation}\" in `source.tables`."
-    );
-    Definite::new(Kind::Usage, error, hint)
+    Definite::new(Kind::Usage, error, format!("Nothing was passed over. {RENAMED_HINT}"))
 }
 
 /// The outbox was altered since the start.

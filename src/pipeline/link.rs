@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::backoff::Backoff;
 use crate::checkpoint::{Checkpoint, Store};
 use crate::failure::{Definite, Failure, Kind};
-use crate::source::{Batch, ChangeStream, Opened, Resume, Source, Status};
+use crate::source::{Batch, ChangeStream, Named, Opened, Resume, Source, Status};
 use crate::telemetry::health::{self, Health};
 use crate::telemetry::otlp::connecting::Connecting;
 
@@ -44,7 +44,7 @@ enum State<S: Source> {
 /// What the loop hears.
 pub(super) enum News {
     /// A stream begins, from `start`.
-    Opened { start: Checkpoint, selected: Vec<u32>, report_every: Duration },
+    Opened { start: Checkpoint, selected: Vec<Named>, report_every: Duration },
     /// Frames.
     Batch(Batch),
     /// The stream is gone; what was half read will come again.

@@ -31,9 +31,10 @@ use super::walsender::{self, ANSWER_LIMIT, CreateError, Session};
 use super::watch::{self, Sends, WatchedStream};
 use crate::checkpoint::Checkpoint;
 use crate::config::{OutboxSettings, RuleSettings, SourceSettings};
-use crate::failure::{Failure, Kind, within};
+use crate::failure::{Definite, Failure, Kind, within};
 use crate::lsn::Lsn;
-use crate::source::{Opened, Resume, Source};
+use crate::route::RENAMED_HINT;
+use crate::source::{Named, Opened, Resume, Source};
 use crate::telemetry::health::{self, Health};
 
 use waiting::Waiting;
@@ -260,7 +261,9 @@ impl Inner {
             Ok(stream) => {
                 self.look_again(sql, &session, &start).await?;
                 let sent = limited("reading the publication", self.sent(sql)).await?;
-                let selected = sent.iter().map(|sent| sent.oid).collect();
+                let named =
+                    |sent: &Sent| Named { oid: sent.oid, schema: sent.schema.clone(), table: sent.table.clone() };
+                let selected = sent.iter().map(named).collect();
                 let sends = Some(Sends { sent, named: self.named() });
                 let stream =
                     WatchedStream::new(stream, self.settings.clone(), sends, start.flushed, self.health.clone());
@@ -366,6 +369,9 @@ impl Inner {
             Decision::Resume(_) | Decision::Adopt(_) => {
                 if let Some(publication) = &prepared.publication {
                     not_altered(sql, name, &self.named(), publication).await?;
+                    if prepared.plan.is_some() {
+                        self.none_is_renamed(publication)?;
+                    }
                 }
             }
             Decision::Create => {}
@@ -400,12 +406,32 @@ impl Inner {
         let name = &self.settings.publication;
         let Some(publication) = publication::read(sql, name).await? else { return Ok(Vec::new()) };
         not_altered(sql, name, &self.named(), &publication).await?;
-        let is_outbox = |schema: &str, table: &str| self.outboxes.iter().any(|outbox| outbox.is(schema, table));
-        let is_of_rule = |schema: &str, table: &str| self.rules.iter().any(|rule| rule.tables.selects(schema, table));
-        let sent = publication.sent.into_iter().filter(|Sent { schema, table, .. }| {
-            self.settings.tables.selects(schema, table) || is_outbox(schema, table) || is_of_rule(schema, table)
-        });
-        Ok(sent.collect())
+        Ok(publication.sent.into_iter().filter(|sent| self.selects(sent)).collect())
+    }
+
+    /// As row events, as an outbox or for a rule.
+    fn selects(&self, Sent { schema, table, .. }: &Sent) -> bool {
+        self.settings.tables.selects(schema, table)
+            || self.outboxes.iter().any(|outbox| outbox.is(schema, table))
+            || self.rules.iter().any(|rule| rule.tables.selects(schema, table))
+    }
+
+    /// Who renames a table to what nothing selects may not know that its changes end there.
+    fn none_is_renamed(&self, publication: &Publication) -> Result<(), Definite> {
+        for sent in publication.renamed().filter(|sent| !self.selects(sent)) {
+            let Sent { schema, table, .. } = sent;
+            let mut rules = self.rules.iter();
+            if !self.settings.tables.excludes(schema, table) && !rules.any(|rule| rule.tables.excludes(schema, table)) {
+                return Err(Definite::new(
+                    Kind::Usage,
+                    anyhow!(
+                        "{schema}.{table} was renamed: by the name that it had it is selected, by this one it is not"
+                    ),
+                    format!("{RENAMED_HINT} Or `pgsluice checkpoint reset` says that you have looked."),
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn named(&self) -> Vec<Name> {

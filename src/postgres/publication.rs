@@ -97,6 +97,11 @@ impl Publication {
             || self.members.iter().any(|member| member.quoted == quoted)
     }
 
+    /// The tables that are sent by another name than is on record, unless another has that one now.
+    pub fn renamed(&self) -> impl Iterator<Item = &Sent> {
+        record::renamed(self)
+    }
+
     /// The digest of a member's row filter, if that is as we have made it.
     fn rows_on_record(&self, member: &Member) -> Option<&str> {
         let record = self.record.as_ref()?;

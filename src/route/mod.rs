@@ -30,6 +30,7 @@ use crate::route::ordering::RowKey;
 use crate::route::outbox::{MessageOutbox, Misfit, OutboxPlan};
 use crate::route::select::Selection;
 use crate::route::template::{Template, UnknownVariable};
+use crate::source::Named;
 
 /// Decides what becomes of each change.
 #[derive(Debug)]
@@ -47,8 +48,8 @@ pub struct Router {
     types: Arc<Types>,
     messages: MessagesPlan,
     plans: OidMap<Plan>,
-    /// Tables that are selected by the names that they have now.
-    selected: Vec<u32>,
+    /// What has selected a table by a name that it had since we began.
+    selectors: OidMap<Selectors>,
 }
 
 /// What becomes of one relation's changes.
@@ -70,8 +71,8 @@ pub struct TablePlan {
     /// None: its changes are no row events.
     changes: Option<ChangesPlan>,
     rules: Vec<Result<RulePlan, domain::Misfit>>,
-    /// Nothing selects it by this name, but by the one that it has now.
-    is_renamed: bool,
+    /// What selects it by another name, and does not by this one.
+    lost: Selectors,
 }
 
 impl TablePlan {
@@ -87,6 +88,22 @@ impl TablePlan {
     }
 }
 
+/// What selects a table by its name.
+#[derive(Debug, Default)]
+struct Selectors {
+    /// Its changes are row events.
+    changes: bool,
+    /// It is an outbox.
+    outbox: bool,
+    /// By their places.
+    rules: Vec<usize>,
+}
+
+/// What to do about a table that was renamed to what nothing selects.
+pub const RENAMED_HINT: &str = "Let what selected the table select this name too (a pattern with a wildcard may name what is not \
+     there); where that is a list of patterns, an exclusion (`\"!schema.table\"`) leaves its changes out. For an outbox, \
+     set `outbox.table` to this name: what came before it is published.";
+
 /// What becomes of one change.
 #[derive(Debug, Clone, Copy)]
 pub enum Verdict<'r, 'c> {
@@ -100,7 +117,7 @@ pub enum Verdict<'r, 'c> {
     Outbox(&'r OutboxPlan, Tuple<'c>),
     /// It can't be published: the table is not what the configuration says.
     Misfit(&'r Misfit),
-    /// It can't be passed over: the table is selected by another name.
+    /// It can't be passed over: by another name, the table is selected.
     Renamed,
     /// Settle it at once.
     Skip(Skip),
@@ -175,7 +192,7 @@ impl Router {
             types: Arc::default(),
             messages: MessagesPlan::new(&settings.name, &settings.messages),
             plans: OidMap::default(),
-            selected: Vec::new(),
+            selectors: OidMap::default(),
         }
     }
 
@@ -184,9 +201,43 @@ impl Router {
         self.types = types;
     }
 
-    /// These tables are selected by the names that they have now.
-    pub fn select(&mut self, tables: Vec<u32>) {
-        self.selected = tables;
+    /// These tables are selected by the names that they have now. What is known of others, and of their former names, stays.
+    pub fn select(&mut self, tables: &[Named]) {
+        for Named { oid, schema, table } in tables {
+            let now = self.selectors(schema, table);
+            let known = self.selectors.entry(*oid).or_default();
+            known.changes |= now.changes;
+            known.outbox |= now.outbox;
+            let new: Vec<usize> = now.rules.into_iter().filter(|rule| !known.rules.contains(rule)).collect();
+            known.rules.extend(new);
+        }
+    }
+
+    fn selectors(&self, schema: &str, table: &str) -> Selectors {
+        if self.outboxes.iter().any(|outbox| outbox.is(schema, table)) {
+            return Selectors { outbox: true, ..Selectors::default() };
+        }
+        let rules = self.rules.iter().enumerate().filter(|(_, rule)| rule.tables.selects(schema, table));
+        let rules = rules.map(|(rule, _)| rule).collect();
+        Selectors { changes: self.tables.selects(schema, table), outbox: false, rules }
+    }
+
+    /// What selects it by another name, and neither selects nor excludes it by this one.
+    fn lost(&self, Relation { oid, schema, name, .. }: &Relation) -> Selectors {
+        let Some(known) = self.selectors.get(oid) else { return Selectors::default() };
+        let now = self.selectors(schema, name);
+        let is_lost = |rule: &&usize| !now.rules.contains(rule) && !self.rules[**rule].tables.excludes(schema, name);
+        Selectors {
+            changes: known.changes && !now.changes && !self.tables.excludes(schema, name),
+            outbox: known.outbox && !now.outbox,
+            rules: known.rules.iter().filter(is_lost).copied().collect(),
+        }
+    }
+
+    fn is_lost(&self, lost: &Selectors, op: &str) -> bool {
+        lost.changes
+            || (lost.outbox && op == "insert")
+            || lost.rules.iter().any(|rule| self.rules[*rule].on.contains(&op))
     }
 
     /// Makes the plan for a relation that the stream has just described. True: what comes next may have another key than what
@@ -215,13 +266,9 @@ impl Router {
             is_selected.then(|| ChangesPlan::new((&self.name, &self.database), &self.changes, relation, kinds));
         let rules = self.rules.iter().filter(|rule| rule.tables.selects(&relation.schema, &relation.name));
         let key = RowKey::new(self.ordering, relation);
-        let rules: Vec<_> =
+        let rules =
             rules.map(|rule| RulePlan::new((&self.name, &self.database), rule, relation, kinds, &key)).collect();
-        let is_renamed = changes.is_none()
-            && rules.is_empty()
-            && self.selected.contains(&relation.oid)
-            && !self.tables.excludes(&relation.schema, &relation.name);
-        Ok(TablePlan { changes: changes.transpose()?, rules, key, is_renamed })
+        Ok(TablePlan { changes: changes.transpose()?, rules, key, lost: self.lost(relation) })
     }
 
     /// What becomes of the changes of a relation that was learned.
@@ -249,7 +296,8 @@ impl Router {
         let (first, rules): (_, &[_]) = match plan {
             Plan::Table(plan) => {
                 let row = plan.changes.as_ref().map(|plan| Verdict::Change(plan, plan.destination(&change.row)));
-                (row.or(plan.is_renamed.then_some(Verdict::Renamed)), &plan.rules)
+                let is_lost = self.is_lost(&plan.lost, change.row.op());
+                (if is_lost { Some(Verdict::Renamed) } else { row }, &plan.rules)
             }
             Plan::Outbox(plan) => (Some(outbox(change, plan.on_update, |row| Verdict::Outbox(plan, row))), &[]),
             Plan::Misfit(misfit) => (Some(outbox(change, misfit.on_update, |_| Verdict::Misfit(misfit))), &[]),

@@ -10,7 +10,7 @@ use super::{LOCK_TIMEOUT, Member, Membership, Name, Publication, Sent, has_filte
 use crate::failure::Failure;
 use crate::lsn::Lsn;
 use crate::postgres::catalog::{Table, Wanted};
-use crate::postgres::ident::{quote_ident, quote_literal};
+use crate::postgres::ident::{quote_ident, quote_literal, quote_qualified};
 use crate::postgres::preflight::sql_failure;
 use crate::postgres::watch::end_of_wal;
 
@@ -102,6 +102,17 @@ pub async fn removed(
         removed.push("the rows of partitions under their root's name".to_owned());
     }
     Ok(removed)
+}
+
+/// The tables that are sent by another name than is on record, unless another has that one now: then it was put in its place.
+pub(super) fn renamed(publication: &Publication) -> impl Iterator<Item = &Sent> {
+    let names: Vec<String> = publication.members.iter().map(|member| name_digest(&member.quoted)).collect();
+    publication.sent.iter().filter(move |sent| {
+        let recorded = publication.record.iter().flat_map(|record| &record.members);
+        let mut before = recorded.filter(|it| it.membership.table == sent.oid).filter_map(|it| it.name.as_ref());
+        let now = name_digest(&quote_qualified(&sent.schema, &sent.table));
+        before.any(|before| *before != now && !names.contains(before))
+    })
 }
 
 /// Which of the tables that were sent are sent no more, and still exist; of those that the configuration names, also those
