@@ -18,10 +18,10 @@ use crate::support::{PostgresServer, Process, SOON, Scene, eventually, rabbitmq}
 /// For a queue from which the load is taken, see [`crate::support::Vhost::steady_consumer`].
 const ONE_CONSUMER: (&str, AMQPValue) = ("x-single-active-consumer", AMQPValue::Boolean(true));
 
-/// A server that hangs up on a client from which it hears nothing for two seconds.
+/// A server that hangs up on a client from which it hears nothing for four seconds.
 pub(crate) fn impatient_postgres() -> &'static PostgresServer {
     static SHARED: OnceLock<PostgresServer> = OnceLock::new();
-    SHARED.get_or_init(|| PostgresServer::private(&[("wal_sender_timeout", "2s")]))
+    SHARED.get_or_init(|| PostgresServer::private(&[("wal_sender_timeout", "4s")]))
 }
 
 /// On the shared broker.
@@ -42,7 +42,7 @@ pub(crate) async fn nothing_is_acknowledged(scene: &Scene) {
     scene.database.execute("INSERT INTO ledger DEFAULT VALUES").await;
     let committed: Lsn = query("SELECT pg_current_wal_insert_lsn()").await.parse().expect("an LSN");
     let since = query("SELECT clock_timestamp()").await;
-    let passed = format!("SELECT clock_timestamp() > '{since}'::timestamptz + interval '4s'");
+    let passed = format!("SELECT clock_timestamp() > '{since}'::timestamptz + interval '6s'");
     eventually("time passes", SOON, async || (query(&passed).await == "t").then_some(())).await;
     let acknowledged = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = current_database()";
     let acknowledged: Lsn = query(acknowledged).await.parse().expect("an LSN");
