@@ -34,7 +34,7 @@ pub struct Record {
 pub struct Recorded {
     /// That it was in it.
     pub membership: Membership,
-    /// The [digest](name_digest) of the name that it had; none where an older pgsluice wrote it down.
+    /// A digest of the name that it had; none where an older pgsluice wrote it down.
     pub name: Option<String>,
     /// The [`digest`] of its row filter; none without one that the configuration asked for.
     pub rows: Option<String>,
