@@ -3,7 +3,8 @@
 //! pgoutput says nothing when a table leaves the publication: its changes just stop coming. And a server that shuts
 //! down waits for a stream that is not being read, for as long as the broker is away. So from time to time somebody
 //! looks, on a connection of its own, that lasts no longer than the look: an idle session would hold up a smart
-//! shutdown. A stream that the server takes for a synchronous standby ends, too, before commits wait for the broker. What the types are made of that the stream names is asked for on such a connection, too.
+//! shutdown. A stream that the server takes for a synchronous standby ends, too, before commits wait for the broker. What the
+//! types are made of that the stream names is asked for on such a connection, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

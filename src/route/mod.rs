@@ -71,8 +71,8 @@ pub struct TablePlan {
     /// None: its changes are no row events.
     changes: Option<ChangesPlan>,
     rules: Vec<Result<RulePlan, domain::Misfit>>,
-    /// What selects it by another name, and does not by this one.
-    lost: Selectors,
+    /// What selects it by another name, and does not by this one; none of nearly all tables.
+    lost: Option<Box<Selectors>>,
 }
 
 impl TablePlan {
@@ -223,15 +223,16 @@ impl Router {
     }
 
     /// What selects it by another name, and neither selects nor excludes it by this one.
-    fn lost(&self, Relation { oid, schema, name, .. }: &Relation) -> Selectors {
-        let Some(known) = self.selectors.get(oid) else { return Selectors::default() };
+    fn lost(&self, Relation { oid, schema, name, .. }: &Relation) -> Option<Box<Selectors>> {
+        let known = self.selectors.get(oid)?;
         let now = self.selectors(schema, name);
         let is_lost = |rule: &&usize| !now.rules.contains(rule) && !self.rules[**rule].tables.excludes(schema, name);
-        Selectors {
+        let lost = Selectors {
             changes: known.changes && !now.changes && !self.tables.excludes(schema, name),
             outbox: known.outbox && !now.outbox,
             rules: known.rules.iter().filter(is_lost).copied().collect(),
-        }
+        };
+        (lost.changes || lost.outbox || !lost.rules.is_empty()).then(|| Box::new(lost))
     }
 
     fn is_lost(&self, lost: &Selectors, op: &str) -> bool {
@@ -296,7 +297,7 @@ impl Router {
         let (first, rules): (_, &[_]) = match plan {
             Plan::Table(plan) => {
                 let row = plan.changes.as_ref().map(|plan| Verdict::Change(plan, plan.destination(&change.row)));
-                let is_lost = self.is_lost(&plan.lost, change.row.op());
+                let is_lost = plan.lost.as_ref().is_some_and(|lost| self.is_lost(lost, change.row.op()));
                 (if is_lost { Some(Verdict::Renamed) } else { row }, &plan.rules)
             }
             Plan::Outbox(plan) => (Some(outbox(change, plan.on_update, |row| Verdict::Outbox(plan, row))), &[]),

@@ -76,9 +76,7 @@ impl Selection {
     /// Whether the table's changes become events. Names as PostgreSQL has them, unquoted.
     #[must_use]
     pub fn selects(&self, schema: &str, table: &str) -> bool {
-        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(schema, table));
-        let within = || self.within.as_ref().is_none_or(|within| within.selects(schema, table));
-        any(&self.includes) && !any(&self.excludes) && within()
+        self.includes.iter().any(|pattern| pattern.matches(schema, table)) && !self.excludes(schema, table)
     }
 
     /// Whether a pattern leaves the table out, whatever the others select. Names as PostgreSQL has them, unquoted.
